@@ -1,0 +1,285 @@
+// Package v2 is the IKEv2 machine (RFC 7296): a pure function of its state, the
+// time and an event. It has no socket, clock, goroutine or logger; the daemon
+// in package ike owns those, feeds it events and carries out its actions.
+//
+// A Machine is one IKE SA with its CHILD SAs. It is not safe for concurrent
+// use: one goroutine owns it.
+package v2
+
+import (
+	"io"
+	"net/netip"
+	"time"
+
+	"caponier/internal/ike/message"
+	"caponier/internal/ipsec"
+	"caponier/internal/secret"
+	"caponier/internal/suite"
+)
+
+// Env is what a Machine needs of the world, injected.
+type Env struct {
+	Rand io.Reader // for SPIs, nonces, key exchange, IVs, jitter
+	// AllocateSPI and ReleaseSPI reserve SPIs of inbound SAs in the data plane.
+	AllocateSPI func(ipsec.Protocol) (ipsec.SPI, error)
+	ReleaseSPI  func(ipsec.Protocol, ipsec.SPI)
+}
+
+// Connection is the configuration of one connection, resolved: files are read,
+// names looked up, defaults filled in. It is immutable and shared by machines.
+type Connection struct {
+	Name          string
+	Local, Remote Party
+	// LocalAddrs and RemoteAddrs are what the configuration allows; empty means
+	// any. An initiator uses the first of each.
+	LocalAddrs, RemoteAddrs []netip.Prefix
+	Proposals               []ipsec.Proposal // for the IKE SA, in order of preference
+	Children                []*Child
+	Encapsulation           Encapsulation
+	DPD                     time.Duration // 0: no liveness checks
+	Lifetime                time.Duration // of the IKE SA, before jitter
+	Retransmit              Retransmit
+	KeepAlive               time.Duration // NAT keepalive interval; 0: 20 s
+}
+
+// Party is one end's authentication.
+type Party struct {
+	ID   Identity // zero: the subject of the certificate, or the address; for a remote, any
+	Auth AuthKind
+	PSK  secret.Key
+	// Certificates is the local chain, DER, the leaf first.
+	Certificates [][]byte
+	// Authorities are the SHA-1 hashes of the SubjectPublicKeyInfo of the CAs
+	// that may have signed the remote's certificate, for CERTREQ.
+	Authorities [][]byte
+}
+
+// AuthKind is a way to authenticate.
+type AuthKind uint8
+
+// The ways to authenticate.
+const (
+	AuthCert AuthKind = iota
+	AuthPSK
+)
+
+// Identity is an IKE identity (RFC 7296, Section 3.5).
+type Identity struct {
+	Kind message.IDType
+	Data string // the octets of the ID payload, so that Identity is comparable
+}
+
+// Child is the configuration of one tunnel.
+type Child struct {
+	Name          string
+	Mode          ipsec.Mode
+	Protocol      ipsec.Protocol
+	Local, Remote []ipsec.Selector
+	Proposals     []ipsec.Proposal
+	ReqID         uint32
+	ReplayWindow  uint32
+	Lifetime      ipsec.Limit // before jitter: SAs are rekeyed before it, and end at it
+	// Start says that the tunnel is set up with the IKE SA, without traffic.
+	Start bool
+}
+
+// Encapsulation says when ESP travels in UDP.
+type Encapsulation uint8
+
+// The settings of encapsulation. Auto: where a NAT is detected.
+const (
+	EncapAuto Encapsulation = iota
+	EncapAlways
+	EncapNever
+)
+
+// Retransmit says how requests are repeated: the n-th wait is Initial *
+// Factor^n, never more than Max; after Tries repetitions the peer is dead.
+type Retransmit struct {
+	Initial time.Duration
+	Factor  float64
+	Max     time.Duration
+	Tries   int
+}
+
+// ---- events: what the daemon tells a Machine ----
+
+// Event is one of the types below.
+type Event interface{ isEvent() }
+
+type (
+	// Initiate starts the IKE SA as initiator. The first of Children is set up
+	// in IKE_AUTH, the others by CREATE_CHILD_SA; with none, the first child of
+	// the connection.
+	Initiate struct {
+		Children []*Child
+		Flow     *ipsec.Flow // the packet that asked for it, or nil
+	}
+	// Received is a datagram, without its non-ESP marker. The Machine may keep Raw.
+	Received struct {
+		Raw           []byte
+		Local, Remote netip.AddrPort
+	}
+	// Timeout says that Deadline has passed.
+	Timeout struct{}
+	// Signed answers Sign.
+	Signed struct {
+		Token uint64
+		Auth  message.Auth
+		Err   error
+	}
+	// Verified answers Verify.
+	Verified struct {
+		Token uint64
+		Err   error
+	}
+	// InstallFailed says that an InstallSA could not be carried out.
+	InstallFailed struct {
+		ID  ipsec.SAID
+		Err error
+	}
+	// CreateChild asks for a CHILD SA.
+	CreateChild struct {
+		Child *Child
+		Flow  *ipsec.Flow
+	}
+	// RekeyChild asks for the CHILD SAs of this name to be rekeyed; an empty
+	// name means all.
+	RekeyChild struct{ Name string }
+	// RekeyIKE asks for the IKE SA to be rekeyed.
+	RekeyIKE struct{}
+	// DeleteChild asks for the CHILD SAs of this name to be deleted.
+	DeleteChild struct{ Name string }
+	// Close deletes the IKE SA with all its children.
+	Close struct{}
+	// CheckLiveness sends an empty INFORMATIONAL request now.
+	CheckLiveness struct{}
+	// Expired passes on what the data plane says of an SA's lifetime.
+	Expired struct {
+		ID   ipsec.SAID
+		Hard bool
+	}
+	// PeerMoved passes on that authenticated ESP came from a new address.
+	PeerMoved struct {
+		ID     ipsec.SAID
+		Remote netip.AddrPort
+	}
+	// Used passes on ipsec.FirstUse.
+	Used struct{ ID ipsec.SAID }
+)
+
+func (Initiate) isEvent()      {}
+func (Received) isEvent()      {}
+func (Timeout) isEvent()       {}
+func (Signed) isEvent()        {}
+func (Verified) isEvent()      {}
+func (InstallFailed) isEvent() {}
+func (CreateChild) isEvent()   {}
+func (RekeyChild) isEvent()    {}
+func (RekeyIKE) isEvent()      {}
+func (DeleteChild) isEvent()   {}
+func (Close) isEvent()         {}
+func (CheckLiveness) isEvent() {}
+func (Expired) isEvent()       {}
+func (PeerMoved) isEvent()     {}
+func (Used) isEvent()          {}
+
+// ---- actions: what a Machine tells the daemon to do, in this order ----
+
+// Action is one of the types below.
+type Action interface{ isAction() }
+
+type (
+	// Send sends an IKE message. The daemon puts the non-ESP marker before it
+	// where Local's port is not 500 (RFC 3948, Section 2.2).
+	Send struct {
+		Data          []byte
+		Local, Remote netip.AddrPort
+	}
+	// SendKeepAlive sends a NAT keepalive (RFC 3948, Section 2.3).
+	SendKeepAlive struct{ Local, Remote netip.AddrPort }
+	// Sign asks for the AUTH payload over Octets with the connection's private
+	// key; the answer is a Signed event with the same Token.
+	Sign struct {
+		Token      uint64
+		Connection *Connection
+		Scheme     suite.SignatureScheme
+		Octets     []byte
+	}
+	// Verify asks whether the peer's certificates lead to the connection's CA,
+	// speak for the identity, and signed Octets; the answer is a Verified event.
+	Verify struct {
+		Token        uint64
+		Connection   *Connection
+		Identity     Identity
+		Certificates [][]byte // DER, the leaf first
+		Auth         message.Auth
+		Octets       []byte
+	}
+	// InstallSA adds an SA to the data plane, which takes over the keys.
+	InstallSA struct{ SA ipsec.SA }
+	// MoveSA changes the outer addresses of an SA.
+	MoveSA struct {
+		ID            ipsec.SAID
+		Local, Remote netip.AddrPort
+		Encap         bool
+	}
+	// RemoveSA removes an SA from the data plane.
+	RemoveSA struct{ ID ipsec.SAID }
+	// Succeed hands over to a new IKE SA after a rekey: the daemon adds the
+	// Machine to its table. The CHILD SAs have moved to it.
+	Succeed struct{ Machine *Machine }
+	// Report tells the operator something that matters; it asks for nothing.
+	Report struct{ What Notice }
+	// Done ends the Machine: nothing is installed, nothing more will be sent.
+	Done struct{}
+)
+
+func (Send) isAction()          {}
+func (SendKeepAlive) isAction() {}
+func (Sign) isAction()          {}
+func (Verify) isAction()        {}
+func (InstallSA) isAction()     {}
+func (MoveSA) isAction()        {}
+func (RemoveSA) isAction()      {}
+func (Succeed) isAction()       {}
+func (Report) isAction()        {}
+func (Done) isAction()          {}
+
+// Notice is what a Machine reports. Kind is stable.
+type Notice struct {
+	Kind  NoticeKind
+	Child string // name of the tunnel, where it is about one
+	// Code is the stable code of a failure: "no-proposal-chosen",
+	// "authentication-failed", "ts-unacceptable", "peer-not-responding", ...
+	Code string
+	Err  error // the cause in words, for failures
+}
+
+// NoticeKind is what a Notice is about.
+type NoticeKind uint8
+
+// The kinds of notices.
+const (
+	IKEUp        NoticeKind = iota // established and authenticated
+	IKERekeyed                     // Succeed follows
+	IKEDown                        // closed by either side, Code says why
+	IKEFailed                      // never came up
+	ChildUp                        // installed in both directions
+	ChildRekeyed                   // replaced by a new one
+	ChildDown                      // removed
+	ChildFailed                    // never came up, or could not be rekeyed
+	PeerDropped                    // a message was dropped; Code says why; for counters, not for logs
+)
+
+// ---- the Machine ----
+//
+//	func NewInitiator(env Env, c *Connection, local, remote netip.AddrPort) *Machine
+//	// NewResponder makes the machine for an IKE_SA_INIT request that is still to
+//	// be given to Step as Received. candidates are the connections that allow
+//	// these addresses; the identities in IKE_AUTH choose among them.
+//	func NewResponder(env Env, candidates []*Connection, local, remote netip.AddrPort) *Machine
+//	func (m *Machine) Step(now time.Time, e Event) []Action
+//	func (m *Machine) Deadline() time.Time // zero: none
+//	func (m *Machine) SPIs() (initiator, responder message.SPI); LocalSPI() message.SPI
+//	func (m *Machine) Status() Status // for `caponier status`: no keys
