@@ -1,0 +1,70 @@
+# caponier: `make help` lists the targets.
+
+SHELL       := /bin/bash
+export CGO_ENABLED ?= 0
+BIN         := bin/caponier
+VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+FUZZTIME    ?= 3s
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/caponier, one static binary
+	go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN) ./cmd/caponier
+
+.PHONY: demo
+demo: setup-demo build ## the two-customer lab: build it, show traffic crossing and isolation holding, remove it
+	$(BIN) lab up
+	$(BIN) lab test; status=$$?; $(BIN) lab down; exit $$status
+
+.PHONY: test
+test: setup vet lint test-unit test-race test-fuzz test-interop ## everything: vet, lint, race tests, fuzz smoke, interop with real peers
+
+.PHONY: setup
+setup: ## install the system packages that the tests need (Debian, as root)
+	scripts/setup.sh test
+
+.PHONY: setup-demo
+setup-demo:
+	scripts/setup.sh demo
+
+.PHONY: vet
+vet: ## go vet, and go.mod is tidy
+	go vet ./...
+	go mod tidy -diff
+
+.PHONY: lint
+lint: ## golangci-lint with .golangci.yml
+	scripts/lint.sh
+
+.PHONY: test-unit
+test-unit: ## unit tests as built for release, in random order, with the allocation tests
+	go test -shuffle on $$(go list ./... | grep -v /test/interop)
+
+.PHONY: test-race
+test-race: ## unit tests under the race detector
+	CGO_ENABLED=1 go test -race -short -shuffle on $$(go list ./... | grep -v /test/interop)
+
+.PHONY: test-fuzz
+test-fuzz: ## every fuzz target for FUZZTIME (3s)
+	scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: test-interop
+test-interop: build ## tunnels with strongSwan in network namespaces (root); rewrites docs/interop.md
+	go test -count 1 -timeout 20m -v ./test/interop/...
+
+.PHONY: bench
+bench: ## Go benchmarks of the packet path
+	go test -run '^$$' -bench . -benchmem ./internal/...
+
+.PHONY: cross
+cross: ## prove that it builds for the targets of embedded routers
+	for a in amd64 arm64 arm mips riscv64; do GOARCH=$$a go build -o /dev/null ./cmd/caponier || exit 1; done
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin

@@ -1,0 +1,227 @@
+package archtest
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "caponier"
+
+// floors lists the packages from the ground up. A package may import the ones
+// on floors below its own, and on its own floor those named before it.
+var floors = [][]string{
+	{"internal/secret", "internal/ipsec", "internal/packet", "internal/dn"},
+	{"internal/suite", "internal/keystore"},
+	{"internal/replay", "internal/esp", "internal/ike/message", "internal/ike/keys", "internal/ike/v2", "internal/config"},
+	{"internal/spd", "internal/sad", "internal/pki"},
+	{"internal/netio", "internal/dataplane", "internal/dataplane/dataplanetest", "internal/dataplane/userspace", "internal/ike", "internal/host"},
+	{"internal/logging", "internal/control", "internal/lab/netns", "internal/lab"},
+	{"internal/app"},
+	{"cmd/caponier"},
+}
+
+// apart lists packages that must not reach each other, whatever their floors.
+var apart = []struct{ from, to, why string }{
+	{"internal/ike", "internal/dataplane/", "control speaks to planes through dataplane.Backend"},
+	{"internal/dataplane", "internal/ike", "a plane knows SAs and policies, not how they were negotiated"},
+	{"internal/control", "internal/ike", "control describes the gateway in its own values"},
+	{"internal/control", "internal/app", "app implements control.Gateway"},
+	{"internal/lab", "internal/app", "the lab drives the program from outside, as a user does"},
+}
+
+// fences names the packages that may import a third-party module. Test files
+// are free.
+var fences = map[string][]string{
+	"golang.org/x/sys/unix":           {"internal/netio", "internal/host", "internal/lab/netns"},
+	"github.com/spf13/cobra":          {"cmd/caponier"},
+	"github.com/spf13/pflag":          {"cmd/caponier"},
+	"github.com/goccy/go-yaml":        {"internal/config"},
+	"github.com/jsimonetti/rtnetlink": {"internal/host"},
+	"github.com/mdlayher/netlink":     {"internal/host"},
+	"github.com/gaissmai/bart":        {"internal/spd"},
+	"golang.org/x/term":               {"cmd/caponier", "internal/control"},
+	"golang.org/x/crypto":             {"internal/suite", "internal/pki"},
+	"golang.org/x/net":                {"internal/netio"},
+	"golang.org/x/sync":               {},
+	"github.com/google/go-cmp":        {},
+	"go.uber.org/goleak":              {},
+}
+
+// pure lists the packages that may not touch the world: no sockets, clocks,
+// processes, files or logs.
+var pure = []string{
+	"internal/secret", "internal/ipsec", "internal/packet", "internal/dn", "internal/suite",
+	"internal/replay", "internal/esp", "internal/ike/message", "internal/ike/keys", "internal/ike/v2",
+	"internal/spd",
+}
+
+var worldly = []string{"net", "os", "os/exec", "log", "syscall", "net/http"}
+
+type pkg struct {
+	ImportPath string
+	Dir        string
+	Doc        string
+	Imports    []string
+	GoFiles    []string
+}
+
+func load(t *testing.T) map[string]pkg {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Dir,Doc,Imports,GoFiles", "./...")
+	cmd.Dir = root(t)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	pkgs := make(map[string]pkg)
+	dec := json.NewDecoder(strings.NewReader(string(out)))
+	for {
+		var p pkg
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		pkgs[strings.TrimPrefix(p.ImportPath, module+"/")] = p
+	}
+	return pkgs
+}
+
+func root(t *testing.T) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Dir(filepath.Dir(dir))
+}
+
+func floorOf(name string) (floor, place int) {
+	for f, rooms := range floors {
+		if p := slices.Index(rooms, name); p >= 0 {
+			return f, p
+		}
+	}
+	return -1, -1
+}
+
+func isExempt(name string) bool {
+	return name == "internal/archtest" || strings.HasPrefix(name, "test/")
+}
+
+func TestImportsPointDownwards(t *testing.T) {
+	for name, p := range load(t) {
+		if isExempt(name) {
+			continue
+		}
+		floor, place := floorOf(name)
+		if floor < 0 {
+			t.Errorf("%s is on no floor: add it to the list, or to a room that exists", name)
+			continue
+		}
+		for _, imp := range p.Imports {
+			to, ours := strings.CutPrefix(imp, module+"/")
+			if !ours {
+				continue
+			}
+			f, q := floorOf(to)
+			if f > floor || f == floor && q >= place {
+				t.Errorf("%s imports %s, which is not below it", name, to)
+			}
+			for _, a := range apart {
+				if strings.HasPrefix(name, a.from) && strings.HasPrefix(to, a.to) && !strings.HasPrefix(to, a.from+"/") {
+					t.Errorf("%s imports %s: %s", name, to, a.why)
+				}
+			}
+		}
+	}
+}
+
+func TestFences(t *testing.T) {
+	for name, p := range load(t) {
+		if strings.HasPrefix(name, "test/") {
+			continue
+		}
+		for _, imp := range p.Imports {
+			if !strings.Contains(strings.Split(imp, "/")[0], ".") {
+				continue
+			}
+			fenced := false
+			for module, rooms := range fences {
+				if imp == module || strings.HasPrefix(imp, module+"/") {
+					fenced = true
+					if !slices.ContainsFunc(rooms, func(r string) bool { return name == r || strings.HasPrefix(name, r+"/") }) {
+						t.Errorf("%s imports %s, which is fenced in %v", name, imp, rooms)
+					}
+				}
+			}
+			if !fenced {
+				t.Errorf("%s imports %s: give it a fence here and a line in docs/dependencies.md", name, imp)
+			}
+		}
+	}
+}
+
+func TestPureRoomsStayPure(t *testing.T) {
+	pkgs := load(t)
+	for _, name := range pure {
+		p, ok := pkgs[name]
+		if !ok {
+			t.Errorf("%s is gone: take it off the list", name)
+			continue
+		}
+		for _, imp := range p.Imports {
+			if slices.Contains(worldly, imp) || imp == "log/slog" && name != "internal/secret" {
+				t.Errorf("%s imports %s", name, imp)
+			}
+		}
+		for _, f := range p.GoFiles {
+			src, err := os.ReadFile(filepath.Join(p.Dir, f))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, call := range []string{"time.Now(", "time.Since(", "time.After(", "time.NewTimer(", "\tgo func", "go:linkname"} {
+				if strings.Contains(string(src), call) {
+					t.Errorf("%s/%s uses %s", name, f, strings.TrimSpace(call))
+				}
+			}
+		}
+	}
+}
+
+func TestEveryPackageHasADocComment(t *testing.T) {
+	for name, p := range load(t) {
+		if p.Doc == "" && len(p.GoFiles) > 0 {
+			t.Errorf("%s has no package comment", name)
+		}
+	}
+}
+
+// The caps of docs/architecture.md: past them, a room is two rooms.
+func TestRoomsAreSmall(t *testing.T) {
+	const maxFile, maxPackage = 650, 4000
+	for name, p := range load(t) {
+		total := 0
+		for _, f := range p.GoFiles {
+			src, err := os.ReadFile(filepath.Join(p.Dir, f))
+			if err != nil {
+				t.Fatal(err)
+			}
+			lines := strings.Count(string(src), "\n")
+			total += lines
+			if lines > maxFile {
+				t.Errorf("%s/%s has %d lines, more than %d", name, f, lines, maxFile)
+			}
+		}
+		if total > maxPackage {
+			t.Errorf("%s has %d lines, more than %d", name, total, maxPackage)
+		}
+	}
+}

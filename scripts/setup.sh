@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that the demonstration or the tests need, and
+# only those that are missing. Usage: setup.sh demo|test
+set -euo pipefail
+
+demo=(iproute2 iputils-ping)
+test=("${demo[@]}" strongswan-swanctl charon-systemd libcharon-extra-plugins
+  libstrongswan-extra-plugins libstrongswan-standard-plugins strongswan-pki
+  tshark python3-scapy tcpdump nftables openssl gcc libc6-dev)
+
+case "${1:-}" in
+  demo) packages=("${demo[@]}") ;;
+  test) packages=("${test[@]}") ;;
+  *) echo "usage: $0 demo|test" >&2; exit 2 ;;
+esac
+
+missing=()
+for p in "${packages[@]}"; do
+  dpkg-query -W -f '${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if [ "$(id -u)" -ne 0 ]; then
+  echo "these packages are missing, and installing them needs root: ${missing[*]}" >&2
+  exit 1
+fi
+echo "installing: ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+# The package starts a daemon of its own on the real ports; the tests run theirs
+# in namespaces.
+systemctl disable --now strongswan 2>/dev/null || true
