@@ -1,0 +1,119 @@
+package config
+
+import "strings"
+
+// DataPlane says what carries packets.
+type DataPlane uint8
+
+// The data planes.
+const (
+	DataPlaneUserspace DataPlane = iota
+)
+
+// Capture says how the user-space data plane gets at inner packets.
+type Capture uint8
+
+// The ways to capture.
+const (
+	CaptureTUN Capture = iota
+)
+
+// Shutdown says what becomes of protected prefixes after a clean stop.
+type Shutdown uint8
+
+// The settings of shutdown. The zero value keeps traffic from leaving in clear.
+const (
+	ShutdownBlock   Shutdown = iota // they stay unreachable
+	ShutdownRelease                 // they are routed as if there were no gateway
+)
+
+// LogFormat is the form of log lines.
+type LogFormat uint8
+
+// The forms of log lines.
+const (
+	LogText LogFormat = iota
+	LogJSON
+)
+
+// Auth is a way to authenticate.
+type Auth uint8
+
+// The ways to authenticate.
+const (
+	AuthCert Auth = iota
+	AuthPSK
+)
+
+// Encapsulation says when ESP travels in UDP (RFC 3948).
+type Encapsulation uint8
+
+// The settings of encapsulation. Auto: where a NAT is detected.
+const (
+	EncapsulationAuto Encapsulation = iota
+	EncapsulationAlways
+	EncapsulationNever
+)
+
+// Start says when a tunnel is set up by this end.
+type Start uint8
+
+// The settings of start.
+const (
+	StartNone  Start = iota // by the peer, or by an operator's command
+	StartTrap               // by the first packet that it protects
+	StartStart              // at once
+)
+
+// A wordList is the configuration's words for the values of a type, by value,
+// and the words that other versions of the contract use.
+type wordList struct {
+	words []string
+	later []string
+}
+
+var (
+	dataPlaneWords     = wordList{[]string{"userspace"}, []string{"kernel"}}
+	captureWords       = wordList{[]string{"tun"}, []string{"afxdp", "afpacket"}}
+	shutdownWords      = wordList{[]string{"block", "release"}, nil}
+	logFormatWords     = wordList{[]string{"text", "json"}, nil}
+	logLevelWords      = wordList{[]string{"debug", "info", "warn", "error"}, nil}
+	versionWords       = wordList{[]string{"2"}, []string{"1", "gm"}}
+	authWords          = wordList{[]string{"cert", "psk"}, []string{"eap"}}
+	encapsulationWords = wordList{[]string{"auto", "always", "never"}, nil}
+	modeWords          = wordList{[]string{"tunnel"}, []string{"transport"}}
+	protocolWords      = wordList{[]string{"esp"}, []string{"ah", "ah+esp"}}
+	startWords         = wordList{[]string{"none", "trap", "start"}, nil}
+	actionWords        = wordList{[]string{"discard", "bypass"}, nil}
+	priorityWords      = wordList{[]string{"low", "normal", "high"}, nil}
+)
+
+func (l wordList) word(i uint8) string {
+	if int(i) < len(l.words) {
+		return l.words[i]
+	}
+	return "unknown"
+}
+
+func (l wordList) String() string { return strings.Join(l.words, " | ") }
+
+// String returns the configuration's word.
+func (d DataPlane) String() string { return dataPlaneWords.word(uint8(d)) }
+
+// String returns the configuration's word.
+func (c Capture) String() string { return captureWords.word(uint8(c)) }
+
+// String returns the configuration's word.
+func (s Shutdown) String() string { return shutdownWords.word(uint8(s)) }
+
+// String returns the configuration's word.
+func (f LogFormat) String() string { return logFormatWords.word(uint8(f)) }
+
+// String returns the configuration's word.
+func (a Auth) String() string { return authWords.word(uint8(a)) }
+
+// String returns the configuration's word.
+func (e Encapsulation) String() string { return encapsulationWords.word(uint8(e)) }
+
+// String returns the configuration's word.
+func (s Start) String() string { return startWords.word(uint8(s)) }
