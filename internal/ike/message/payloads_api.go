@@ -35,7 +35,7 @@ type Message struct {
 // Encrypted is the SK payload (RFC 7296, Section 3.14), still sealed.
 type Encrypted struct {
 	First PayloadType // type of the first payload inside
-	Body  []byte      // IV | ciphertext | ICV
+	Body  []byte      // IV | ciphertext | ICV; nil once opened
 }
 
 // Proposal is one proposal of an SA payload (RFC 7296, Section 3.3.1).
@@ -44,6 +44,9 @@ type Proposal struct {
 	Protocol   ProtocolID
 	SPI        []byte // 0, 4 or 8 octets
 	Transforms ipsec.Proposal
+	// Unknown says that the proposal holds what this package cannot represent,
+	// so that it must not be selected (RFC 7296, Section 3.3.6).
+	Unknown bool
 }
 
 // ProtocolID is a security protocol identifier (RFC 7296, Section 3.3.1).
@@ -136,9 +139,6 @@ type Notify struct {
 	Data     []byte
 }
 
-// NotifyType is a notify message type (RFC 7296, Section 3.10.1).
-type NotifyType uint16
-
 // Delete is the Delete payload (RFC 7296, Section 3.11).
 type Delete struct {
 	Protocol ProtocolID
@@ -162,12 +162,27 @@ type Unknown struct {
 	Data     []byte
 }
 
-// The functions of the codec:
-//
-//	func ParseHeader(b []byte) (Header, error)
-//	func Parse(b []byte) (*Message, error)                 // whole datagram, without non-ESP marker
-//	func (m *Message) Append(dst []byte) ([]byte, error)   // in clear
-//	func (m *Message) Seal(dst []byte, p suite.Protector, seq uint64) ([]byte, error)  // Payloads inside one SK; seq feeds NextIV
-//	func (m *Message) Open(raw []byte, p suite.Protector) error // raw is what Parse was given; on error m is unchanged
-//	func Find[T Payload](m *Message) (T, bool)             // the first of a kind
-//	func (m *Message) Notify(kind NotifyType) (*Notify, bool)
+// Payloads are pointers: Find[*SA](m).
+
+func (*SA) Type() PayloadType        { return TypeSA }
+func (*KE) Type() PayloadType        { return TypeKE }
+func (*Cert) Type() PayloadType      { return TypeCert }
+func (*CertReq) Type() PayloadType   { return TypeCertReq }
+func (*Auth) Type() PayloadType      { return TypeAuth }
+func (*Nonce) Type() PayloadType     { return TypeNonce }
+func (*Notify) Type() PayloadType    { return TypeNotify }
+func (*Delete) Type() PayloadType    { return TypeDelete }
+func (*VendorID) Type() PayloadType  { return TypeVendorID }
+func (u *Unknown) Type() PayloadType { return u.Kind }
+func (p *ID) Type() PayloadType {
+	if p.Responder {
+		return TypeIDr
+	}
+	return TypeIDi
+}
+func (p *TS) Type() PayloadType {
+	if p.Responder {
+		return TypeTSr
+	}
+	return TypeTSi
+}
