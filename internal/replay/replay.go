@@ -1,0 +1,148 @@
+// Package replay implements the anti-replay window of ESP and AH (RFC 4303,
+// Section 3.4.3) over the 64-bit sequence number space, with the bitmap as a
+// ring that never shifts, after the idea of RFC 6479.
+package replay
+
+import (
+	"fmt"
+	"math"
+)
+
+// Sizes of a window, in packets.
+const (
+	DefaultSize = 4096
+	// MinSize is what RFC 4303, Section 3.4.3 demands at least.
+	MinSize = 32
+	MaxSize = 1 << 16
+)
+
+// Window remembers which of the last sequence numbers were received. The zero
+// value is ready and protects with DefaultSize. A Window holds 512 octets of
+// bitmap itself; a larger size allocates the whole bitmap once, in Init.
+//
+// A Window belongs to one goroutine.
+type Window struct {
+	top  uint64 // highest sequence number received; 0 before the first
+	size uint64 // 0 stands for DefaultSize
+	// The bit of a sequence number is the one at its value modulo the number of
+	// bits. Bits of numbers outside (top-ring, top] are not kept up: they are
+	// cleared when top moves over them.
+	small [DefaultSize / 64]uint64
+	large []uint64
+}
+
+// Init empties the window and sets its size in packets. 0 asks for DefaultSize,
+// never for none.
+func (w *Window) Init(size int) error {
+	if size == 0 {
+		size = DefaultSize
+	}
+	if size < MinSize || size > MaxSize {
+		return fmt.Errorf("replay window of %d packets is not between %d and %d", size, MinSize, MaxSize)
+	}
+	*w = Window{size: uint64(size)}
+	if size > DefaultSize {
+		words := uint64(1)
+		for words*64 < w.size {
+			words *= 2
+		}
+		w.large = make([]uint64, words)
+	}
+	return nil
+}
+
+// Size returns the size of the window in packets.
+func (w *Window) Size() int { return int(w.width()) }
+
+// Top returns the highest sequence number received, or 0.
+func (w *Window) Top() uint64 { return w.top }
+
+func (w *Window) width() uint64 {
+	if w.size == 0 {
+		return DefaultSize
+	}
+	return w.size
+}
+
+func (w *Window) ring() []uint64 {
+	if w.large != nil {
+		return w.large
+	}
+	return w.small[:]
+}
+
+// Check reports whether a packet with this sequence number is new, so that it
+// is worth verifying. It changes nothing. Zero is never new: the first packet
+// of an SA has number 1 (RFC 4303, Section 2.2).
+func (w *Window) Check(seq uint64) bool {
+	if seq > w.top {
+		return true
+	}
+	if seq == 0 || w.top-seq >= w.width() {
+		return false
+	}
+	ring := w.ring()
+	return ring[seq/64%uint64(len(ring))]&(1<<(seq%64)) == 0
+}
+
+// Update records the sequence number of a packet whose integrity was verified,
+// and reports what Check would have said before.
+func (w *Window) Update(seq uint64) bool {
+	if !w.Check(seq) {
+		return false
+	}
+	ring := w.ring()
+	n := uint64(len(ring))
+	if seq > w.top {
+		w.forget(ring, seq)
+		w.top = seq
+	}
+	ring[seq/64%n] |= 1 << (seq % 64)
+	return true
+}
+
+// forget clears the bits of the numbers from top+1 to last, which the ring
+// still holds for numbers that are now too old.
+func (w *Window) forget(ring []uint64, last uint64) {
+	n := uint64(len(ring))
+	if last-w.top >= n*64 {
+		clear(ring)
+		return
+	}
+	for word := (w.top + 1) / 64; word <= last/64; word++ {
+		mask := uint64(math.MaxUint64)
+		if word == (w.top+1)/64 {
+			mask <<= (w.top + 1) % 64
+		}
+		if word == last/64 {
+			mask &= math.MaxUint64 >> (63 - last%64)
+		}
+		ring[word%n] &^= mask
+	}
+}
+
+// Infer completes the low 32 bits of an extended sequence number, which is all
+// that the packet shows, with the high bits that put it nearest to the window
+// (RFC 4303, Appendix A2.2). It returns false where that would be before the
+// first packet or after the last possible one.
+func (w *Window) Infer(low uint32) (seq uint64, ok bool) {
+	topHigh, topLow := uint32(w.top>>32), uint32(w.top)
+	bottom := topLow - uint32(w.width()-1) // modulo 2^32
+	high := topHigh
+	if uint64(topLow) >= w.width()-1 {
+		// Case A: the window lies within one subspace of 2^32 numbers.
+		if low < bottom {
+			if topHigh == math.MaxUint32 {
+				return 0, false
+			}
+			high++
+		}
+	} else if low >= bottom {
+		// Case B: it spans two, and the number is in the lower one.
+		if topHigh == 0 {
+			return 0, false
+		}
+		high--
+	}
+	return uint64(high)<<32 | uint64(low), true
+}
