@@ -1,0 +1,92 @@
+package suite
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/sha512"
+	"hash"
+
+	"caponier/internal/ipsec"
+)
+
+// The HMAC-SHA-2 algorithms of RFC 4868. The vectors are test cases AUTH256-1,
+// AUTH384-1 and AUTH512-1 of its Section 2.7.2.1.
+const (
+	answerSHA256 = "198a607eb44bfbc69903a0f1cf2bbdc5ba0aa3f3d9ae3c1c7a3b1696a0b68cf7"
+	answerSHA384 = "b6a8d5636f5c6a7224f9977dcf7ee6c7fb6d0c48cbdee9737a959796489bddbc4c5df61d5b3297b4fb68dab9f1b582c2"
+	answerSHA512 = "637edc6e01dce7e6742a99451aae82df23da3e92439e590e43e761b33e910fb8" +
+		"ac2878ebd5803f6f0b61dbce5e251ff8789a4722c1be65aea45fd464e89f8f5b"
+)
+
+var hmacIntegrity = []entry{
+	{
+		transform: ipsec.Transform{Type: ipsec.TypeInteg, ID: ipsec.IntegHMACSHA256128},
+		words:     []string{"sha256", "sha2_256"},
+		integ: &integrity{keyLen: 32, icvLen: 16, mac: keyed(sha256.New),
+			prf: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFHMACSHA256}},
+		check: macAnswer(answerSHA256[:2*16]),
+	},
+	{
+		transform: ipsec.Transform{Type: ipsec.TypeInteg, ID: ipsec.IntegHMACSHA384192},
+		words:     []string{"sha384", "sha2_384"},
+		integ: &integrity{keyLen: 48, icvLen: 24, mac: keyed(sha512.New384),
+			prf: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFHMACSHA384}},
+		check: macAnswer(answerSHA384[:2*24]),
+	},
+	{
+		transform: ipsec.Transform{Type: ipsec.TypeInteg, ID: ipsec.IntegHMACSHA512256},
+		words:     []string{"sha512", "sha2_512"},
+		integ: &integrity{keyLen: 64, icvLen: 32, mac: keyed(sha512.New),
+			prf: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFHMACSHA512}},
+		check: macAnswer(answerSHA512[:2*32]),
+	},
+}
+
+var hmacPRF = []entry{
+	{
+		transform: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFHMACSHA256},
+		words:     []string{"prfsha256", "prfsha2_256"},
+		prf:       prfHMAC{hash: sha256.New, size: sha256.Size},
+		check:     prfAnswer(answerSHA256),
+	},
+	{
+		transform: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFHMACSHA384},
+		words:     []string{"prfsha384", "prfsha2_384"},
+		prf:       prfHMAC{hash: sha512.New384, size: sha512.Size384},
+		check:     prfAnswer(answerSHA384),
+	},
+	{
+		transform: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFHMACSHA512},
+		words:     []string{"prfsha512", "prfsha2_512"},
+		prf:       prfHMAC{hash: sha512.New, size: sha512.Size},
+		check:     prfAnswer(answerSHA512),
+	},
+}
+
+func keyed(h func() hash.Hash) func(key []byte) hash.Hash {
+	return func(key []byte) hash.Hash {
+		m := hmac.New(h, key)
+		// The first Reset keeps the state behind the key, and allocates for it:
+		// here, so that no packet pays.
+		m.Reset()
+		return m
+	}
+}
+
+// prfHMAC is a PRF. Its preferred key length is its output length (RFC 4868,
+// Section 2.1.2).
+type prfHMAC struct {
+	hash func() hash.Hash
+	size int
+}
+
+func (p prfHMAC) KeyLen() int { return p.size }
+func (p prfHMAC) Size() int   { return p.size }
+
+func (p prfHMAC) Sum(key []byte, data ...[]byte) []byte {
+	m := hmac.New(p.hash, key)
+	for _, d := range data {
+		m.Write(d)
+	}
+	return m.Sum(nil)
+}

@@ -1,0 +1,135 @@
+package suite
+
+import (
+	"errors"
+	"strings"
+
+	"caponier/internal/ipsec"
+)
+
+// ParseIKE reads a proposal for an IKE SA, such as
+// "aes256gcm16-prfsha384-x25519": words joined by hyphens, with several of one
+// type in order of preference. An integrity word implies the PRF of its hash
+// where no PRF is named. A wrong word gives a *WordError.
+func ParseIKE(words string) (ipsec.Proposal, error) {
+	p, err := parse(words)
+	if err != nil {
+		return nil, err
+	}
+	if t := p.First(ipsec.TypeESN); t != (ipsec.Transform{}) {
+		return nil, &WordError{Word: Name(t), Reason: "has no meaning for an IKE SA"}
+	}
+	if len(p.Of(ipsec.TypePRF)) == 0 {
+		for _, t := range p.Of(ipsec.TypeInteg) {
+			p = append(p, lookup(t).integ.prf)
+		}
+	}
+	if len(p.Of(ipsec.TypePRF)) == 0 {
+		return nil, errors.New("a pseudorandom function is missing, such as prfsha256")
+	}
+	if len(p.Of(ipsec.TypeKE)) == 0 {
+		return nil, errors.New("a key exchange method is missing, such as x25519")
+	}
+	return sorted(p), nil
+}
+
+// ParseESP reads a proposal for an ESP SA, such as "aes256gcm16-x25519-esn".
+// Without esn or noesn it says noesn. A PRF word is accepted, for the sake of
+// files that other gateways read, and has no effect: the IKE SA has the PRF. A
+// wrong word gives a *WordError.
+func ParseESP(words string) (ipsec.Proposal, error) {
+	p, err := parse(words)
+	if err != nil {
+		return nil, err
+	}
+	if len(p.Of(ipsec.TypeESN)) == 0 {
+		p = append(p, ipsec.Transform{Type: ipsec.TypeESN, ID: ipsec.ESNNo})
+	}
+	kept := p[:0]
+	for _, t := range p {
+		if t.Type != ipsec.TypePRF {
+			kept = append(kept, t)
+		}
+	}
+	return sorted(kept), nil
+}
+
+// parse reads the words and applies the rules that IKE and ESP share.
+func parse(words string) (ipsec.Proposal, error) {
+	if words == "" {
+		return nil, errors.New("the proposal is empty")
+	}
+	var p ipsec.Proposal
+	seen := map[ipsec.Transform]bool{}
+	var combined, plain, integ string // a word of each kind
+	for word := range strings.SplitSeq(words, "-") {
+		e, err := parseWord(word)
+		if err != nil {
+			return nil, err
+		}
+		if seen[e.transform] {
+			return nil, &WordError{Word: word, Reason: "names an algorithm that is there already"}
+		}
+		seen[e.transform] = true
+		p = append(p, e.transform)
+		switch {
+		case e.integ != nil:
+			integ = word
+		case e.encr != nil && e.encr.combined != nil:
+			combined = word
+		case e.encr != nil:
+			plain = word
+		}
+	}
+	switch {
+	case combined == "" && plain == "":
+		return nil, errors.New("an encryption algorithm is missing, such as aes256gcm16")
+	case combined != "" && plain != "":
+		return nil, &WordError{Word: plain, Reason: "cannot share a proposal with the combined-mode algorithm " + combined +
+			": write two proposals"}
+	case combined != "" && integ != "":
+		return nil, &WordError{Word: integ, Reason: "has no place beside " + combined + ", which checks integrity itself",
+			Nearest: "prf" + integ}
+	case plain != "" && integ == "":
+		return nil, &WordError{Word: plain, Reason: "needs an integrity algorithm beside it, such as sha256"}
+	}
+	return p, nil
+}
+
+// sorted orders p by type as ProposalString writes it, keeping the preference
+// within each type.
+func sorted(p ipsec.Proposal) ipsec.Proposal {
+	out := make(ipsec.Proposal, 0, len(p))
+	for _, n := range typeNames {
+		out = append(out, p.Of(n.t)...)
+	}
+	return out
+}
+
+// DefaultIKE returns what is proposed for an IKE SA when nothing is configured.
+func DefaultIKE() []ipsec.Proposal {
+	return must(ParseIKE,
+		"aes256gcm16-aes128gcm16-prfsha384-prfsha256-prfsha512-x25519-ecp256-ecp384",
+		"aes256-aes128-sha256-sha384-sha512-x25519-ecp256-ecp384-modp2048")
+}
+
+// DefaultESP returns what is proposed for an ESP SA when nothing is configured.
+// The key exchange is for SAs that CREATE_CHILD_SA makes: rekeying has perfect
+// forward secrecy.
+func DefaultESP() []ipsec.Proposal {
+	return must(ParseESP,
+		"aes256gcm16-aes128gcm16-x25519-ecp256-ecp384-esn-noesn",
+		"aes256-aes128-sha256-sha384-sha512-x25519-ecp256-ecp384-modp2048-esn-noesn")
+}
+
+func must(parse func(string) (ipsec.Proposal, error), words ...string) []ipsec.Proposal {
+	var out []ipsec.Proposal
+	for _, w := range words {
+		p, err := parse(w)
+		if err != nil {
+			panic("suite: a default proposal is wrong: " + err.Error())
+		}
+		out = append(out, p)
+	}
+	return out
+}
