@@ -1,0 +1,136 @@
+// Package esp seals and opens ESP packets in tunnel mode (RFC 4303), in memory
+// that the caller owns. It holds no socket, clock or lock, and allocates
+// nothing per packet.
+//
+//	 0                   1                   2                   3
+//	+---------------------------------------------------------------+
+//	|               Security Parameters Index (SPI)                 |
+//	+---------------------------------------------------------------+
+//	|                      Sequence Number                          |
+//	+---------------------------------------------------------------+
+//	|                    IV (IVLen of the cipher)                   |
+//	+---------------------------------------------------------------+
+//	|                    inner packet (encrypted)                   |
+//	+               +-----------------------------------------------+
+//	|               |  padding 1, 2, 3 ...  | Pad Length | Next Hdr |
+//	+---------------------------------------------------------------+
+//	|                 Integrity Check Value (ICV)                   |
+//	+---------------------------------------------------------------+
+package esp
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"caponier/internal/ipsec"
+	"caponier/internal/suite"
+)
+
+// HeaderLen is the length of SPI and sequence number, in octets.
+const HeaderLen = 8
+
+// MaxLen is the length of the longest ESP packet that fits an IPv4 packet.
+const MaxLen = 65535 - 20
+
+// trailerLen is the length of Pad Length and Next Header.
+const trailerLen = 2
+
+// alignment is what the ciphertext ends on at least (RFC 4303, Section 2.4).
+const alignment = 4
+
+// Next header values of tunnel mode (RFC 4303, Sections 2.6 and 3.1.2).
+const (
+	NextIPv4  uint8 = 4
+	NextIPv6  uint8 = 41
+	NextDummy uint8 = 59
+)
+
+// ErrUnsupported is returned for an SA that this package cannot serve: not ESP,
+// or not in tunnel mode.
+var ErrUnsupported = errors.New("not an ESP SA in tunnel mode")
+
+// PeekSPI returns the SPI of the ESP packet at the start of b, and false if b is
+// too short for one or the SPI is reserved. After a UDP header an SPI of 0 is
+// the non-ESP marker (RFC 3948, Section 2.2).
+func PeekSPI(b []byte) (ipsec.SPI, bool) {
+	if len(b) < HeaderLen {
+		return 0, false
+	}
+	spi := ipsec.SPI(binary.BigEndian.Uint32(b))
+	return spi, spi >= ipsec.MinSPI
+}
+
+// format is what both directions of an SA know of the packet layout.
+type format struct {
+	protector suite.Protector
+	spi       ipsec.SPI
+	esn       bool
+	combined  bool
+	ivLen     int
+	icvLen    int
+	align     int // of the ciphertext
+	// scratch holds the AAD of a combined-mode algorithm with extended sequence
+	// numbers, or else the high half of such a number.
+	scratch [12]byte
+}
+
+func newFormat(sa *ipsec.SA, d ipsec.Direction) (format, error) {
+	switch {
+	case sa.Protocol != ipsec.ESP || sa.Mode != ipsec.Tunnel:
+		return format{}, fmt.Errorf("esp: SA %s: %w", sa.SPI, ErrUnsupported)
+	case sa.SPI < ipsec.MinSPI:
+		return format{}, fmt.Errorf("esp: SPI %s is reserved", sa.SPI)
+	case sa.Direction != d:
+		return format{}, fmt.Errorf("esp: SA %s is not for direction %s", sa.SPI, d)
+	}
+	p, err := suite.NewProtector(sa.Encr, sa.Integ, sa.EncrKey.Bytes(), sa.IntegKey.Bytes())
+	if err != nil {
+		return format{}, fmt.Errorf("esp: SA %s: %w", sa.SPI, err)
+	}
+	return format{
+		protector: p,
+		spi:       sa.SPI,
+		esn:       sa.ESN,
+		combined:  p.Combined(),
+		ivLen:     p.IVLen(),
+		icvLen:    p.ICVLen(),
+		align:     max(alignment, p.BlockSize()),
+	}, nil
+}
+
+// authenticated returns what the ICV covers beside IV and ciphertext: aad
+// before, tail after. With extended sequence numbers the high half stands
+// inside the AAD of combined-mode algorithms (RFC 4106, Section 5) and behind
+// the ciphertext for others (RFC 4303, Section 2.2.1).
+func (f *format) authenticated(header []byte, seq uint64) (aad, tail []byte) {
+	switch {
+	case !f.esn:
+		return header[:HeaderLen], nil
+	case f.combined:
+		copy(f.scratch[:4], header)
+		binary.BigEndian.PutUint64(f.scratch[4:], seq)
+		return f.scratch[:12], nil
+	default:
+		binary.BigEndian.PutUint32(f.scratch[:4], uint32(seq>>32))
+		return header[:HeaderLen], f.scratch[:4]
+	}
+}
+
+// SPI returns the SPI of the SA.
+func (f *format) SPI() ipsec.SPI { return f.spi }
+
+// HeadRoom is the number of octets before the inner packet: ESP header and IV.
+func (f *format) HeadRoom() int { return HeaderLen + f.ivLen }
+
+// TailRoom is the largest number of octets after the inner packet: padding,
+// trailer and ICV.
+func (f *format) TailRoom() int { return f.align - 1 + trailerLen + f.icvLen }
+
+// Overhead is by how much ESP makes a packet longer at most. Headers outside of
+// ESP come on top.
+func (f *format) Overhead() int { return f.HeadRoom() + f.TailRoom() }
+
+// Wipe overwrites the keys as far as they can be reached. The SA must not be
+// used afterwards.
+func (f *format) Wipe() { f.protector.Wipe() }

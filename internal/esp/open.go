@@ -1,0 +1,134 @@
+package esp
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"caponier/internal/ipsec"
+	"caponier/internal/replay"
+)
+
+// Inbound opens the packets of one inbound SA and guards it against replay. It
+// belongs to one goroutine.
+type Inbound struct {
+	format
+	window replay.Window
+}
+
+// NewInbound makes the opening half of sa. It keeps no reference to sa; the
+// keys remain the caller's. The anti-replay window is always on: a ReplayWindow
+// of 0 is replay.DefaultSize.
+func NewInbound(sa *ipsec.SA) (*Inbound, error) {
+	f, err := newFormat(sa, ipsec.In)
+	if err != nil {
+		return nil, err
+	}
+	in := &Inbound{format: f}
+	if err := in.window.Init(int(sa.ReplayWindow)); err != nil {
+		f.protector.Wipe()
+		return nil, fmt.Errorf("esp: SA %s: %w", sa.SPI, err)
+	}
+	return in, nil
+}
+
+// OpenItem is one packet for OpenBatch: the argument of Open and its results.
+type OpenItem struct {
+	Packet     []byte
+	Inner      []byte // result: a part of Packet
+	Seq        uint64 // result
+	NextHeader uint8  // result
+	Err        error  // result: nil or a Drop
+}
+
+// Open verifies and decrypts the ESP packet pkt in place. inner is the IP packet
+// inside, a part of pkt, cut to the length that its header says (RFC 4303,
+// Section 2.7). seq is the full sequence number, also with an error, and 0
+// where it could not be told. nextHeader is NextIPv4 or NextIPv6.
+//
+// The error is a Drop. ErrShort and ErrReplay come before any cryptography;
+// after any other than ErrIntegrity the packet was authentic and its sequence
+// number is used up. The octets of pkt are undefined after an error.
+func (in *Inbound) Open(pkt []byte) (inner []byte, nextHeader uint8, seq uint64, err error) {
+	head := in.HeadRoom()
+	bodyLen := len(pkt) - head - in.icvLen
+	if bodyLen < in.align || bodyLen%in.align != 0 {
+		return nil, 0, 0, ErrShort
+	}
+	seq = uint64(binary.BigEndian.Uint32(pkt[4:]))
+	if in.esn {
+		var ok bool
+		if seq, ok = in.window.Infer(uint32(seq)); !ok {
+			return nil, 0, 0, ErrReplay
+		}
+	}
+	if !in.window.Check(seq) {
+		return nil, 0, seq, ErrReplay
+	}
+	sealed := pkt[head:]
+	aad, tail := in.authenticated(pkt, seq)
+	if in.protector.Open(sealed, pkt[HeaderLen:head], sealed, aad, tail) != nil {
+		return nil, 0, seq, ErrIntegrity
+	}
+	in.window.Update(seq)
+
+	body := sealed[:bodyLen]
+	padLen := int(body[bodyLen-2])
+	nextHeader = body[bodyLen-1]
+	end := bodyLen - trailerLen - padLen
+	if end < 0 {
+		return nil, nextHeader, seq, ErrPadding
+	}
+	for i, b := range body[end : bodyLen-trailerLen] {
+		if b != byte(i+1) {
+			return nil, nextHeader, seq, ErrPadding
+		}
+	}
+	if nextHeader == NextDummy {
+		return nil, nextHeader, seq, ErrDummy
+	}
+	inner, err = cut(body[:end], nextHeader)
+	return inner, nextHeader, seq, err
+}
+
+// OpenBatch opens each item in order.
+func (in *Inbound) OpenBatch(items []OpenItem) {
+	for i := range items {
+		it := &items[i]
+		it.Inner, it.NextHeader, it.Seq, it.Err = in.Open(it.Packet)
+	}
+}
+
+// Top returns the highest sequence number received, or 0.
+func (in *Inbound) Top() uint64 { return in.window.Top() }
+
+// ReplayWindow returns the size of the anti-replay window in packets.
+func (in *Inbound) ReplayWindow() int { return in.window.Size() }
+
+// cut checks that b begins with an IP packet of the kind that nextHeader says,
+// and removes the padding that may follow for traffic flow confidentiality.
+func cut(b []byte, nextHeader uint8) ([]byte, error) {
+	var version byte
+	var headerLen int
+	switch nextHeader {
+	case NextIPv4:
+		version, headerLen = 4, 20
+	case NextIPv6:
+		version, headerLen = 6, 40
+	default:
+		return nil, ErrNextHeader
+	}
+	if len(b) == 0 || b[0]>>4 != version {
+		return nil, ErrNextHeader
+	}
+	if len(b) < headerLen {
+		return nil, ErrInner
+	}
+	n := int(binary.BigEndian.Uint16(b[2:]))
+	if version == 6 {
+		n = headerLen + int(binary.BigEndian.Uint16(b[4:]))
+	}
+	if n < headerLen || n > len(b) {
+		return nil, ErrInner
+	}
+	return b[:n], nil
+}
