@@ -1,0 +1,86 @@
+package netns
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Capture sees every frame that enters or leaves the interfaces of a namespace.
+type Capture struct {
+	fd       int
+	stop     chan struct{}
+	finished chan struct{}
+}
+
+// Frame is a captured frame, from its Ethernet header on. Data is valid only
+// during the call it is passed to.
+type Frame struct {
+	Interface int // index
+	Outgoing  bool
+	Data      []byte
+}
+
+// Watch captures in the namespace and calls see for each frame, from one
+// goroutine, until Close.
+func (n NS) Watch(see func(Frame)) (*Capture, error) {
+	c := &Capture{stop: make(chan struct{}), finished: make(chan struct{})}
+	err := n.Do(func() error {
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(htons(unix.ETH_P_ALL)))
+		if err != nil {
+			return fmt.Errorf("capturing in namespace %s needs CAP_NET_RAW: %w", n.Name, err)
+		}
+		c.fd = fd
+		// Best effort: a small buffer loses frames only under load.
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8<<20)
+		// Close is noticed at the next time-out.
+		tv := unix.NsecToTimeval((50 * time.Millisecond).Nanoseconds())
+		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
+			return errors.Join(err, unix.Close(fd))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	go c.run(see)
+	return c, nil
+}
+
+func (c *Capture) run(see func(Frame)) {
+	defer close(c.finished)
+	buf := make([]byte, 1<<16)
+	for {
+		n, from, err := unix.Recvfrom(c.fd, buf, 0)
+		if err == nil {
+			if ll, ok := from.(*unix.SockaddrLinklayer); ok {
+				see(Frame{Interface: ll.Ifindex, Outgoing: ll.Pkttype == unix.PACKET_OUTGOING, Data: buf[:n]})
+			}
+			continue
+		}
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			return
+		}
+		select {
+		case <-c.stop:
+			return
+		default:
+		}
+	}
+}
+
+// Close ends the capture. After it returns, see is not called again.
+func (c *Capture) Close() error {
+	close(c.stop)
+	<-c.finished
+	return unix.Close(c.fd)
+}
+
+func htons(v uint16) uint16 {
+	var b [2]byte
+	binary.BigEndian.PutUint16(b[:], v)
+	return binary.NativeEndian.Uint16(b[:])
+}
