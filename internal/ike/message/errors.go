@@ -10,8 +10,11 @@ var (
 	// ErrShort is returned for octets that cannot be an IKE message: fewer than
 	// a header has. Nothing can be answered.
 	ErrShort = errors.New("shorter than an IKE header")
-	// ErrVersion is returned by Parse for a major version other than 2.
+	// ErrVersion is returned by Parse for a major version above 2.
 	ErrVersion = errors.New("unsupported IKE major version")
+	// ErrNotIKEv2 is returned by Parse for a major version below 2. Nothing is
+	// answered (RFC 7296, Section 2.5, speaks of higher versions only).
+	ErrNotIKEv2 = errors.New("not an IKEv2 message")
 	// ErrSyntax is returned for a message that is malformed, and for one that
 	// exceeds the limits of this package. From Open it means that the message is
 	// authentic, so that INVALID_SYNTAX may be answered; from Parse, that nobody
