@@ -44,14 +44,14 @@ func (f Filter) Match(r Record) bool {
 // goroutines at once; writing to it never blocks on a reader.
 type Ring struct {
 	mu      sync.Mutex
-	records []Record // record n is at n % len
-	next    uint64   // number of the next record
-	wake    chan struct{}
+	records []Record      // record n is at n % len
+	next    uint64        // number of the next record
+	wake    chan struct{} // nil while nobody waits
 }
 
 // NewRing makes a Ring for the last size records, at least one.
 func NewRing(size int) *Ring {
-	return &Ring{records: make([]Record, max(size, 1)), wake: make(chan struct{})}
+	return &Ring{records: make([]Record, max(size, 1))}
 }
 
 // Add keeps r and drops the oldest record of a full ring.
@@ -59,10 +59,11 @@ func (r *Ring) Add(rec Record) {
 	r.mu.Lock()
 	r.records[r.next%uint64(len(r.records))] = rec
 	r.next++
-	wake := r.wake
-	r.wake = make(chan struct{})
+	if r.wake != nil {
+		close(r.wake)
+		r.wake = nil
+	}
 	r.mu.Unlock()
-	close(wake)
 }
 
 // since returns the kept records from number n on, the number after them, and a
@@ -76,6 +77,9 @@ func (r *Ring) since(n uint64) ([]Record, uint64, <-chan struct{}) {
 	out := make([]Record, 0, r.next-n)
 	for ; n < r.next; n++ {
 		out = append(out, r.records[n%uint64(len(r.records))])
+	}
+	if r.wake == nil {
+		r.wake = make(chan struct{})
 	}
 	return out, r.next, r.wake
 }
