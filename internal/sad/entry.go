@@ -1,0 +1,271 @@
+package sad
+
+import (
+	"math"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"caponier/internal/esp"
+	"caponier/internal/ipsec"
+	"caponier/internal/packet"
+	"caponier/internal/secret"
+)
+
+// entry is what SAs of both directions have.
+type entry struct {
+	// Constant after Add, except serial, which the writer sets once.
+
+	sa             ipsec.SA // without the keys
+	added          time.Time
+	softAt, hardAt time.Time // zero: never
+	soft, hard     volume
+	serial         uint64
+
+	endpoint     atomic.Pointer[Endpoint]
+	used         atomic.Int64 // in seconds since 1970; 0 if never
+	softRaised   atomic.Bool
+	hardRaised   atomic.Bool
+	expiredDrops atomic.Uint64
+}
+
+// volume is a limit by use; no limit is the largest number.
+type volume struct{ bytes, packets uint64 }
+
+func (e *entry) init(sa *ipsec.SA, now time.Time) {
+	e.sa = *sa
+	e.sa.EncrKey, e.sa.IntegKey = secret.Key{}, secret.Key{}
+	e.added = now
+	e.soft, e.softAt = limit(sa.Lifetime.Soft, now)
+	e.hard, e.hardAt = limit(sa.Lifetime.Hard, now)
+	e.endpoint.Store(&Endpoint{Local: sa.Local, Remote: sa.Remote, Encap: sa.Encap})
+}
+
+func limit(l ipsec.Limit, now time.Time) (volume, time.Time) {
+	v := volume{math.MaxUint64, math.MaxUint64}
+	if l.Bytes != 0 {
+		v.bytes = l.Bytes
+	}
+	if l.Packets != 0 {
+		v.packets = l.Packets
+	}
+	if l.Time == 0 {
+		return v, time.Time{}
+	}
+	return v, now.Add(l.Time)
+}
+
+// SA returns the SA as it was added, without its keys. The addresses in it are
+// the first ones; Endpoint has the present ones.
+func (e *entry) SA() *ipsec.SA { return &e.sa }
+
+// Endpoint returns the present outer addresses. It is not changed afterwards:
+// an update brings another.
+func (e *entry) Endpoint() *Endpoint { return e.endpoint.Load() }
+
+// ID returns the name of the SA. That of an outbound SA follows its endpoint.
+func (e *entry) ID() ipsec.SAID {
+	id := e.sa.ID()
+	if id.Direction == ipsec.Out {
+		id.Peer = e.Endpoint().Remote.Addr()
+	}
+	return id
+}
+
+// expire returns the event for a limit, once for each kind.
+func (e *entry) expire(hard bool) (ipsec.Expire, bool) {
+	raised := &e.softRaised
+	if hard {
+		raised = &e.hardRaised
+	}
+	if raised.Swap(true) {
+		return ipsec.Expire{}, false
+	}
+	return ipsec.Expire{ID: e.ID(), Connection: e.sa.Connection, Tunnel: e.sa.Tunnel, Hard: hard}, true
+}
+
+func (e *entry) touch(now int64) {
+	if e.used.Load() != now {
+		e.used.Store(now)
+	}
+}
+
+func (e *entry) status() ipsec.SAStatus {
+	ep := e.Endpoint()
+	s := ipsec.SAStatus{
+		ID:                 e.ID(),
+		Mode:               e.sa.Mode,
+		Local:              ep.Local,
+		Remote:             ep.Remote,
+		Encap:              ep.Encap,
+		Encr:               e.sa.Encr,
+		Integ:              e.sa.Integ,
+		ESN:                e.sa.ESN,
+		ReqID:              e.sa.ReqID,
+		LocalTS:            e.sa.LocalTS,
+		RemoteTS:           e.sa.RemoteTS,
+		Connection:         e.sa.Connection,
+		Tunnel:             e.sa.Tunnel,
+		Added:              e.added,
+		OutOfLifetimeDrops: e.expiredDrops.Load(),
+	}
+	if used := e.used.Load(); used != 0 {
+		s.Used = time.Unix(used, 0)
+	}
+	return s
+}
+
+// counts are the counters of an inbound SA.
+type counts struct {
+	bytes, packets              uint64
+	replay, integrity, selector uint64
+	expired                     uint64
+}
+
+// In is an inbound SA.
+type In struct {
+	entry
+
+	// Owned by the worker that Owner names.
+
+	esp     *esp.Inbound
+	now     counts
+	moved   netip.AddrPort // where packets came from, if not from the endpoint
+	touched bool           // in Worker.touched
+
+	// Written by the owner at the end of a batch.
+
+	bytes, packets, replay, integrity, selector, top atomic.Uint64
+}
+
+func newIn(sa *ipsec.SA, now time.Time) (*In, error) {
+	e, err := esp.NewInbound(sa)
+	if err != nil {
+		return nil, err
+	}
+	in := &In{esp: e}
+	in.init(sa, now)
+	// The Protector has keys of its own.
+	sa.EncrKey.Wipe()
+	sa.IntegKey.Wipe()
+	return in, nil
+}
+
+func (in *In) publish() {
+	in.bytes.Store(in.now.bytes)
+	in.packets.Store(in.now.packets)
+	in.replay.Store(in.now.replay)
+	in.integrity.Store(in.now.integrity)
+	in.selector.Store(in.now.selector)
+	in.expiredDrops.Store(in.now.expired)
+	in.top.Store(in.esp.Top())
+}
+
+func (in *In) status() ipsec.SAStatus {
+	s := in.entry.status()
+	s.ReplayWindow = uint32(in.esp.ReplayWindow())
+	s.Bytes = in.bytes.Load()
+	s.Packets = in.packets.Load()
+	s.ReplayDrops = in.replay.Load()
+	s.IntegrityDrops = in.integrity.Load()
+	s.SelectorDrops = in.selector.Load()
+	s.Sequence = in.top.Load()
+	return s
+}
+
+func (in *In) wipe() { in.esp.Wipe() }
+
+// Out is an outbound SA.
+type Out struct {
+	entry
+
+	encrKey, integKey secret.Key
+	layout            *esp.Outbound // for lengths only
+	// sealers[i] belongs to worker i, which makes it when it first needs it.
+	sealers []*esp.Outbound
+
+	sequence atomic.Uint64 // the last that was claimed
+	bytes    atomic.Uint64
+	unsent   atomic.Uint64 // claimed, but not used
+}
+
+func newOut(sa *ipsec.SA, now time.Time, workers int) (*Out, error) {
+	s, err := esp.NewOutbound(sa)
+	if err != nil {
+		return nil, err
+	}
+	out := &Out{encrKey: sa.EncrKey, integKey: sa.IntegKey, layout: s}
+	out.init(sa, now)
+	out.sealers = make([]*esp.Outbound, workers)
+	out.sealers[0] = s
+	// The sequence numbers are a limit too, and one must notice in time to
+	// rekey. The last 2^32 of an extended sequence are left, so that claims
+	// beyond the limit cannot wrap.
+	last := s.MaxSequence()
+	if sa.ESN {
+		last -= math.MaxUint32
+	}
+	out.hard.packets = min(out.hard.packets, last)
+	out.soft.packets = min(out.soft.packets, last-last/8)
+	return out, nil
+}
+
+// HeadRoom is the number of octets that ESP puts before the inner packet.
+func (o *Out) HeadRoom() int { return o.layout.HeadRoom() }
+
+// TailRoom is the largest number of octets that ESP puts after it.
+func (o *Out) TailRoom() int { return o.layout.TailRoom() }
+
+// SealedLen is the length of the ESP packet for an inner packet of n octets.
+func (o *Out) SealedLen(n int) int { return o.layout.SealedLen(n) }
+
+// MaxInner is the length of the longest inner packet whose ESP packet has at
+// most n octets.
+func (o *Out) MaxInner(n int) int { return o.layout.MaxInner(n) }
+
+// sealer returns the sealer of worker i, or nil.
+func (o *Out) sealer(i int) *esp.Outbound {
+	if o.sealers[i] == nil {
+		sa := o.sa
+		sa.EncrKey, sa.IntegKey = o.encrKey, o.integKey
+		s, err := esp.NewOutbound(&sa)
+		if err != nil {
+			return nil // cannot be: the same SA passed in newOut
+		}
+		o.sealers[i] = s
+	}
+	return o.sealers[i]
+}
+
+// covers reports whether a packet that leaves fits the selectors.
+func (o *Out) covers(p *packet.Info) bool {
+	return anyCovers(o.sa.LocalTS, p.Src, p.Protocol, p.SrcPort, p.HasPorts) &&
+		anyCovers(o.sa.RemoteTS, p.Dst, p.Protocol, p.DstPort, p.HasPorts)
+}
+
+func anyCovers(list []ipsec.Selector, a netip.Addr, protocol uint8, port uint16, hasPort bool) bool {
+	for i := range list {
+		if list[i].Contains(a, protocol, port, hasPort) {
+			return true
+		}
+	}
+	return false
+}
+
+func (o *Out) status() ipsec.SAStatus {
+	s := o.entry.status()
+	s.Sequence = o.sequence.Load()
+	s.Packets = s.Sequence - min(o.unsent.Load(), s.Sequence)
+	s.Bytes = o.bytes.Load()
+	return s
+}
+
+func (o *Out) wipe() {
+	for _, s := range o.sealers {
+		if s != nil {
+			s.Wipe()
+		}
+	}
+	o.encrKey.Wipe()
+	o.integKey.Wipe()
+}

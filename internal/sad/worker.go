@@ -1,0 +1,242 @@
+package sad
+
+import (
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"caponier/internal/esp"
+	"caponier/internal/ipsec"
+	"caponier/internal/packet"
+)
+
+// Worker is one worker's way to the SAs. All its methods belong to one
+// goroutine. All but Begin are called between Begin and End, and the worker
+// should not block there.
+type Worker struct {
+	db    *DB
+	index int
+	// seen is db.tick at Begin, and 0 outside of a batch. The writer reads it.
+	seen atomic.Uint64
+
+	now     int64 // in seconds since 1970
+	touched []*In
+	events  []ipsec.Event
+}
+
+// eventRoom is for how many inbound SAs in one batch no memory is allocated.
+const eventRoom = 256
+
+func newWorker(db *DB, i int) *Worker {
+	return &Worker{db: db, index: i, touched: make([]*In, 0, eventRoom)}
+}
+
+// Index returns the worker's number.
+func (w *Worker) Index() int { return w.index }
+
+// Begin starts a batch. now is when, to the second; one clock read serves the
+// whole batch. A Begin without End ends the batch before, except that its events
+// are kept for the next End.
+func (w *Worker) Begin(now time.Time) {
+	// The order matters: announce, then look at the maps. See reclaim.go.
+	w.seen.Store(w.db.tick.Load())
+	w.now = now.Unix()
+}
+
+// End ends the batch: it publishes the counters of the inbound SAs that it
+// touched, and gives up every In and Out found since Begin. It returns what
+// happened: Expire, FirstUse and AddressChanged, valid until the next Begin.
+//
+// An Expire with Hard set says that the SA carries nothing any more; the data
+// plane should now Delete it, before it passes the event on.
+func (w *Worker) End() []ipsec.Event {
+	for i, in := range w.touched {
+		in.touched = false
+		in.publish()
+		w.touched[i] = nil
+	}
+	w.touched = w.touched[:0]
+	events := w.events
+	w.events = nil
+	w.seen.Store(0)
+	return events
+}
+
+// Inbound finds an inbound SA. It returns nil if there is none, and if another
+// worker owns it: the plane hands the packet to the worker that DB.Owner names.
+func (w *Worker) Inbound(p ipsec.Protocol, spi ipsec.SPI) *In {
+	if w.db.Owner(spi) != w.index {
+		return nil
+	}
+	in, _ := w.db.in.get(inKey{p, spi}.number())
+	return in
+}
+
+// Outbound finds the newest outbound SA of reqID whose selectors cover the
+// packet, or nil. It is not to be kept past End.
+func (w *Worker) Outbound(reqID uint32, p *packet.Info) *Out {
+	list, _ := w.db.out.get(uint64(reqID))
+	for _, o := range list {
+		if o.covers(p) {
+			return o
+		}
+	}
+	return nil
+}
+
+// Open opens the ESP packet pkt in place, as esp.Inbound.Open does, and counts
+// it. from is the outer source address and port for an SA with encapsulation:
+// where it is not the SA's, AddressChanged is raised (RFC 7296, Section 2.23).
+// IPv4 addresses in it are not IPv4-mapped. The zero AddrPort skips that.
+//
+// The caller must still ask Admit about the inner packet.
+func (w *Worker) Open(in *In, pkt []byte, from netip.AddrPort) (inner []byte, nextHeader uint8, err error) {
+	if !in.touched {
+		in.touched = true
+		w.touched = append(w.touched, in)
+	}
+	if in.now.packets >= in.hard.packets || in.now.bytes >= in.hard.bytes {
+		in.now.expired++
+		return nil, 0, esp.ErrLifetime
+	}
+	inner, nextHeader, seq, err := in.esp.Open(pkt)
+	switch err {
+	case nil, esp.ErrDummy:
+	case esp.ErrReplay:
+		in.now.replay++
+		return nil, nextHeader, err
+	case esp.ErrIntegrity:
+		in.now.integrity++
+		return nil, nextHeader, err
+	default:
+		return nil, nextHeader, err
+	}
+	if in.now.packets == 0 {
+		w.events = append(w.events, ipsec.FirstUse{ID: in.ID(), Connection: in.sa.Connection, Tunnel: in.sa.Tunnel})
+	}
+	in.now.packets++
+	in.now.bytes += uint64(len(inner))
+	in.touch(w.now)
+	if in.now.packets >= in.soft.packets || in.now.bytes >= in.soft.bytes {
+		w.expire(&in.entry, false)
+	}
+	if in.now.packets >= in.hard.packets || in.now.bytes >= in.hard.bytes {
+		w.expire(&in.entry, true)
+	}
+	// A delayed packet from the old address must not undo a move: only the
+	// newest says where the peer is.
+	if from.IsValid() && seq == in.esp.Top() {
+		w.locate(in, from)
+	}
+	return inner, nextHeader, err
+}
+
+func (w *Worker) locate(in *In, from netip.AddrPort) {
+	ep := in.Endpoint()
+	if !ep.Encap {
+		return
+	}
+	if from == ep.Remote {
+		in.moved = netip.AddrPort{}
+		return
+	}
+	if from == in.moved {
+		return
+	}
+	in.moved = from
+	w.events = append(w.events, ipsec.AddressChanged{
+		ID: in.ID(), Connection: in.sa.Connection, Tunnel: in.sa.Tunnel, Remote: from,
+	})
+}
+
+// Admit reports whether an opened packet fits the selectors of the SA that
+// carried it (RFC 4301, Section 5.2, step 4), and counts it if not.
+func (w *Worker) Admit(in *In, p *packet.Info) bool {
+	if p.Version != 0 &&
+		anyCovers(in.sa.RemoteTS, p.Src, p.Protocol, p.SrcPort, p.HasPorts) &&
+		anyCovers(in.sa.LocalTS, p.Dst, p.Protocol, p.DstPort, p.HasPorts) {
+		return true
+	}
+	in.now.selector++
+	return false
+}
+
+// Seal gives each item the next sequence number of the SA and seals it, as
+// esp.Outbound.Seal does. Items after a hard limit get ErrLifetime, or
+// ErrSequence where the numbers are used up. A limit of packets is exact; one of
+// bytes may be passed by what each worker seals in one call.
+func (w *Worker) Seal(o *Out, items []esp.SealItem) {
+	if len(items) == 0 {
+		return
+	}
+	sealer := o.sealer(w.index)
+	if sealer == nil {
+		fail(items, esp.ErrNoSA)
+		return
+	}
+	n := uint64(len(items))
+	if o.sequence.Load() >= o.hard.packets || o.bytes.Load() >= o.hard.bytes {
+		w.refuse(o, sealer, items)
+		return
+	}
+	last := o.sequence.Add(n)
+	seq := last - n
+	if last > o.hard.packets {
+		allowed := uint64(0)
+		if seq < o.hard.packets {
+			allowed = o.hard.packets - seq
+		}
+		w.refuse(o, sealer, items[allowed:])
+		o.unsent.Add(n - allowed)
+		items = items[:allowed]
+	}
+	var size, failed uint64
+	for i := range items {
+		seq++
+		it := &items[i]
+		it.Seq = seq
+		size += uint64(len(it.Inner))
+	}
+	sealer.SealBatch(items)
+	for i := range items {
+		if items[i].Err != nil {
+			size -= uint64(len(items[i].Inner))
+			failed++
+		}
+	}
+	if failed != 0 {
+		o.unsent.Add(failed)
+	}
+	total := o.bytes.Add(size)
+	o.touch(w.now)
+	if last >= o.soft.packets || total >= o.soft.bytes {
+		w.expire(&o.entry, false)
+	}
+	if last >= o.hard.packets || total >= o.hard.bytes {
+		w.expire(&o.entry, true)
+	}
+}
+
+func (w *Worker) refuse(o *Out, s *esp.Outbound, items []esp.SealItem) {
+	o.expiredDrops.Add(uint64(len(items)))
+	reason := esp.ErrLifetime
+	if o.sequence.Load() >= s.MaxSequence() {
+		reason = esp.ErrSequence
+	}
+	fail(items, reason)
+}
+
+func fail(items []esp.SealItem, reason esp.Drop) {
+	for i := range items {
+		items[i].Len, items[i].Err = 0, reason
+	}
+}
+
+func (w *Worker) expire(e *entry, hard bool) {
+	if hard && e.hardRaised.Load() || !hard && e.softRaised.Load() {
+		return
+	}
+	if event, ok := e.expire(hard); ok {
+		w.events = append(w.events, event)
+	}
+}
