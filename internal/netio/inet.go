@@ -1,0 +1,331 @@
+package netio
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Family is an address family.
+type Family int
+
+// The address families.
+const (
+	IPv4 Family = 4
+	IPv6 Family = 6
+)
+
+// String returns IPv4 or IPv6.
+func (f Family) String() string { return "IPv" + strconv.Itoa(int(f)) }
+
+// FamilyOf returns the family of a.
+func FamilyOf(a netip.Addr) Family {
+	if a.Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+// socketBuffer is the size of send and receive buffers in octets: 5 ms at
+// 10 Gb/s.
+const socketBuffer = 7 << 20
+
+// SocketOptions are what ListenUDP, ListenESP and OpenClear have in common.
+type SocketOptions struct {
+	// Address to bind to; the zero Addr is every address of the family.
+	Address netip.Addr
+	// Mark is the SO_MARK of what the socket sends, 0 for none: by it the rules
+	// of package host keep outer packets out of the tunnel.
+	Mark uint32
+}
+
+// Socket is a datagram socket of one family: UDP, or an IP protocol. IPv6 zones
+// are not carried: link-local peers cannot be reached through it.
+type Socket struct {
+	// Constant after opening.
+	conn   net.PacketConn
+	raw    syscall.RawConn
+	family Family
+	port   uint16 // 0 for raw sockets
+	clear  bool   // packets bring their IP header along
+
+	// Owned by the goroutine that reads.
+	rd struct {
+		vec  *vector
+		want int
+		n    int
+		err  error
+		fn   func(fd uintptr) bool
+	}
+
+	wmu sync.Mutex
+	// Guarded by wmu.
+	wr struct {
+		vec      *vector
+		from, to int
+		err      error
+		fn       func(fd uintptr) bool
+	}
+}
+
+// ListenUDP opens n UDP sockets of the family on one port. Port 0 lets the
+// kernel choose. Among several, the kernel hands an ESP packet to the socket
+// OwnerOf(SPI, n), everything else to the first.
+func ListenUDP(f Family, port uint16, n int, opts SocketOptions) ([]*Socket, error) {
+	socks := make([]*Socket, 0, n)
+	fail := func(err error) ([]*Socket, error) {
+		for _, s := range socks {
+			s.Close()
+		}
+		return nil, fmt.Errorf("open UDP port %d for %s: %w", port, f, err)
+	}
+	for range n {
+		network := fmt.Sprintf("udp%d", f)
+		s, err := listen(f, network, net.JoinHostPort(bindAddr(f, opts.Address), strconv.Itoa(int(port))), opts.Mark, n > 1)
+		if err != nil {
+			return fail(needs(err, capNetBindService))
+		}
+		socks = append(socks, s)
+		port = s.conn.LocalAddr().(*net.UDPAddr).AddrPort().Port()
+		s.port = port
+	}
+	if n > 1 {
+		if err := socks[0].steer(n); err != nil {
+			return fail(err)
+		}
+	}
+	return socks, nil
+}
+
+// ListenESP opens a raw socket for IP protocol 50. What it reads and writes
+// starts with the ESP header; the IP header is the kernel's.
+func ListenESP(f Family, opts SocketOptions) (*Socket, error) {
+	s, err := listen(f, fmt.Sprintf("ip%d:50", f), bindAddr(f, opts.Address), opts.Mark, false)
+	if err != nil {
+		return nil, fmt.Errorf("open %s protocol 50: %w", f, needs(err, capNetRaw))
+	}
+	return s, nil
+}
+
+// OpenClear opens a raw socket that sends whole IP packets as they are, by the
+// destination in their header. It reads nothing.
+func OpenClear(f Family, opts SocketOptions) (*Socket, error) {
+	s, err := listen(f, fmt.Sprintf("ip%d:%d", f, unix.IPPROTO_RAW), bindAddr(f, netip.Addr{}), opts.Mark, false)
+	if err != nil {
+		return nil, fmt.Errorf("open raw %s: %w", f, needs(err, capNetRaw))
+	}
+	s.clear = true
+	return s, nil
+}
+
+func bindAddr(f Family, a netip.Addr) string {
+	switch {
+	case a.IsValid():
+		return a.String()
+	case f == IPv4:
+		return "0.0.0.0"
+	default:
+		return "::"
+	}
+}
+
+func listen(f Family, network, address string, mark uint32, share bool) (*Socket, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var optErr error
+		err := c.Control(func(fd uintptr) { optErr = setOptions(int(fd), f, mark, share) })
+		return errors.Join(err, optErr)
+	}}
+	conn, err := lc.ListenPacket(context.Background(), network, address)
+	if err != nil {
+		return nil, err
+	}
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		conn.Close()
+		return nil, fmt.Errorf("%T gives no access to its socket", conn)
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	s := &Socket{conn: conn, raw: raw, family: f}
+	s.rd.vec, s.rd.fn = newVector(), s.recv
+	s.wr.vec, s.wr.fn = newVector(), s.send
+	return s, nil
+}
+
+func setOptions(fd int, f Family, mark uint32, share bool) error {
+	level, pktinfo := unix.IPPROTO_IP, unix.IP_PKTINFO
+	if f == IPv6 {
+		level, pktinfo = unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO
+	}
+	if err := unix.SetsockoptInt(fd, level, pktinfo, 1); err != nil {
+		return fmt.Errorf("ask for local addresses: %w", err)
+	}
+	if share {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+			return fmt.Errorf("share the port among workers: %w", err)
+		}
+	}
+	if mark != 0 {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)); err != nil {
+			return fmt.Errorf("set the mark of outer packets: %w", needs(err, capNetAdmin))
+		}
+	}
+	setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF)
+	setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF)
+	return nil
+}
+
+// setBuffer enlarges a buffer past the system's limit if it may, up to the
+// limit otherwise. Without either the socket works, only less well.
+func setBuffer(fd, force, plain int) {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, socketBuffer) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, plain, socketBuffer)
+	}
+}
+
+// LocalPort is the UDP port, 0 for raw sockets.
+func (s *Socket) LocalPort() uint16 { return s.port }
+
+// ReadBatch implements Device with recvmmsg.
+func (s *Socket) ReadBatch(pkts []Packet) (int, error) {
+	rd := &s.rd
+	rd.want = min(len(pkts), maxBatch)
+	rd.vec.prepareRead(pkts[:rd.want])
+	if err := s.raw.Read(rd.fn); err != nil {
+		return 0, closed(err)
+	}
+	if rd.err != nil {
+		return 0, rd.err
+	}
+	for i := range rd.n {
+		p := &pkts[i]
+		rd.vec.received(i, p)
+		p.Local = netip.AddrPortFrom(p.Local.Addr(), s.port)
+		if s.port == 0 {
+			p.Remote = netip.AddrPortFrom(p.Remote.Addr(), 0)
+			if s.family == IPv4 {
+				stripIPv4(p)
+			}
+		}
+	}
+	return rd.n, nil
+}
+
+// recv runs inside RawConn.Read: false waits until there is something to read.
+func (s *Socket) recv(fd uintptr) bool {
+	n, errno := s.rd.vec.mmsg(unix.SYS_RECVMMSG, fd, 0, s.rd.want)
+	switch errno {
+	case 0:
+		s.rd.n, s.rd.err = n, nil
+		return true
+	case unix.EAGAIN:
+		return false
+	default:
+		s.rd.n, s.rd.err = 0, syscallError("recvmmsg", errno)
+		return true
+	}
+}
+
+// stripIPv4 takes off the header that raw IPv4 sockets deliver (raw(7)); raw
+// IPv6 sockets deliver none (RFC 3542, Section 3).
+func stripIPv4(p *Packet) {
+	b := p.Data()
+	if len(b) == 0 {
+		return
+	}
+	n := int(b[0]&0xf) * 4
+	if n > len(b) {
+		n = len(b)
+	}
+	p.Off += n
+	p.Len -= n
+}
+
+// WriteBatch implements Device with sendmmsg. A full send buffer makes it wait.
+func (s *Socket) WriteBatch(pkts []Packet) (int, error) {
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	for done := 0; done < len(pkts); done += s.wr.to {
+		n := min(len(pkts)-done, maxBatch)
+		for i := range n {
+			p := &pkts[done+i]
+			if s.clear {
+				p.Local, p.Remote = netip.AddrPort{}, netip.AddrPortFrom(destination(p.Data()), 0)
+			}
+			if !p.Remote.Addr().IsValid() || FamilyOf(p.Remote.Addr()) != s.family {
+				sent, err := s.flush(i)
+				if err == nil {
+					err = fmt.Errorf("send to %v over %s: %w", p.Remote.Addr(), s.family, unix.EAFNOSUPPORT)
+				}
+				return done + sent, err
+			}
+			s.wr.vec.prepareWrite(i, p, s.port != 0)
+		}
+		if sent, err := s.flush(n); err != nil {
+			return done + sent, err
+		}
+	}
+	return len(pkts), nil
+}
+
+// flush sends the first n prepared messages and returns how many have left.
+func (s *Socket) flush(n int) (int, error) {
+	wr := &s.wr
+	wr.from, wr.to, wr.err = 0, n, nil
+	if n == 0 {
+		return 0, nil
+	}
+	if err := s.raw.Write(wr.fn); err != nil {
+		return wr.from, closed(err)
+	}
+	return wr.from, wr.err
+}
+
+// send runs inside RawConn.Write: false waits until there is room to write.
+func (s *Socket) send(fd uintptr) bool {
+	wr := &s.wr
+	for wr.from < wr.to {
+		n, errno := wr.vec.mmsg(unix.SYS_SENDMMSG, fd, wr.from, wr.to)
+		switch errno {
+		case 0:
+			wr.from += n
+		case unix.EAGAIN:
+			return false
+		default:
+			wr.err = syscallError("sendmmsg", errno)
+			return true
+		}
+	}
+	return true
+}
+
+// destination reads the destination address of an IP packet, the zero Addr of
+// what is none.
+func destination(b []byte) netip.Addr {
+	switch {
+	case len(b) >= 20 && b[0]>>4 == 4:
+		return netip.AddrFrom4([4]byte(b[16:20]))
+	case len(b) >= 40 && b[0]>>4 == 6:
+		return netip.AddrFrom16([16]byte(b[24:40]))
+	default:
+		return netip.Addr{}
+	}
+}
+
+// Close implements Device.
+func (s *Socket) Close() error {
+	if err := s.conn.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}

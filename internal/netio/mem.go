@@ -1,0 +1,107 @@
+package netio
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+)
+
+// Mem is one end of a pair of devices in memory, for tests: what one writes,
+// the other reads, with Local and Remote changed over. Its queue has a bound;
+// what does not fit is lost, as on a wire.
+type Mem struct {
+	in, out *memQueue
+}
+
+// NewMemPair makes two connected devices. Each direction queues up to depth
+// packets of up to size octets.
+func NewMemPair(depth, size int) (*Mem, *Mem) {
+	a, b := newMemQueue(depth, size), newMemQueue(depth, size)
+	return &Mem{in: a, out: b}, &Mem{in: b, out: a}
+}
+
+type memQueue struct {
+	mu     sync.Mutex
+	ready  sync.Cond
+	slots  []Packet
+	first  int
+	n      int
+	lost   uint64
+	closed bool
+}
+
+func newMemQueue(depth, size int) *memQueue {
+	q := &memQueue{slots: NewBatch(depth, size)}
+	q.ready.L = &q.mu
+	return q
+}
+
+// ReadBatch implements Device.
+func (m *Mem) ReadBatch(pkts []Packet) (int, error) {
+	q := m.in
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.n == 0 && !q.closed {
+		q.ready.Wait()
+	}
+	if q.closed {
+		return 0, net.ErrClosed
+	}
+	n := min(q.n, len(pkts))
+	for i := range n {
+		from := &q.slots[q.first]
+		q.first = (q.first + 1) % len(q.slots)
+		to := &pkts[i]
+		copied := copy(to.space(), from.Data())
+		to.filled(copied, copied < from.Len)
+		to.Local, to.Remote = from.Remote, from.Local
+	}
+	q.n -= n
+	return n, nil
+}
+
+// WriteBatch implements Device.
+func (m *Mem) WriteBatch(pkts []Packet) (int, error) {
+	q := m.out
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return 0, net.ErrClosed
+	}
+	for i := range pkts {
+		if q.n == len(q.slots) || pkts[i].Len > len(q.slots[0].space()) {
+			q.lost++
+			continue
+		}
+		to := &q.slots[(q.first+q.n)%len(q.slots)]
+		to.filled(copy(to.space(), pkts[i].Data()), false)
+		to.Local, to.Remote = pkts[i].Local, pkts[i].Remote
+		q.n++
+	}
+	q.ready.Signal()
+	return len(pkts), nil
+}
+
+// Inject writes one packet that comes from and goes to these addresses.
+func (m *Mem) Inject(data []byte, local, remote netip.AddrPort) error {
+	_, err := m.WriteBatch([]Packet{{Buf: data, Len: len(data), Local: local, Remote: remote}})
+	return err
+}
+
+// Lost is how many packets written here found no room.
+func (m *Mem) Lost() uint64 {
+	m.out.mu.Lock()
+	defer m.out.mu.Unlock()
+	return m.out.lost
+}
+
+// Close implements Device, for both ends.
+func (m *Mem) Close() error {
+	for _, q := range []*memQueue{m.in, m.out} {
+		q.mu.Lock()
+		q.closed = true
+		q.ready.Broadcast()
+		q.mu.Unlock()
+	}
+	return nil
+}

@@ -1,0 +1,74 @@
+package netio
+
+import "net/netip"
+
+// Room that every reader leaves around a packet, so that ESP can be put around
+// it, or taken off, where it lies: an ESP header with the longest IV before it
+// (RFC 4303, Section 2: 8 + 16 octets), padding, trailer and the longest ICV
+// behind it (15 + 2 + 32 octets).
+const (
+	Headroom = 64
+	Tailroom = 64
+)
+
+// MaxPacket is the longest IP packet or UDP payload, in octets.
+const MaxPacket = 65535
+
+// Packet is one packet inside a buffer with room before and behind it.
+//
+// Buf belongs to whoever made the batch; readers and writers use it only during
+// the call.
+type Packet struct {
+	Buf []byte
+	// Off and Len say where in Buf the packet lies.
+	Off, Len int
+	// Local and Remote are the outer addresses as this gateway sees them, in
+	// both directions: where the packet came to and from, or goes from and to.
+	// They are zero for TUN devices. Ports are zero for raw sockets. An invalid
+	// or unspecified Local leaves the source address to the kernel.
+	Local, Remote netip.AddrPort
+	// Truncated is set by a reader when the packet did not fit; what there is of
+	// it must not be used.
+	Truncated bool
+}
+
+// Data returns the packet's octets inside Buf.
+func (p *Packet) Data() []byte { return p.Buf[p.Off : p.Off+p.Len] }
+
+// space is where a reader puts the next packet.
+func (p *Packet) space() []byte { return p.Buf[Headroom : len(p.Buf)-Tailroom] }
+
+// filled records that a reader has put n octets of a packet into space.
+func (p *Packet) filled(n int, truncated bool) {
+	p.Off, p.Len, p.Truncated = Headroom, n, truncated
+}
+
+// NewBatch makes n packets with room for size octets each, in one slab.
+func NewBatch(n, size int) []Packet {
+	// Slots start on different cache lines of a page: slots whose size is a
+	// power of two would put all headers into the same few cache sets.
+	const cacheLine = 64
+	slot := (Headroom+size+Tailroom+cacheLine-1)/cacheLine*cacheLine + cacheLine
+	slab := make([]byte, n*slot)
+	pkts := make([]Packet, n)
+	for i := range pkts {
+		pkts[i].Buf = slab[i*slot : (i+1)*slot : (i+1)*slot]
+		pkts[i].Off = Headroom
+	}
+	return pkts
+}
+
+// Device moves packets in batches.
+type Device interface {
+	// ReadBatch waits for at least one packet, fills as many of pkts as there
+	// are packets at hand, each at Buf[Headroom:], and returns how many. One
+	// goroutine may read at a time. It returns net.ErrClosed after Close.
+	ReadBatch(pkts []Packet) (int, error)
+	// WriteBatch sends pkts in order and returns how many have been sent. Where
+	// it returns an error as well, that is about pkts[n]: the caller may leave
+	// that one out and go on behind it, except after net.ErrClosed. Several
+	// goroutines may write; a batch is not interleaved with others.
+	WriteBatch(pkts []Packet) (int, error)
+	// Close wakes readers and writers. It is idempotent.
+	Close() error
+}
