@@ -51,6 +51,9 @@ const (
 type Config struct {
 	// Workers is the number of workers, at least 1.
 	Workers int
+	// Owners is how many of the workers, from the first, own inbound SAs; 0 is
+	// all of them. The others may only seal.
+	Owners int
 	// Rand gives the randomness of SPIs: crypto/rand.Reader.
 	Rand io.Reader
 	// MaxSAs bounds the SAs of both directions and the reserved SPIs together.
@@ -73,7 +76,7 @@ type DB struct {
 	ins      map[inKey]*In
 	outs     map[ipsec.SAID]*Out
 	reserved map[inKey]struct{}
-	load     []int // inbound SAs and reservations of each worker
+	load     []int // inbound SAs and reservations of each owner
 	added    uint64
 	retired  []retiree
 	next     time.Time // no time limit passes before; zero if there is none
@@ -83,6 +86,9 @@ type DB struct {
 // New makes an empty DB.
 func New(cfg Config) *DB {
 	cfg.Workers = max(cfg.Workers, 1)
+	if cfg.Owners <= 0 || cfg.Owners > cfg.Workers {
+		cfg.Owners = cfg.Workers
+	}
 	if cfg.MaxSAs == 0 {
 		cfg.MaxSAs = DefaultMaxSAs
 	}
@@ -94,7 +100,7 @@ func New(cfg Config) *DB {
 		ins:      make(map[inKey]*In),
 		outs:     make(map[ipsec.SAID]*Out),
 		reserved: make(map[inKey]struct{}),
-		load:     make([]int, cfg.Workers),
+		load:     make([]int, cfg.Owners),
 	}
 	db.tick.Store(1)
 	for i := range cfg.Workers {

@@ -14,8 +14,8 @@ import (
 const spiAttempts = 64
 
 // Owner returns the number of the worker that owns the inbound SA of spi: the
-// remainder by the number of workers.
-func (db *DB) Owner(spi ipsec.SPI) int { return int(uint32(spi) % uint32(len(db.workers))) }
+// remainder by the number of owners.
+func (db *DB) Owner(spi ipsec.SPI) int { return int(uint32(spi) % uint32(db.cfg.Owners)) }
 
 // AllocateSPI reserves a random unused SPI whose owner is the worker with the
 // fewest inbound SAs. Add or ReleaseSPI ends the reservation.
@@ -36,14 +36,14 @@ func (db *DB) AllocateSPI(p ipsec.Protocol) (ipsec.SPI, error) {
 			owner = i
 		}
 	}
-	workers := uint64(len(db.workers))
+	owners := uint64(db.cfg.Owners)
 	for range spiAttempts {
 		var b [4]byte
 		if _, err := io.ReadFull(db.cfg.Rand, b[:]); err != nil {
 			return 0, fmt.Errorf("allocate SPI: %w", err)
 		}
 		n := uint64(binary.BigEndian.Uint32(b[:]))
-		n += uint64(owner) - n%workers
+		n += uint64(owner) - n%owners
 		if n > math.MaxUint32 || ipsec.SPI(n) < ipsec.MinSPI {
 			continue
 		}
