@@ -21,8 +21,8 @@ var floors = [][]string{
 	{"internal/suite", "internal/keystore"},
 	{"internal/replay", "internal/esp", "internal/ike/message", "internal/ike/keys", "internal/ike/v2", "internal/config"},
 	{"internal/spd", "internal/sad", "internal/pki"},
-	{"internal/netio", "internal/dataplane", "internal/dataplane/dataplanetest", "internal/dataplane/userspace", "internal/ike", "internal/host"},
-	{"internal/logging", "internal/control", "internal/lab/netns", "internal/lab"},
+	{"internal/logging", "internal/netio", "internal/dataplane", "internal/dataplane/dataplanetest", "internal/dataplane/userspace", "internal/ike", "internal/host"},
+	{"internal/control", "internal/lab/netns", "internal/lab"},
 	{"internal/app"},
 	{"cmd/caponier"},
 }
