@@ -41,6 +41,8 @@ type Status struct {
 	// Counters are the totals of the data plane by stable name.
 	Counters    map[string]uint64 `json:"counters,omitempty"`
 	Connections []Connection      `json:"connections"`
+	// Detail is the connection that was asked for; people then see all of it.
+	Detail string `json:"detail,omitempty"`
 }
 
 // Memory is what the process uses.
@@ -215,6 +217,14 @@ type ReloadReport struct {
 	// RestartRequired are the keys whose new values only a restart applies.
 	RestartRequired []string `json:"restart_required,omitempty"`
 }
+
+// The actions of a Change.
+const (
+	ActionAdded     = "added"
+	ActionRemoved   = "removed"
+	ActionChanged   = "changed"
+	ActionUnchanged = "unchanged"
+)
 
 // Change is what happens to one object of the configuration.
 type Change struct {

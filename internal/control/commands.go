@@ -1,0 +1,158 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"caponier/internal/ipsec"
+	"caponier/internal/logging"
+)
+
+// defaultWait is how long an order is waited for: longer than a peer that loses
+// a few messages needs, shorter than the patience of an operator.
+const defaultWait = "1m"
+
+// Groups are the words that commands share, with their one-line help.
+func Groups() map[string]string {
+	return map[string]string{
+		"sa":     "Security associations of the data plane",
+		"policy": "Security policies of the data plane",
+	}
+}
+
+// Commands returns the registry, in the order of the help.
+func Commands() []Command {
+	conn := Param{Name: "connection", Arg: "CONN", Complete: CompleteConnection, Help: "name of a connection"}
+	return []Command{
+		one(Command{
+			Name: "status", Reads: true, Params: []Param{conn},
+			Short: "Show connections, their SAs and their health",
+			Long: "Shows the gateway and a line for each connection, or everything about one.\n\n" +
+				"The state tells apart what is configured, negotiating, established (SAs are\n" +
+				"installed) and passing (packets went both ways within the last minute), and\n" +
+				"failed, with the code and the cause of the last failure.",
+		}, status),
+		order("connect", "Set up a connection or a tunnel", Gateway.Connect),
+		order("disconnect", "Delete the SAs of a connection or a tunnel", Gateway.Disconnect),
+		order("rekey", "Replace the keys of a connection or a tunnel now", Gateway.Rekey),
+		one(Command{
+			Name:  "reload",
+			Short: "Read the configuration again and apply what changed",
+			Long: "Reads the configuration again and applies the difference. Connections that did\n" +
+				"not change are not touched. A configuration with an error changes nothing.",
+			Params: []Param{{Name: "dry-run", Type: Bool, Help: "only say what would change"}},
+		}, func(ctx context.Context, g Gateway, r Request) (ReloadReport, error) {
+			report, err := g.Reload(ctx, r.Bool("dry-run"))
+			report.Changes = present(report.Changes)
+			return report, err
+		}),
+		one(Command{
+			Name: "sa list", Reads: true,
+			Short: "List the security associations",
+		}, func(ctx context.Context, g Gateway, _ Request) (SAList, error) {
+			sas, err := g.SAs(ctx)
+			return SAList{Time: time.Now(), SAs: present(sas)}, err
+		}),
+		one(Command{
+			Name: "policy list", Reads: true,
+			Short: "List the security policies in order of decision",
+		}, func(ctx context.Context, g Gateway, _ Request) (PolicyList, error) {
+			policies, err := g.Policies(ctx)
+			return PolicyList{Policies: present(policies)}, err
+		}),
+		many(Command{
+			Name: "log", Reads: true, Streams: true,
+			Short: "Show the last log records",
+			Long:  "Shows the log records that the daemon keeps in memory, the oldest first.",
+			Params: []Param{
+				conn,
+				{Name: "follow", Letter: "f", Type: Bool, Help: "go on with new records"},
+				{Name: "subsystem", Help: "only records of this subsystem"},
+				{
+					Name: "level", Default: "debug", Help: "lowest level: debug, info, warn or error",
+					Complete: CompleteWord, Words: []string{"debug", "info", "warn", "error"},
+				},
+			},
+		}, showLog),
+		one(Command{
+			Name: "version", Reads: true,
+			Short: "Show the version",
+		}, func(context.Context, Gateway, Request) (Build, error) { return LocalBuild(), nil }),
+	}
+}
+
+func status(ctx context.Context, g Gateway, r Request) (Status, error) {
+	s, err := g.Status(ctx, r.String("connection"))
+	s.Detail = r.String("connection")
+	s.Connections = present(s.Connections)
+	return s, err
+}
+
+// present makes an empty list of none, which is [] in JSON and not null.
+func present[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
+func order(name, short string, act func(Gateway, context.Context, Target, bool, func(Progress)) error) Command {
+	return many(Command{
+		Name: name, Streams: true, Short: short,
+		Params: []Param{
+			{
+				Name: "target", Arg: "CONN[/TUNNEL]", Required: true, Complete: CompleteTarget,
+				Help: "name of a connection or of one of its tunnels",
+			},
+			{Name: "no-wait", Type: Bool, Help: "return as soon as the daemon has taken the order"},
+			{Name: "timeout", Type: Duration, Default: defaultWait, Help: "how long to wait for the outcome"},
+		},
+	}, func(ctx context.Context, g Gateway, r Request, emit func(Progress) error) error {
+		target, err := ParseTarget(r.String("target"))
+		if err != nil {
+			return Errorf(CodeUsage, "%v", err)
+		}
+		ctx, cancel := context.WithTimeout(ctx, r.Duration("timeout"))
+		defer cancel()
+		err = act(g, ctx, target, !r.Bool("no-wait"), func(p Progress) {
+			if emit(p) != nil {
+				cancel() // nobody listens any more
+			}
+		})
+		if errors.Is(err, context.DeadlineExceeded) {
+			return &Error{
+				Code:    CodeTimeout,
+				Message: fmt.Sprintf("%s %s is still under way after %s", name, target, r.Duration("timeout")),
+				Cure:    fmt.Sprintf("caponier status %s and caponier log %[1]s show how far it came", target.Connection),
+			}
+		}
+		return err
+	})
+}
+
+func showLog(ctx context.Context, g Gateway, r Request, emit func(LogRecord) error) error {
+	f := logging.Filter{Connection: r.String("connection"), Subsystem: r.String("subsystem")}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(r.String("level"))); err != nil {
+		return Errorf(CodeUsage, "%v", err)
+	}
+	f.Level = level
+	return g.Log(ctx, f, r.Bool("follow"), func(rec logging.Record) error { return emit(LogRecord{rec}) })
+}
+
+// SAList is the result of "sa list".
+type SAList struct {
+	Time time.Time `json:"time"`
+	SAs  []SA      `json:"sas"`
+}
+
+// PolicyList is the result of "policy list".
+type PolicyList struct {
+	Policies []ipsec.Policy `json:"policies"`
+}
+
+// LogRecord is a result of "log".
+type LogRecord struct{ logging.Record }

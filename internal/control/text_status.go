@@ -1,0 +1,232 @@
+package control
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Text prints the gateway and a line for each connection; or, where one
+// connection was asked for, all of that.
+func (st Status) Text(w io.Writer, s Style) error {
+	out := &printer{w: w, s: s}
+	if st.Detail == "" {
+		st.overview(out)
+	}
+	for i := range st.Connections {
+		if st.Detail == st.Connections[i].Name {
+			st.Connections[i].detail(out, st.Time)
+		}
+	}
+	return out.err
+}
+
+func (st Status) overview(out *printer) {
+	head := fmt.Sprintf("%s: caponier %s, up %s, pid %d, %s data plane", out.s.paint(bold, clean(st.Name)), st.Version,
+		age(st.Time.Sub(st.Started)), st.PID, st.DataPlane)
+	if st.Workers > 0 {
+		head += ", " + count(uint64(st.Workers), "worker")
+	}
+	out.printf("%s\n", head)
+	out.printf("config %s, state %s\n", clean(st.Config), clean(st.StateDir))
+	out.printf("memory %s, heap %s, %s\n", octets(st.Memory.Total), octets(st.Memory.Heap),
+		count(uint64(st.Memory.Goroutines), "goroutine"))
+	var counters []string
+	for _, name := range slices.Sorted(maps.Keys(st.Counters)) {
+		if n := st.Counters[name]; n > 0 {
+			counters = append(counters, fmt.Sprintf("%s=%d", name, n))
+		}
+	}
+	if len(counters) > 0 {
+		out.wrap("counters ", "  ", strings.Join(counters, " "))
+	}
+	out.printf("\n")
+	if len(st.Connections) == 0 {
+		out.printf("no connections are configured\n")
+		return
+	}
+	t := table{head: []string{"CONNECTION", "STATE", "LOCAL", "REMOTE", "TUNNELS", "IN", "OUT"}}
+	for i := range st.Connections {
+		c := &st.Connections[i]
+		in, sent, up := c.traffic()
+		t.add(plain(c.Name), cell{string(c.State), c.State.colour()}, plain(c.Local.where()), plain(c.remoteNow()),
+			plain(fmt.Sprintf("%d/%d", up, len(c.Tunnels))), plain(octets(in)), plain(octets(sent)))
+	}
+	out.table(t)
+	for i := range st.Connections {
+		c := &st.Connections[i]
+		for _, f := range c.failures() {
+			out.printf("\n")
+			f.failure.print(out, "", clean(f.name)+": ", st.Time)
+		}
+	}
+}
+
+// where is the address as configured.
+func (e Endpoint) where() string {
+	if len(e.Address) == 0 {
+		return "%any"
+	}
+	return strings.Join(e.Address, ", ")
+}
+
+// remoteNow is where the peer is, or else where it is configured to be.
+func (c *Connection) remoteNow() string {
+	for _, sa := range c.IKE {
+		if sa.Remote.IsValid() {
+			return sa.Remote.Addr().String()
+		}
+	}
+	return c.Remote.where()
+}
+
+// traffic adds up the SAs in use. up is the number of tunnels that have any.
+func (c *Connection) traffic() (in, out uint64, up int) {
+	for _, t := range c.Tunnels {
+		if len(t.SAs) > 0 {
+			up++
+		}
+		for _, sa := range t.SAs {
+			in += sa.In.Bytes
+			out += sa.Out.Bytes
+		}
+	}
+	return in, out, up
+}
+
+type namedFailure struct {
+	name    string
+	failure *Failure
+}
+
+// failures lists what keeps the connection or its tunnels down.
+func (c *Connection) failures() []namedFailure {
+	var out []namedFailure
+	if c.State == Failed && c.LastError != nil {
+		out = append(out, namedFailure{c.Name, c.LastError})
+	}
+	for _, t := range c.Tunnels {
+		same := c.LastError != nil && t.LastError != nil && c.LastError.Code == t.LastError.Code
+		if t.State == Failed && t.LastError != nil && !same {
+			out = append(out, namedFailure{Target{c.Name, t.Name}.String(), t.LastError})
+		}
+	}
+	return out
+}
+
+func (f *Failure) print(out *printer, indent, prefix string, now time.Time) {
+	out.wrap(indent+prefix, indent+"  ", fmt.Sprintf("%s, %s: %s", f.Code, ago(now, f.Time), f.Message))
+	if f.Cure != "" {
+		out.wrap(indent+"  cure: ", indent+"    ", f.Cure)
+	}
+}
+
+func (c *Connection) detail(out *printer, now time.Time) {
+	out.printf("%s: %s, %s\n", out.s.paint(bold, clean(c.Name)), out.s.paint(c.State.colour(), string(c.State)), c.Version)
+	c.Local.print(out, "local ")
+	c.Remote.print(out, "remote")
+	if c.LastError != nil {
+		c.LastError.print(out, "  ", "last error: ", now)
+	}
+	for i := range c.IKE {
+		c.IKE[i].print(out, now)
+	}
+	for i := range c.Tunnels {
+		c.Tunnels[i].print(out, now)
+	}
+}
+
+func (e Endpoint) print(out *printer, label string) {
+	line := e.where() + ", " + e.Auth
+	if e.ID != "" {
+		line += ", " + e.ID
+	}
+	out.wrap("  "+label+" ", "         ", line)
+}
+
+func (sa *IKESA) print(out *printer, now time.Time) {
+	line := fmt.Sprintf("%s, %s", sa.State, sa.Role)
+	if !sa.Established.IsZero() {
+		line += ", age " + age(now.Sub(sa.Established))
+	}
+	if !sa.RekeyAt.IsZero() {
+		line += ", rekey " + until(now, sa.RekeyAt)
+	}
+	out.printf("\n")
+	out.wrap("  IKE SA "+sa.InitiatorSPI+" "+sa.ResponderSPI+": ", "    ", line)
+	out.wrap("    ", "    ", fmt.Sprintf("%s <-> %s, %s", addrPort(sa.Local), addrPort(sa.Remote), sa.nat()))
+	if sa.LocalID != "" || sa.RemoteID != "" {
+		out.wrap("    ", "    ", sa.LocalID+" <-> "+sa.RemoteID)
+	}
+	if sa.Proposal != "" {
+		out.wrap("    ", "    ", sa.Proposal)
+	}
+}
+
+func addrPort(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return "-"
+	}
+	return a.String()
+}
+
+func (sa *IKESA) nat() string {
+	switch {
+	case sa.NATLocal && sa.NATRemote:
+		return "NAT at both ends"
+	case sa.NATLocal:
+		return "NAT at this end"
+	case sa.NATRemote:
+		return "NAT at the remote end"
+	default:
+		return "no NAT"
+	}
+}
+
+func (t *Tunnel) print(out *printer, now time.Time) {
+	out.printf("\n")
+	out.printf("  tunnel %s: %s\n", out.s.paint(bold, clean(t.Name)), out.s.paint(t.State.colour(), string(t.State)))
+	out.wrap("    ", "    ", fmt.Sprintf("%s %s, start %s, reqid %d", t.Protocol, t.Mode, t.Start, t.ReqID))
+	out.wrap("    ", "      ", selectors(t.Local)+" <-> "+selectors(t.Remote))
+	if t.LastError != nil {
+		t.LastError.print(out, "    ", "last error: ", now)
+	}
+	for i := range t.SAs {
+		t.SAs[i].print(out, t, now)
+	}
+}
+
+func (sa *ChildSA) print(out *printer, t *Tunnel, now time.Time) {
+	line := sa.Proposal
+	if sa.Encap {
+		line += ", in UDP"
+	}
+	if sa.ESN {
+		line += ", ESN"
+	}
+	line += ", age " + age(now.Sub(sa.Established))
+	if !sa.RekeyAt.IsZero() {
+		line += ", rekey " + until(now, sa.RekeyAt)
+	}
+	if !sa.Expires.IsZero() {
+		line += ", ends " + until(now, sa.Expires)
+	}
+	out.wrap("    SA ", "      ", line)
+	if !slices.Equal(sa.LocalTS, t.Local) || !slices.Equal(sa.RemoteTS, t.Remote) {
+		out.wrap("      narrowed to ", "        ", selectors(sa.LocalTS)+" <-> "+selectors(sa.RemoteTS))
+	}
+	sa.In.print(out, "in ", now)
+	sa.Out.print(out, "out", now)
+}
+
+func (h Half) print(out *printer, label string, now time.Time) {
+	line := fmt.Sprintf("      %s %s  %8s  %s, last %s", label, h.SPI, octets(h.Bytes), count(h.Packets, "packet"), ago(now, h.Used))
+	if h.Drops > 0 {
+		line += ", " + out.s.paint(yellow, fmt.Sprintf("%d dropped", h.Drops))
+	}
+	out.printf("%s\n", line)
+}
