@@ -56,7 +56,8 @@ type Protector interface {
 	// It returns ErrAuth and leaves no plaintext behind where the check fails,
 	// also for a sealed that is too short or not of whole blocks.
 	Open(dst, iv, sealed, aad, tail []byte) error
-	// Wipe overwrites key material as far as it can be reached.
+	// Wipe overwrites key material as far as it can be reached. The Protector
+	// must not be used after it.
 	Wipe()
 }
 
