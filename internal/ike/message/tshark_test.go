@@ -3,9 +3,11 @@ package message
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -47,9 +49,11 @@ func tshark(t *testing.T, args ...string) string {
 	t.Helper()
 	cmd := exec.Command("tshark", append([]string{"-n"}, args...)...)
 	cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
+	var complaint strings.Builder
+	cmd.Stderr = &complaint
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("tshark must be installed and run: %v", err)
+		t.Fatalf("tshark must be installed and run: %v\n%s", err, &complaint)
 	}
 	return string(out)
 }
@@ -63,10 +67,18 @@ func checkTshark(t *testing.T, raw []byte, want map[string]string, options ...st
 	if got := tshark(t, append(options, "-Y", "_ws.malformed || _ws.expert")...); got != "" {
 		t.Errorf("tshark complains:\n%s\n%s", got, tshark(t, append(options, "-V")...))
 	}
-	for field, value := range want {
-		args := append(options[:len(options):len(options)], "-T", "fields", "-E", "aggregator= ", "-e", field)
-		if got := strings.TrimSpace(tshark(t, args...)); got != value {
-			t.Errorf("%s is %q, want %q", field, got, value)
+	fields := slices.Sorted(maps.Keys(want))
+	args := append(options, "-T", "fields", "-E", "aggregator= ", "-E", "separator=|")
+	for _, field := range fields {
+		args = append(args, "-e", field)
+	}
+	values := strings.Split(strings.TrimSpace(tshark(t, args...)), "|")
+	if len(values) != len(fields) {
+		t.Fatalf("tshark prints %d values for %d fields", len(values), len(fields))
+	}
+	for i, field := range fields {
+		if values[i] != want[field] {
+			t.Errorf("%s is %q, want %q", field, values[i], want[field])
 		}
 	}
 }
@@ -136,7 +148,7 @@ func TestTsharkReadsSK(t *testing.T) {
 			octets(16, 1), octets(32, 2)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			keys := fmt.Sprintf(`uat:ikev2_decryption_table:"0102030405060708","1112131415161718","%x","%x","%s","%x","%x","%s"`,
+			keys := fmt.Sprintf(`uat:ikev2_decryption_table:0102030405060708,1112131415161718,%x,%x,"%s",%x,%x,"%s"`,
 				s.encrKey, s.encrKey, s.encr, s.integKey, s.integKey, s.integ)
 			checkTshark(t, seal(t, authRequest(), s.protector), want, "-o", keys)
 		})
