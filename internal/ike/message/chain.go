@@ -12,14 +12,14 @@ const (
 	// datagram can say, and that of a TCP frame (RFC 9329, Section 3).
 	MaxLength = 0xffff
 	// MaxPayloads is the largest number of payloads in a message, those inside SK
-	// included. An IKE_AUTH request with a chain of certificates and every known
-	// notification has about forty.
+	// included. The longest IKE_AUTH request that makes sense, with a chain of
+	// certificates, CP and every status notification, stays well below.
 	MaxPayloads = 128
-	// MaxProposals is the largest number of proposals in an SA payload. Peers
-	// that offer one proposal for each combination send about thirty.
+	// MaxProposals is the largest number of proposals in an SA payload,
+	// for peers that offer a proposal for each combination of algorithms.
 	MaxProposals = 64
-	// MaxTransforms is the largest number of transforms in a proposal. Peers that
-	// offer all they have in one send about fifty.
+	// MaxTransforms is the largest number of transforms in a proposal. The
+	// largest that strongSwan 5.9.8 offers by default has 47.
 	MaxTransforms = 128
 )
 
