@@ -111,11 +111,19 @@ func (l SAList) Text(w io.Writer, s Style) error {
 			drops.colour = yellow
 		}
 		t.add(plain(h.SPI.String()), plain(sa.ID.Direction.String()), plain(tunnelName(sa.Connection, sa.Tunnel)),
-			plain(sa.Remote.Addr().String()), plain(sa.ID.Protocol.String()+" "+sa.Algorithms),
+			plain(sa.Remote.Addr().String()), plain(sa.words()),
 			plain(age(l.Time.Sub(sa.Added))), plain(octets(h.Bytes)), plain(fmt.Sprint(h.Packets)), drops)
 	}
 	out.table(t)
 	return out.err
+}
+
+// words are the algorithms, with the protocol where it is not the usual one.
+func (sa *SA) words() string {
+	if sa.ID.Protocol == ipsec.ESP {
+		return sa.Algorithms
+	}
+	return strings.TrimSpace(sa.ID.Protocol.String() + " " + sa.Algorithms)
 }
 
 func tunnelName(connection, tunnel string) string {

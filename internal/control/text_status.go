@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -158,20 +157,15 @@ func (sa *IKESA) print(out *printer, now time.Time) {
 	}
 	out.printf("\n")
 	out.wrap("  IKE SA "+sa.InitiatorSPI+" "+sa.ResponderSPI+": ", "    ", line)
-	out.wrap("    ", "    ", fmt.Sprintf("%s <-> %s, %s", addrPort(sa.Local), addrPort(sa.Remote), sa.nat()))
+	if sa.Remote.IsValid() {
+		out.wrap("    ", "    ", fmt.Sprintf("%s <-> %s, %s", sa.Local, sa.Remote, sa.nat()))
+	}
 	if sa.LocalID != "" || sa.RemoteID != "" {
 		out.wrap("    ", "    ", sa.LocalID+" <-> "+sa.RemoteID)
 	}
 	if sa.Proposal != "" {
 		out.wrap("    ", "    ", sa.Proposal)
 	}
-}
-
-func addrPort(a netip.AddrPort) string {
-	if !a.IsValid() {
-		return "-"
-	}
-	return a.String()
 }
 
 func (sa *IKESA) nat() string {
