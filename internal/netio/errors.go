@@ -35,8 +35,3 @@ func closed(err error) error {
 
 // syscallError names the call that failed.
 func syscallError(call string, errno unix.Errno) error { return os.NewSyscallError(call, errno) }
-
-// noFamily reports whether err says that the machine lacks an address family.
-func noFamily(err error) bool {
-	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EADDRNOTAVAIL)
-}

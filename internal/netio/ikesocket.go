@@ -47,27 +47,17 @@ func NewIKEPort(v4, v6 Device, port uint16, marker bool) *IKEPort {
 // families; a machine that has only one of them gets that one.
 func ListenIKE(port uint16, opts SocketOptions) (*IKEPort, error) {
 	var devs [2]Device
-	var errs []error
 	for i, f := range []Family{IPv4, IPv6} {
-		if opts.Address.IsValid() && FamilyOf(opts.Address) != f {
+		if opts.Address.IsValid() && FamilyOf(opts.Address) != f || !HasFamily(f) {
 			continue
 		}
 		socks, err := ListenUDP(f, port, 1, opts)
 		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		devs[i] = socks[0]
-		port = socks[0].LocalPort()
-	}
-	if devs[0] == nil && devs[1] == nil {
-		return nil, errors.Join(errs...)
-	}
-	for _, err := range errs {
-		if !noFamily(err) {
 			closeAll(devs[:])
 			return nil, err
 		}
+		devs[i] = socks[0]
+		port = socks[0].LocalPort()
 	}
 	s := NewIKEPort(devs[0], devs[1], port, false)
 	s.owned = true

@@ -33,6 +33,21 @@ func FamilyOf(a netip.Addr) Family {
 	return IPv6
 }
 
+// HasFamily reports whether the system has the family at all: IPv6 can be left
+// out of a kernel, or switched off when it starts.
+func HasFamily(f Family) bool {
+	domain := unix.AF_INET
+	if f == IPv6 {
+		domain = unix.AF_INET6
+	}
+	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return !errors.Is(err, unix.EAFNOSUPPORT)
+	}
+	unix.Close(fd)
+	return true
+}
+
 // socketBuffer is the size of send and receive buffers in octets: 5 ms at
 // 10 Gb/s.
 const socketBuffer = 7 << 20
