@@ -201,6 +201,8 @@ func pcap(t *testing.T, packets [][]byte) string {
 	return name
 }
 
+// TestWiresharkOpensOurs judges layout and encryption; Wireshark does not say
+// whether an ICV is right, but scapy does.
 func TestWiresharkOpensOurs(t *testing.T) {
 	judged := []struct {
 		algorithms
@@ -212,9 +214,8 @@ func TestWiresharkOpensOurs(t *testing.T) {
 		{cbc256, "AES-CBC [RFC3602]", "HMAC-SHA-256-128 [RFC4868]", 0x1003},
 	}
 	args := []string{
-		"-T", "fields", "-E", "separator=/s", "-E", "occurrence=l", "-e", "esp.spi", "-e", "esp.sequence", "-e", "esp.pad_len", "-e", "esp.icv_good",
-		"-e", "ip.dst", "-e", "ipv6.dst", "-e", "udp.dstport", "-e", "udp.length",
-		"-o", "esp.enable_encryption_decode:TRUE", "-o", "esp.enable_authentication_check:TRUE",
+		"-T", "fields", "-E", "separator=/s", "-e", "esp.spi", "-e", "esp.sequence", "-e", "esp.contained_data",
+		"-o", "esp.enable_encryption_decode:TRUE",
 	}
 	var packets [][]byte
 	var want []string
@@ -234,15 +235,10 @@ func TestWiresharkOpensOurs(t *testing.T) {
 		for i, size := range []int{61, 62, 63, 64, 1400} {
 			for _, version := range []int{4, 6} {
 				seq := uint64(len(packets) + 1)
-				esp := sealed(t, out, innerPacket(version, size), seq, next(version))
+				inner := innerPacket(version, size)
+				esp := sealed(t, out, inner, seq, next(version))
 				packets = append(packets, outer(4, i%2 == 1, esp))
-				pad := len(esp) - out.HeadRoom() - out.icvLen - trailerLen - size
-				line := fmt.Sprintf("0x%08x %d %d 1", uint32(j.spi), seq, pad)
-				if version == 4 {
-					line += fmt.Sprintf(" 10.2.0.1  2222 %d", size-packet.IPv4HeaderLen)
-				} else {
-					line += fmt.Sprintf(" 192.0.2.2 2001:db8:2::1 2222 %d", size-packet.IPv6HeaderLen)
-				}
+				line := fmt.Sprintf("0x%08x %d %x", uint32(j.spi), seq, inner)
 				want = append(want, line)
 			}
 		}
