@@ -1,0 +1,518 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"caponier/internal/ipsec"
+	"caponier/internal/suite"
+)
+
+// A decoder turns the nodes of one or several files into a Config, and notes
+// every problem on the way.
+type decoder struct {
+	cfg      Config
+	errs     []*Problem
+	warnings []*Problem
+	nodes    map[string]*node // values by path, as written in the files
+	keys     map[string]*node // keys by path
+	policies int
+}
+
+func newDecoder() *decoder {
+	return &decoder{nodes: map[string]*node{}, keys: map[string]*node{}}
+}
+
+func (d *decoder) errorf(n *node, format string, args ...any) *Problem {
+	p := n.problem(format, args...)
+	d.errs = append(d.errs, p)
+	return p
+}
+
+func (d *decoder) warnf(n *node, format string, args ...any) {
+	d.warnings = append(d.warnings, n.problem(format, args...))
+}
+
+func (n *node) problem(format string, args ...any) *Problem {
+	return &Problem{Excerpt: n.src.excerpt(n.pos), Message: fmt.Sprintf(format, args...)}
+}
+
+// at returns the node at path, or what is nearest to it on the way up: the key
+// of the section that lacks it.
+func (d *decoder) at(path string) *node {
+	if n := d.nodes[path]; n != nil {
+		return n
+	}
+	for {
+		if n := d.keys[path]; n != nil {
+			return n
+		}
+		i := strings.LastIndexAny(path, ".[")
+		if i < 0 {
+			return d.nodes[""]
+		}
+		path = path[:i]
+	}
+}
+
+// set reports whether a file has the key.
+func (d *decoder) set(path string) bool { return d.nodes[path] != nil }
+
+// file decodes one file into the configuration.
+func (d *decoder) file(root *node) {
+	d.cfg.Files = append(d.cfg.Files, root.pos.File)
+	if d.nodes[""] == nil {
+		d.nodes[""] = root
+	}
+	decodeSection(d, root, "", rootKeys, &d.cfg, false)
+}
+
+// decodeSection reads the keys of one section into v. With defaults, keys that
+// are missing are filled in, or reported where they are required.
+func decodeSection[T any](d *decoder, n *node, path string, keys []key[T], v *T, defaults bool) {
+	if n.kind != mappingNode {
+		d.errorf(n, "%s is expected here, not %s", mappingNode, n.kind)
+		return
+	}
+	here := map[string]*node{} // the keys of this one mapping
+	for _, f := range n.fields {
+		if f.key.kind != scalarNode {
+			d.errorf(f.key, "a key is expected here, not %s", f.key.kind)
+			continue
+		}
+		if first := here[f.key.text]; first != nil {
+			d.duplicate(f.key, first, f.key.text+" is set twice")
+			continue
+		}
+		here[f.key.text] = f.key
+		k := find(keys, f.key.text)
+		switch {
+		case k == nil:
+			d.unknownKey(f.key, names(keys))
+		case k.later:
+			d.errorf(f.key, "%s is not supported by this version; valid: %s", k.name, strings.Join(names(keys), ", "))
+		case k.section && path == "":
+			// The top sections may be spread over files.
+			d.keys[k.name] = f.key
+			if d.present(f) {
+				k.set(d, v, f.value, k.name)
+			}
+		default:
+			sub := join(path, k.name)
+			if first := d.keys[sub]; first != nil {
+				d.duplicate(f.key, first, k.name+" is set twice")
+				continue
+			}
+			d.keys[sub] = f.key
+			if d.present(f) {
+				d.nodes[sub] = f.value
+				k.set(d, v, f.value, sub)
+			}
+		}
+	}
+	if defaults {
+		fill(d, n, path, keys, v)
+	}
+}
+
+// fill sets what no file set.
+func fill[T any](d *decoder, n *node, path string, keys []key[T], v *T) {
+	for _, k := range keys {
+		sub := join(path, k.name)
+		switch {
+		case k.later || d.keys[sub] != nil:
+		case k.required:
+			d.errorf(d.section(path), "%s is missing", k.name)
+		case k.def != "":
+			k.set(d, v, &node{text: k.def, pos: n.pos, src: n.src}, sub)
+			d.cfg.Defaults = append(d.cfg.Defaults, Default{Key: sub, Value: k.def})
+		}
+	}
+}
+
+// section returns the key under which a section stands, or what is nearest to
+// it on the way up: the spot for what the section lacks.
+func (d *decoder) section(path string) *node {
+	if n := d.keys[path]; n != nil {
+		return n
+	}
+	return d.at(path)
+}
+
+// failed reports whether the value at path has a problem already, so that what
+// follows from it is not reported too.
+func (d *decoder) failed(path string) bool {
+	n := d.nodes[path]
+	return n != nil && slices.ContainsFunc(d.errs, func(p *Problem) bool { return p.Position == n.pos })
+}
+
+func (d *decoder) present(f field) bool {
+	if f.value.kind == nullNode && f.value.text == "" {
+		d.errorf(f.key, "%s has no value", f.key.text)
+		return false
+	}
+	return true
+}
+
+func (d *decoder) duplicate(n, first *node, message string) {
+	p := d.errorf(n, "%s", message)
+	e := first.src.excerpt(first.pos)
+	p.Earlier = &e
+}
+
+func (d *decoder) unknownKey(n *node, valid []string) {
+	p := d.errorf(n, "%q is not a key of this section", n.text)
+	if p.Suggestion = nearest(n.text, valid); p.Suggestion == "" {
+		p.Message += "; valid: " + strings.Join(valid, ", ")
+	}
+}
+
+func join(path, name string) string {
+	if path == "" {
+		return name
+	}
+	return path + "." + name
+}
+
+// named walks a mapping whose keys the operator chooses, and calls each for
+// every name that is valid and new.
+func (d *decoder) named(n *node, path, what string, each func(name string, f field, path string)) {
+	if n.kind != mappingNode {
+		d.errorf(n, "%ss by name are expected here, not %s", what, n.kind)
+		return
+	}
+	for _, f := range n.fields {
+		if !d.name(f.key) {
+			continue
+		}
+		sub := join(path, f.key.text)
+		if first := d.keys[sub]; first != nil {
+			d.duplicate(f.key, first, fmt.Sprintf("%s %q is defined twice", what, f.key.text))
+			continue
+		}
+		d.keys[sub] = f.key
+		if d.present(f) {
+			d.nodes[sub] = f.value
+			each(f.key.text, f, sub)
+		}
+	}
+}
+
+const maxName = 64
+
+// name checks a name that the operator chose: it becomes a word of commands,
+// paths and logs.
+func (d *decoder) name(n *node) bool {
+	ok := n.kind == scalarNode && n.text != "" && len(n.text) <= maxName && n.text[0] != '-'
+	for _, r := range n.text {
+		ok = ok && ('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_')
+	}
+	if !ok {
+		d.errorf(n, "a name has 1 to %d letters, digits, hyphens and underscores, and does not begin with a hyphen", maxName)
+	}
+	return ok
+}
+
+// ---- values ----
+
+// scalar returns the text of a single value.
+func (d *decoder) scalar(n *node) (string, bool) {
+	if n.kind != scalarNode {
+		d.errorf(n, "one value is expected here, not %s", n.kind)
+		return "", false
+	}
+	if n.text == "" {
+		d.errorf(n, "the value is empty")
+		return "", false
+	}
+	return n.text, true
+}
+
+// each calls f for every item of a list, and for a single value that stands in
+// place of a list.
+func (d *decoder) each(n *node, path string, f func(item *node, text string)) {
+	items := []*node{n}
+	if n.kind == sequenceNode {
+		items = n.items
+	}
+	if len(items) == 0 {
+		d.errorf(n, "the list is empty")
+	}
+	for i, item := range items {
+		if text, ok := d.scalar(item); ok {
+			d.nodes[fmt.Sprintf("%s[%d]", path, i)] = item
+			f(item, text)
+		}
+	}
+}
+
+// word sets *v to the number of a word in the list.
+func word[T ~uint8](d *decoder, v *T, n *node, list wordList) {
+	text, ok := d.scalar(n)
+	if !ok {
+		return
+	}
+	for i, w := range list.words {
+		if w == text {
+			*v = T(i)
+			return
+		}
+	}
+	valid := strings.Join(list.words, ", ")
+	for _, w := range list.later {
+		if w == text {
+			d.errorf(n, "%q is not supported by this version; valid: %s", text, valid)
+			return
+		}
+	}
+	p := d.errorf(n, "%q is not valid here; valid: %s", text, valid)
+	p.Suggestion = nearest(text, list.words)
+}
+
+// number sets *v to a decimal number from low to high.
+func number[T ~int | ~uint32 | ~uint64](d *decoder, v *T, n *node, low, high uint64) {
+	text, ok := d.scalar(n)
+	if !ok {
+		return
+	}
+	x, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || x < low || x > high {
+		d.errorf(n, "%q is not a number from %d to %d", text, low, high)
+		return
+	}
+	*v = T(x)
+}
+
+// size sets *v to a number of octets; k, M, G and T are powers of 1024.
+func (d *decoder) size(v *uint64, n *node) {
+	text, ok := d.scalar(n)
+	if !ok {
+		return
+	}
+	digits, shift := text, 0
+	if i := strings.IndexByte("kMGT", text[len(text)-1]); i >= 0 {
+		digits, shift = text[:len(text)-1], 10*(i+1)
+	}
+	x, err := strconv.ParseUint(digits, 10, 64)
+	if err != nil || x == 0 || x > (1<<63)>>shift {
+		d.errorf(n, "%q is not a number of octets, such as 4096 or 500G", text)
+		return
+	}
+	*v = x << shift
+}
+
+// maxDuration bounds every duration: no SA should live for longer.
+const maxDuration = 365 * 24 * time.Hour
+
+// duration sets *v to a time from low on; zero is valid where low is zero.
+func (d *decoder) duration(v *time.Duration, n *node, low time.Duration) {
+	text, ok := d.scalar(n)
+	if !ok {
+		return
+	}
+	x, err := parseDuration(text)
+	switch {
+	case err != nil:
+		d.errorf(n, "%q is not a duration, such as 30s, 4h or 1d", text)
+	case x < low && (x != 0 || low != 0), x < 0, x > maxDuration:
+		d.errorf(n, "%s is not between %s and %s", text, formatDuration(low), formatDuration(maxDuration))
+	case x != 0 && x < time.Second:
+		d.errorf(n, "%s is shorter than a second", text)
+	default:
+		*v = x
+	}
+}
+
+// parseDuration reads a duration of package time, with days in front.
+func parseDuration(text string) (time.Duration, error) {
+	if text == "0" {
+		return 0, nil
+	}
+	days, rest, ok := strings.Cut(text, "d")
+	if !ok {
+		return time.ParseDuration(text)
+	}
+	n, err := strconv.ParseUint(days, 10, 16)
+	if err != nil {
+		return 0, errors.New("not a number of days")
+	}
+	out := time.Duration(n) * 24 * time.Hour
+	if rest == "" {
+		return out, nil
+	}
+	more, err := time.ParseDuration(rest)
+	return out + more, err
+}
+
+// formatDuration prints a duration as an operator writes it: 4h, not 4h0m0s.
+func formatDuration(v time.Duration) string {
+	switch {
+	case v == 0:
+		return "0s"
+	case v%(24*time.Hour) == 0:
+		return fmt.Sprintf("%dd", v/(24*time.Hour))
+	}
+	s := v.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// path sets *v to an absolute path; a relative one starts at the file.
+func (d *decoder) path(v *string, n *node) {
+	text, ok := d.scalar(n)
+	if !ok {
+		return
+	}
+	if scheme, _, ok := strings.Cut(text, ":"); ok && (scheme == "pkcs11" || scheme == "sdf") {
+		d.errorf(n, "a key in %s is not supported by this version; valid: the path of a file", scheme)
+		return
+	}
+	if strings.ContainsRune(text, 0) {
+		d.errorf(n, "a path cannot hold a zero octet")
+		return
+	}
+	if !filepath.IsAbs(text) {
+		text = filepath.Join(filepath.Dir(n.pos.File), text)
+	}
+	abs, err := filepath.Abs(text)
+	if err != nil {
+		d.errorf(n, "%v", err)
+		return
+	}
+	*v = abs
+}
+
+func (d *decoder) addresses(v *[]netip.Prefix, n *node, path string) {
+	any := false
+	d.each(n, path, func(item *node, text string) {
+		if text == "%any" {
+			any = true
+			return
+		}
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			a, err := netip.ParseAddr(text)
+			if err != nil {
+				d.errorf(item, "%q is neither an address, a prefix nor %%any", text)
+				return
+			}
+			p = netip.PrefixFrom(a, a.BitLen())
+		}
+		switch {
+		case p.Addr().Zone() != "" || p.Addr().Is4In6():
+			d.errorf(item, "%s has a zone or is IPv4-mapped", text)
+		case p != p.Masked():
+			d.errorf(item, "%s has bits set after its prefix", text).Suggestion = p.Masked().String()
+		default:
+			*v = append(*v, p)
+		}
+	})
+	if any && len(*v) > 0 {
+		d.errorf(n, "%%any stands alone: it includes every other address")
+		*v = nil
+	}
+}
+
+func (d *decoder) selectors(v *[]ipsec.Selector, n *node, path string) {
+	d.each(n, path, func(item *node, text string) {
+		s, err := ipsec.ParseSelector(text)
+		if err != nil {
+			d.errorf(item, "%v", err)
+			return
+		}
+		*v = append(*v, s)
+	})
+}
+
+func (d *decoder) proposals(v *[]ipsec.Proposal, words *[]string, n *node, path string, parse func(string) (ipsec.Proposal, error)) {
+	d.each(n, path, func(item *node, text string) {
+		p, err := parse(text)
+		if err == nil {
+			*v, *words = append(*v, p), append(*words, text)
+			return
+		}
+		var wrong *suite.WordError
+		if !errors.As(err, &wrong) {
+			d.errorf(item, "%v", err)
+			return
+		}
+		// The caret goes under the word itself where the item is on one line.
+		spot := *item
+		if i := wordIndex(text, wrong.Word); i >= 0 {
+			spot.pos = item.src.find(item.pos, text, i)
+		}
+		d.errorf(&spot, "%q %s", wrong.Word, wrong.Reason).Suggestion = wrong.Nearest
+	})
+}
+
+// wordIndex returns where word stands in a proposal, in octets.
+func wordIndex(proposal, word string) int {
+	at := 0
+	for w := range strings.SplitSeq(proposal, "-") {
+		if w == word {
+			return at
+		}
+		at += len(w) + 1
+	}
+	return -1
+}
+
+// find returns the position of text[i] for a value that starts at p, quoted or
+// not; p itself where the file does not spell text out.
+func (s *source) find(p Position, text string, i int) Position {
+	line := []rune(s.excerpt(p).Text)
+	if p.Column < 1 || p.Column > len(line) {
+		return p
+	}
+	rest := strings.TrimLeft(string(line[p.Column-1:]), `"'`)
+	if strings.HasPrefix(rest, text) {
+		quote := len(line) - (p.Column - 1) - len([]rune(rest))
+		p.Column += quote + len([]rune(text[:i]))
+	}
+	return p
+}
+
+func (d *decoder) level(v *slog.Level, n *node) {
+	var i uint8
+	word(d, &i, n, logLevelWords)
+	*v = []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError}[i]
+}
+
+func (d *decoder) priority(v *int32, n *node) {
+	text, ok := d.scalar(n)
+	if !ok {
+		return
+	}
+	if x, err := strconv.ParseInt(text, 10, 32); err == nil {
+		*v = int32(x)
+		return
+	}
+	var i uint8
+	word(d, &i, n, priorityWords)
+	*v = []int32{PriorityLow, PriorityNormal, PriorityHigh}[i]
+}
+
+func (d *decoder) identity(v *Identity, n *node) {
+	text, ok := d.scalar(n)
+	if !ok {
+		return
+	}
+	id, err := ParseIdentity(text)
+	if err != nil {
+		d.errorf(n, "%v", err)
+		return
+	}
+	*v = id
+}

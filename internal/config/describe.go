@@ -1,0 +1,263 @@
+package config
+
+import (
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"caponier/internal/ipsec"
+)
+
+// Description tells what a configuration does, in words. It holds no secret.
+type Description struct {
+	Files       []string                `json:"files"`
+	Gateway     GatewayDescription      `json:"gateway"`
+	Connections []ConnectionDescription `json:"connections"`
+	Policies    []PolicyDescription     `json:"policies"` // in order of precedence
+	Defaults    []Default               `json:"defaults"`
+}
+
+// GatewayDescription describes the section gateway.
+type GatewayDescription struct {
+	Name      string `json:"name,omitempty"`
+	State     string `json:"state"`
+	Control   string `json:"control"`
+	DataPlane string `json:"dataplane"`
+	Capture   string `json:"capture"`
+	Workers   int    `json:"workers"`
+	Shutdown  string `json:"shutdown"`
+}
+
+// ConnectionDescription describes a connection.
+type ConnectionDescription struct {
+	Name          string              `json:"name"`
+	Version       int                 `json:"version"`
+	Local         PartyDescription    `json:"local"`
+	Remote        PartyDescription    `json:"remote"`
+	Proposals     string              `json:"proposals"`
+	Encapsulation string              `json:"encapsulation"`
+	DPD           string              `json:"dpd"`
+	Lifetime      string              `json:"lifetime"`
+	Tunnels       []TunnelDescription `json:"tunnels"`
+}
+
+// PartyDescription says who an end is and how it proves that.
+type PartyDescription struct {
+	Address string `json:"address"`
+	ID      string `json:"id"`
+	Proof   string `json:"proof"`
+}
+
+// TunnelDescription says what a tunnel protects, how, and when it starts.
+type TunnelDescription struct {
+	Name      string           `json:"name"`
+	Mode      string           `json:"mode"`
+	Protocol  string           `json:"protocol"`
+	Local     []ipsec.Selector `json:"local"`
+	Remote    []ipsec.Selector `json:"remote"`
+	Proposals string           `json:"proposals"`
+	Starts    string           `json:"starts"`
+	Lifetime  string           `json:"lifetime"`
+}
+
+// PolicyDescription is a policy of the SPD: a shunt or a tunnel.
+type PolicyDescription struct {
+	Name     string           `json:"name"`
+	Action   string           `json:"action"`
+	Priority int32            `json:"priority"`
+	Local    []ipsec.Selector `json:"local"`
+	Remote   []ipsec.Selector `json:"remote"`
+}
+
+// Describe tells what the configuration does.
+func Describe(c *Config) *Description {
+	out := &Description{
+		Files: c.Files,
+		Gateway: GatewayDescription{
+			Name: c.Gateway.Name, State: c.Gateway.State, Control: c.Gateway.Control,
+			DataPlane: c.Gateway.DataPlane.String(), Capture: c.Gateway.Capture.String(),
+			Workers: c.Gateway.Workers, Shutdown: c.Gateway.Shutdown.String(),
+		},
+		Defaults: c.Defaults,
+	}
+	for _, p := range c.Policies {
+		out.Policies = append(out.Policies, PolicyDescription{p.Name, p.Action.String(), p.Priority, p.Local, p.Remote})
+	}
+	for _, conn := range c.Connections {
+		d := ConnectionDescription{
+			Name: conn.Name, Version: conn.Version,
+			Local:         describeParty(&conn.Local, "the subject of the certificate"),
+			Remote:        describeParty(&conn.Remote, "%any"),
+			Proposals:     proposalText(conn.Proposals),
+			Encapsulation: conn.Encapsulation.String(),
+			DPD:           formatDuration(conn.DPD), Lifetime: formatDuration(conn.Lifetime),
+		}
+		for _, t := range conn.Tunnels {
+			d.Tunnels = append(d.Tunnels, TunnelDescription{
+				Name: t.Name, Mode: t.Mode.String(), Protocol: t.Protocol.String(),
+				Local: t.Local, Remote: t.Remote, Proposals: proposalText(t.Proposals),
+				Starts: startText(t.Start), Lifetime: limitText(t.Lifetime),
+			})
+			out.Policies = append(out.Policies, PolicyDescription{conn.Name + "/" + t.Name, ipsec.Protect.String(), PriorityNormal, t.Local, t.Remote})
+		}
+		out.Connections = append(out.Connections, d)
+	}
+	// Among policies of one priority the more specific decides, whatever the
+	// order here.
+	slices.SortStableFunc(out.Policies, func(a, b PolicyDescription) int { return int(b.Priority) - int(a.Priority) })
+	return out
+}
+
+func describeParty(p *Party, defaultID string) PartyDescription {
+	out := PartyDescription{Address: addressText(p.Addresses), ID: p.ID.Text}
+	if p.ID.Kind == IDDefault {
+		out.ID = defaultID
+		if p.Auth == AuthPSK {
+			out.ID = "the address"
+		}
+	}
+	var proof []string
+	switch {
+	case p.Auth == AuthPSK:
+		proof = append(proof, "the pre-shared key in "+p.PSKFile)
+	case !p.Cert.IsZero():
+		proof = append(proof, "the certificate "+p.Cert.Path+" with the key "+p.Key.Path)
+	default:
+		if len(p.CA) > 0 {
+			var paths []string
+			for _, ca := range p.CA {
+				paths = append(paths, ca.Path)
+			}
+			proof = append(proof, "a certificate that "+strings.Join(paths, " or ")+" leads to")
+		}
+		if !p.Pin.IsZero() {
+			proof = append(proof, "exactly the certificate "+p.Pin.Path)
+		}
+	}
+	out.Proof = strings.Join(proof, ", and ")
+	return out
+}
+
+func addressText(list []netip.Prefix) string {
+	if len(list) == 0 {
+		return "%any"
+	}
+	var out []string
+	for _, p := range list {
+		if p.IsSingleIP() {
+			out = append(out, p.Addr().String())
+		} else {
+			out = append(out, p.String())
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+func startText(s Start) string {
+	switch s {
+	case StartTrap:
+		return "with the first packet"
+	case StartStart:
+		return "at once"
+	default:
+		return "when the peer or an operator asks"
+	}
+}
+
+func limitText(l ipsec.Limit) string {
+	out := formatDuration(l.Time)
+	if l.Bytes > 0 {
+		out += " or " + strconv.FormatUint(l.Bytes, 10) + " octets"
+	}
+	if l.Packets > 0 {
+		out += " or " + strconv.FormatUint(l.Packets, 10) + " packets"
+	}
+	return out
+}
+
+func selectorText(list []ipsec.Selector) string {
+	words := make([]string, len(list))
+	for i, s := range list {
+		words[i] = s.String()
+	}
+	return strings.Join(words, ", ")
+}
+
+// WriteText prints the description for people.
+func (d *Description) WriteText(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "gateway %s\n", orElse(d.Gateway.Name, "(the host name)"))
+	fmt.Fprintf(&b, "  state in %s, control at %s\n", d.Gateway.State, d.Gateway.Control)
+	fmt.Fprintf(&b, "  data plane %s, captured by %s; after a clean stop: %s\n", d.Gateway.DataPlane, d.Gateway.Capture, d.Gateway.Shutdown)
+	for _, c := range d.Connections {
+		fmt.Fprintf(&b, "\nconnection %s (IKEv%d)\n", c.Name, c.Version)
+		fmt.Fprintf(&b, "  we are    %s at %s\n            proved by %s\n", c.Local.ID, c.Local.Address, c.Local.Proof)
+		fmt.Fprintf(&b, "  peer is   %s at %s\n            proved by %s\n", orElse(c.Remote.ID, "%any"), c.Remote.Address, c.Remote.Proof)
+		fmt.Fprintf(&b, "  IKE SA    %s\n            for %s, liveness check after %s, ESP in UDP: %s\n", c.Proposals, c.Lifetime, c.DPD, c.Encapsulation)
+		for _, t := range c.Tunnels {
+			fmt.Fprintf(&b, "  tunnel %s\n    protects  %s <-> %s\n", t.Name, selectorText(t.Local), selectorText(t.Remote))
+			fmt.Fprintf(&b, "    by        %s in %s mode, %s\n", t.Protocol, t.Mode, t.Proposals)
+			fmt.Fprintf(&b, "    starts    %s, re-keyed before %s\n", t.Starts, t.Lifetime)
+		}
+	}
+	if len(d.Policies) > 0 {
+		b.WriteString("\npolicies, the highest priority first; among equals the more specific decides\n")
+		for _, p := range d.Policies {
+			fmt.Fprintf(&b, "  %6d  %-8s %s <-> %s  (%s)\n", p.Priority, p.Action, selectorText(p.Local), selectorText(p.Remote), p.Name)
+		}
+	}
+	if len(d.Defaults) > 0 {
+		b.WriteString("\ndefaults that were filled in\n")
+		for _, f := range d.Defaults {
+			fmt.Fprintf(&b, "  %s: %s\n", f.Key, f.Value)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// WriteText prints the plan for people: one line for each part that changes.
+func (p *Plan) WriteText(w io.Writer) error {
+	var b strings.Builder
+	keys := func(list []KeyChange) string {
+		words := make([]string, len(list))
+		for i, k := range list {
+			words[i] = k.Key + " (" + k.Effect.String() + ")"
+		}
+		return strings.Join(words, ", ")
+	}
+	line := func(kind string, x Part) {
+		fmt.Fprintf(&b, "%s %s: %s", kind, x.Name, x.State)
+		if len(x.Keys) > 0 {
+			b.WriteString(": " + keys(x.Keys))
+		}
+		b.WriteByte('\n')
+	}
+	if len(p.Gateway) > 0 {
+		fmt.Fprintf(&b, "gateway: changed: %s\n", keys(p.Gateway))
+	}
+	for _, c := range p.Connections {
+		line("connection", c.Part)
+		for _, t := range c.Tunnels {
+			line("tunnel", Part{c.Name + "/" + t.Name, t.State, t.Keys})
+		}
+	}
+	for _, x := range p.Policies {
+		line("policy", x)
+	}
+	if p.Empty() {
+		b.WriteString("nothing to do\n")
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}

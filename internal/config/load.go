@@ -1,0 +1,141 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Limits on a directory of files.
+const (
+	maxFiles = 10_000
+	maxTotal = 64 << 20
+)
+
+// Load reads the configuration at path: a file, or a directory whose *.yaml and
+// *.yml files are merged in lexical order. It returns warnings beside the
+// configuration, and Errors, with everything that is wrong, in its place.
+func Load(path string, checks Checks) (*Config, []*Problem, error) {
+	files, err := list(path)
+	if err != nil {
+		return nil, nil, Errors{fileProblem(path, err)}
+	}
+	d := newDecoder()
+	total := 0
+	for _, name := range files {
+		data, err := readFile(name, maxFileSize)
+		if total += len(data); err == nil && total > maxTotal {
+			err = fmt.Errorf("the files together are larger than %d octets", maxTotal)
+		}
+		if err != nil {
+			d.errs = append(d.errs, fileProblem(name, err))
+			continue
+		}
+		d.parse(name, data)
+	}
+	return d.finish(&checks)
+}
+
+// Parse reads a configuration from memory. Relative paths in it start at the
+// directory of name. The files that it names are not looked at, so that digests
+// and pre-shared keys stay empty.
+func Parse(name string, data []byte) (*Config, []*Problem, error) {
+	d := newDecoder()
+	d.parse(name, data)
+	return d.finish(nil)
+}
+
+func (d *decoder) parse(name string, data []byte) {
+	root, problem := parseYAML(name, data)
+	if problem != nil {
+		d.errs = append(d.errs, problem)
+		return
+	}
+	d.file(root)
+}
+
+func (d *decoder) finish(checks *Checks) (*Config, []*Problem, error) {
+	if root := d.nodes[""]; root != nil {
+		fill(d, root, "gateway", gatewayKeys, &d.cfg.Gateway)
+		fill(d, root, "gateway.log", logKeys, &d.cfg.Gateway.Log)
+		slices.SortFunc(d.cfg.Connections, func(a, b *Connection) int { return cmp.Compare(a.Name, b.Name) })
+		for _, c := range d.cfg.Connections {
+			slices.SortFunc(c.Tunnels, func(a, b *Tunnel) int { return cmp.Compare(a.Name, b.Name) })
+		}
+		d.validate(checks)
+	}
+	sortProblems(d.errs)
+	sortProblems(d.warnings)
+	if len(d.errs) > 0 {
+		return nil, d.warnings, Errors(d.errs)
+	}
+	return &d.cfg, d.warnings, nil
+}
+
+func fileProblem(name string, err error) *Problem {
+	return &Problem{Excerpt: Excerpt{Position: Position{File: name}}, Message: reason(err)}
+}
+
+// reason leaves out the path, which stands in front of the message already.
+func reason(err error) string {
+	if pe, ok := err.(*fs.PathError); ok {
+		return pe.Err.Error()
+	}
+	return err.Error()
+}
+
+func list(path string) ([]string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return []string{path}, nil
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, e := range entries { // in lexical order
+		ext := filepath.Ext(e.Name())
+		if e.IsDir() || strings.HasPrefix(e.Name(), ".") || ext != ".yaml" && ext != ".yml" {
+			continue
+		}
+		out = append(out, filepath.Join(path, e.Name()))
+	}
+	switch {
+	case len(out) == 0:
+		return nil, fmt.Errorf("the directory holds no *.yaml and no *.yml file")
+	case len(out) > maxFiles:
+		return nil, fmt.Errorf("the directory holds more than %d files", maxFiles)
+	}
+	return out, nil
+}
+
+// readFile reads a regular file of at most limit octets: a device or a pipe in
+// its place could be read for ever.
+func readFile(name string, limit int64) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("not a regular file")
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("the file is larger than %d octets", limit)
+	}
+	return data, err
+}
