@@ -227,6 +227,7 @@ func (d *decoder) validateOverlaps() {
 		}
 	}
 	if len(claims) > maxCompared {
+		d.warnf(d.section("connections"), "with more than %d tunnels, overlaps between them are not looked for", maxCompared)
 		return
 	}
 	for i, b := range claims {
