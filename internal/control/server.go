@@ -2,8 +2,10 @@ package control
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -58,7 +60,7 @@ func listenWith(path string, g Gateway, logger *slog.Logger, l limits) (*Server,
 	s := &Server{
 		listener: &listener{
 			UnixListener: ln, logger: logger, slots: make(chan struct{}, l.connections),
-			brake: logging.NewBrake(3, time.Minute),
+			brake: logging.NewBrake(3, time.Minute), refused: make(chan struct{}, refusals),
 		},
 		lock: lock, stop: stop, logger: logger,
 	}
@@ -168,6 +170,7 @@ func (s *Server) Close() error {
 		if lerr := s.listener.Close(); !errors.Is(lerr, net.ErrClosed) {
 			err = errors.Join(err, lerr)
 		}
+		s.listener.refusing.Wait()
 		s.closeErr = errors.Join(err, s.lock.Close())
 	})
 	return s.closeErr
@@ -196,6 +199,9 @@ type listener struct {
 	logger *slog.Logger
 	slots  chan struct{}
 	brake  *logging.Brake
+
+	refused  chan struct{} // holds one for each client that is being refused
+	refusing sync.WaitGroup
 }
 
 type conn struct {
@@ -236,18 +242,54 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// refuse answers without reading the request. It does not block: the buffer of
-// a new socket has room for the answer.
+// refusals is how many clients are told at once why they are refused; more are
+// cut off in silence.
+const refusals = 8
+
+// refusalTime is how long a refused client has to ask and to listen.
+const refusalTime = time.Second
+
+// refuse takes over c: it answers what is asked, and closes.
 func (l *listener) refuse(c *net.UnixConn, who caller, e *Error) {
 	if lg, ok := l.brake.Limit(l.logger); ok {
 		lg.Warn("control connection refused", "code", e.Code, "uid", who.uid, "pid", who.pid)
 	}
-	// The caller may be gone already: what fails here needs no second report.
-	body := fmt.Sprintf("{\"error\":{\"code\":%q,\"message\":%q}}\n", e.Code, e.Message)
-	_ = c.SetWriteDeadline(time.Now().Add(time.Second))
-	_, _ = fmt.Fprintf(c, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
-		e.httpStatus(), http.StatusText(e.httpStatus()), len(body), body)
-	_ = c.Close()
+	select {
+	case l.refused <- struct{}{}:
+		l.refusing.Go(func() {
+			defer func() { <-l.refused }()
+			// The client may be gone already: what fails needs no second report.
+			_ = tell(c, e)
+			_ = c.Close()
+		})
+	default:
+		_ = c.Close()
+	}
+}
+
+// tell answers the request on c with e. An answer before the request, or a close
+// before its end, would look like a broken daemon to the client.
+func tell(c *net.UnixConn, e *Error) error {
+	if err := c.SetDeadline(time.Now().Add(refusalTime)); err != nil {
+		return err
+	}
+	if _, err := c.Read(make([]byte, 4096)); err != nil {
+		return err
+	}
+	body, err := json.Marshal(frame{Error: e})
+	if err != nil {
+		return err
+	}
+	status := e.httpStatus()
+	if _, err := fmt.Fprintf(c, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
+		status, http.StatusText(status), len(body), body); err != nil {
+		return err
+	}
+	if err := c.CloseWrite(); err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, c)
+	return err
 }
 
 // credentials returns who connected (SO_PEERCRED, unix(7)).
