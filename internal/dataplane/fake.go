@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"caponier/internal/ipsec"
-	"caponier/internal/secret"
 )
 
 // fakeEvents is how many events a Fake keeps for its reader.
@@ -62,8 +61,8 @@ func (f *Fake) Installed() []ipsec.SA {
 	out := make([]ipsec.SA, len(f.sas))
 	for i, x := range f.sas {
 		out[i] = x.sa
-		out[i].EncrKey = secret.New(slices.Clone(x.sa.EncrKey.Bytes()))
-		out[i].IntegKey = secret.New(slices.Clone(x.sa.IntegKey.Bytes()))
+		out[i].EncrKey = x.sa.EncrKey.Clone()
+		out[i].IntegKey = x.sa.IntegKey.Clone()
 	}
 	return out
 }

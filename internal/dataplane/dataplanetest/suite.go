@@ -1,0 +1,61 @@
+// Package dataplanetest is the suite of tests that every dataplane.Backend
+// passes. What a Backend promises and no test here demands is not promised.
+package dataplanetest
+
+import (
+	"net/netip"
+	"testing"
+
+	"caponier/internal/dataplane"
+	"caponier/internal/netio"
+)
+
+// Instance is a Backend under test with the test's ends of its devices.
+type Instance struct {
+	dataplane.Backend
+	// Inner is the far end of the protected side. It is nil for a Backend that
+	// carries no packets, which then need only pass the tests of control.
+	Inner *netio.Mem
+	// Outer are the far ends of the outer devices. A nil one is not tested.
+	Outer Outer
+}
+
+// Outer are the test's ends of the outer devices of one Instance.
+type Outer struct {
+	UDP4, UDP6 *netio.Mem
+	ESP4, ESP6 *netio.Mem
+}
+
+func (o *Outer) all() []*netio.Mem { return []*netio.Mem{o.UDP4, o.UDP6, o.ESP4, o.ESP6} }
+
+// Addresses of the two gateways and port of the suite's links, and the networks
+// behind them.
+var (
+	addr4 = [2]netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}
+	addr6 = [2]netip.Addr{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")}
+	net4  = [2]netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("10.2.0.0/16")}
+	net6  = [2]netip.Prefix{netip.MustParsePrefix("fd00:1::/48"), netip.MustParsePrefix("fd00:2::/48")}
+)
+
+const port = 4500
+
+// Run runs the suite. make makes a fresh Instance, which closes itself with the
+// test. Its clock must run at least a hundred times in a second.
+func Run(t *testing.T, make func(t *testing.T) *Instance) {
+	t.Run("control", func(t *testing.T) {
+		for name, test := range controlTests {
+			t.Run(name, func(t *testing.T) { test(t, make(t)) })
+		}
+	})
+	if probe := make(t); probe.Inner == nil {
+		return
+	}
+	t.Run("traffic", func(t *testing.T) {
+		for name, test := range trafficTests {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				test(t, newLink(t, make(t), make(t)))
+			})
+		}
+	})
+}

@@ -1,0 +1,156 @@
+package userspace
+
+import (
+	"net/netip"
+	"sync"
+
+	"caponier/internal/esp"
+	"caponier/internal/ipsec"
+	"caponier/internal/netio"
+	"caponier/internal/packet"
+	"caponier/internal/sad"
+)
+
+// owner guards the inbound SAs of one worker. Their packets arrive at one
+// socket, as a rule: the kernel steers them by SPI. But an SA may have packets
+// at several: IPv4 and IPv6, protocol 50 and UDP after a change of addresses.
+// So whoever reads a run of packets of one owner takes its turn with all of
+// them: the lock costs nothing while nobody else has packets for the owner.
+type owner struct {
+	mu sync.Mutex
+	w  *sad.Worker // guarded by mu
+}
+
+// inbound takes packets from one outer socket to the protected side. It belongs
+// to one goroutine.
+type inbound struct {
+	plane *Plane
+	outer netio.Device
+	udp   bool // ESP in UDP, shared with IKE
+	inner netio.Device
+	tally tally
+
+	// Scratch, used again for each batch.
+
+	pkts    []netio.Packet
+	info    packet.Info
+	deliver []netio.Packet
+}
+
+func newInbound(p *Plane, outer netio.Device, udp bool, inner netio.Device) *inbound {
+	return &inbound{
+		plane: p, outer: outer, udp: udp, inner: inner,
+		// Large enough for what a peer sends in fragments: the kernel has put
+		// them together. Pages that no packet reaches are never backed by memory.
+		pkts:    netio.NewBatch(batchSize, netio.MaxPacket),
+		deliver: make([]netio.Packet, 0, batchSize),
+	}
+}
+
+// loop works until the device is closed.
+func (l *inbound) loop() error {
+	for {
+		n, err := l.outer.ReadBatch(l.pkts)
+		if err != nil {
+			return err
+		}
+		l.carry(l.pkts[:n])
+	}
+}
+
+// carry takes one batch all the way.
+func (l *inbound) carry(pkts []netio.Packet) {
+	l.deliver = l.deliver[:0]
+	for len(pkts) > 0 {
+		spi, ok := l.demux(&pkts[0])
+		if !ok {
+			pkts = pkts[1:]
+			continue
+		}
+		pkts = l.open(pkts, l.plane.sad.Owner(spi))
+	}
+	if len(l.deliver) > 0 {
+		l.tally.add(dropDeliver, write(l.inner, l.deliver))
+	}
+	l.tally.publish()
+}
+
+// demux returns the SPI of an ESP packet, and false for anything else, which it
+// has dealt with (RFC 3948, Section 2).
+func (l *inbound) demux(p *netio.Packet) (ipsec.SPI, bool) {
+	b := p.Data()
+	if p.Truncated {
+		l.tally.add(dropTruncated, 1)
+		return 0, false
+	}
+	if l.udp {
+		switch {
+		case len(b) == 1 && b[0] == 0xff:
+			l.tally.add(keepalives, 1)
+			return 0, false
+		case len(b) >= 4 && b[0] == 0 && b[1] == 0 && b[2] == 0 && b[3] == 0:
+			l.tally.add(ikeMessages, 1)
+			if !l.plane.ike.Deliver(b[4:], p.Local, p.Remote) {
+				l.tally.add(dropIKEOverflow, 1)
+			}
+			return 0, false
+		}
+	}
+	spi, ok := esp.PeekSPI(b)
+	switch {
+	case ok:
+		return spi, true
+	case len(b) < esp.HeaderLen:
+		l.tally.add(espDrop(esp.ErrShort), 1)
+	default:
+		l.tally.add(dropReservedSPI, 1)
+	}
+	return 0, false
+}
+
+// open opens the packets at the start of pkts whose SAs the owner has, and
+// returns the rest. The first is one of them.
+func (l *inbound) open(pkts []netio.Packet, index int) []netio.Packet {
+	o := l.plane.owners[index]
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.w.Begin(l.plane.coarseNow())
+	defer func() { l.plane.report(o.w.End()) }()
+	for i := range pkts {
+		p := &pkts[i]
+		spi, ok := l.demux(p)
+		if !ok {
+			continue
+		}
+		if l.plane.sad.Owner(spi) != index {
+			return pkts[i:]
+		}
+		l.openOne(o.w, p, spi)
+	}
+	return nil
+}
+
+func (l *inbound) openOne(w *sad.Worker, p *netio.Packet, spi ipsec.SPI) {
+	in := w.Inbound(ipsec.ESP, spi)
+	if in == nil {
+		l.tally.add(espDrop(esp.ErrNoSA), 1)
+		return
+	}
+	var from netip.AddrPort
+	if l.udp {
+		from = p.Remote
+	}
+	b, _, err := w.Open(in, p.Data(), from)
+	if err != nil {
+		l.tally.add(espDrop(err), 1)
+		return
+	}
+	l.info.Decode(b)
+	if !w.Admit(in, &l.info) {
+		l.tally.add(espDrop(esp.ErrSelector), 1)
+		return
+	}
+	l.tally.add(inPackets, 1)
+	l.tally.add(inOctets, uint64(len(b)))
+	l.deliver = append(l.deliver, netio.Packet{Buf: b, Len: len(b)})
+}

@@ -1,0 +1,230 @@
+package userspace
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+
+	"caponier/internal/esp"
+	"caponier/internal/ipsec"
+	"caponier/internal/netio"
+	"caponier/internal/packet"
+	"caponier/internal/sad"
+)
+
+// exit is a device by which packets leave the gateway outside.
+type exit uint8
+
+const (
+	exitUDP4 exit = iota
+	exitUDP6
+	exitESP4
+	exitESP6
+	exitClear4
+	exitClear6
+	exits
+)
+
+// exitFor is the way of a sealed packet.
+func exitFor(encap bool, remote netip.Addr) exit {
+	x := exitESP4
+	if encap {
+		x = exitUDP4
+	}
+	if !remote.Is4() {
+		x++
+	}
+	return x
+}
+
+// outbound takes packets from the protected side to the outside. It belongs to
+// one goroutine.
+type outbound struct {
+	plane *Plane
+	w     *sad.Worker
+	inner netio.Device // nil in the lane that releases held packets
+	exits [exits]netio.Device
+	tally tally
+
+	// Scratch, used again for each batch.
+
+	pkts  []netio.Packet
+	info  packet.Info
+	leave [exits][]netio.Packet
+	// run are the packets of one SA that follow one another.
+	run struct {
+		out   *sad.Out
+		pkts  [batchSize]*netio.Packet
+		items [batchSize]esp.SealItem
+		n     int
+	}
+}
+
+func newOutbound(p *Plane, w *sad.Worker, inner netio.Device, exitDevices [exits]netio.Device, size int) *outbound {
+	l := &outbound{plane: p, w: w, inner: inner, exits: exitDevices, pkts: netio.NewBatch(batchSize, size)}
+	for i := range l.leave {
+		l.leave[i] = make([]netio.Packet, 0, batchSize)
+	}
+	return l
+}
+
+// loop works until the device is closed.
+func (l *outbound) loop() error {
+	for {
+		n, err := l.inner.ReadBatch(l.pkts)
+		if err != nil {
+			return err
+		}
+		l.carry(l.pkts[:n])
+	}
+}
+
+// carry takes one batch all the way.
+func (l *outbound) carry(pkts []netio.Packet) {
+	l.process(pkts)
+	for x := range l.leave {
+		if len(l.leave[x]) > 0 {
+			l.send(exit(x))
+		}
+	}
+	l.tally.publish()
+}
+
+// process seals what is to be protected and sorts everything by exit.
+func (l *outbound) process(pkts []netio.Packet) {
+	l.w.Begin(l.plane.coarseNow())
+	defer l.end()
+	table := l.plane.policies.Load()
+	for i := range pkts {
+		p := &pkts[i]
+		if p.Truncated {
+			l.tally.add(dropTruncated, 1)
+			continue
+		}
+		l.info.Decode(p.Data())
+		if l.info.Version == 0 {
+			l.tally.add(dropMalformed, 1)
+			continue
+		}
+		entry := table.Lookup(ipsec.Out, &l.info)
+		if entry == nil {
+			l.tally.add(dropNoPolicy, 1)
+			continue
+		}
+		switch entry.Policy.Action {
+		case ipsec.Protect:
+			l.protect(p, &entry.Policy)
+		case ipsec.Bypass:
+			l.bypass(p)
+		default:
+			l.tally.add(dropDiscard, 1)
+		}
+	}
+	l.seal()
+}
+
+// end closes the batch, also after a panic.
+func (l *outbound) end() {
+	l.run.n, l.run.out = 0, nil
+	l.plane.report(l.w.End())
+}
+
+func (l *outbound) protect(p *netio.Packet, policy *ipsec.Policy) {
+	out := l.w.Outbound(policy.ReqID, &l.info)
+	if out == nil && policy.Acquire {
+		out = l.plane.held.hold(l.w, policy, &l.info, p.Data())
+		if out == nil {
+			return
+		}
+	}
+	if out == nil {
+		l.tally.add(dropNoSA, 1)
+		return
+	}
+	if out != l.run.out || l.run.n == batchSize {
+		l.seal()
+		l.run.out = out
+	}
+	start := p.Off - out.HeadRoom()
+	end := start + out.SealedLen(p.Len)
+	if start < 0 || end > len(p.Buf) {
+		l.tally.add(espDrop(esp.ErrSpace), 1)
+		return
+	}
+	nextHeader := esp.NextIPv4
+	if l.info.Version == 6 {
+		nextHeader = esp.NextIPv6
+	}
+	r := &l.run
+	r.pkts[r.n] = p
+	r.items[r.n] = esp.SealItem{Dst: p.Buf[start:end], Inner: p.Data(), NextHeader: nextHeader}
+	r.n++
+}
+
+// seal seals the run and hands it to its exit.
+func (l *outbound) seal() {
+	r := &l.run
+	if r.n == 0 {
+		return
+	}
+	items := r.items[:r.n]
+	l.w.Seal(r.out, items)
+	ep := r.out.Endpoint()
+	head := r.out.HeadRoom()
+	x := exitFor(ep.Encap, ep.Remote.Addr())
+	for i := range items {
+		p := r.pkts[i]
+		if err := items[i].Err; err != nil {
+			l.tally.add(espDrop(err), 1)
+			continue
+		}
+		l.tally.add(outPackets, 1)
+		l.tally.add(outOctets, uint64(p.Len))
+		p.Off -= head
+		p.Len = items[i].Len
+		p.Local, p.Remote = ep.Local, ep.Remote
+		l.leave[x] = append(l.leave[x], *p)
+	}
+	r.n, r.out = 0, nil
+}
+
+// bypass sends the packet on as it is. It carries the mark of our own packets,
+// so that the rules that brought it here let it pass.
+func (l *outbound) bypass(p *netio.Packet) {
+	x := exitClear4
+	if l.info.Version == 6 {
+		x = exitClear6
+	}
+	l.tally.add(bypassPackets, 1)
+	l.leave[x] = append(l.leave[x], *p)
+}
+
+func (l *outbound) send(x exit) {
+	pkts := l.leave[x]
+	l.leave[x] = pkts[:0]
+	failed := dropSend
+	if x >= exitClear4 {
+		failed = dropBypass
+	}
+	l.tally.add(failed, write(l.exits[x], pkts))
+}
+
+// write sends all of pkts that can be sent and returns how many cannot.
+func write(d netio.Device, pkts []netio.Packet) (failed uint64) {
+	if d == nil {
+		return uint64(len(pkts))
+	}
+	for len(pkts) > 0 {
+		n, err := d.WriteBatch(pkts)
+		pkts = pkts[n:]
+		if err == nil {
+			return failed
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return failed + uint64(len(pkts))
+		}
+		failed++
+		pkts = pkts[min(1, len(pkts)):]
+	}
+	return failed
+}
