@@ -14,7 +14,7 @@ help: ## list the targets
 
 .PHONY: build
 build: ## build bin/caponier, one static binary
-	go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN) ./cmd/caponier
+	go build -trimpath -ldflags "-s -w -X caponier/internal/control.version=$(VERSION)" -o $(BIN) ./cmd/caponier
 
 .PHONY: demo
 demo: setup-demo build ## the two-customer lab: build it, show traffic crossing and isolation holding, remove it

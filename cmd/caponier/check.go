@@ -1,0 +1,71 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"caponier/internal/config"
+	"caponier/internal/control"
+)
+
+// checked is what `caponier check` shows.
+type checked struct {
+	Valid    bool                `json:"valid"`
+	Errors   []*config.Problem   `json:"errors"`
+	Warnings []*config.Problem   `json:"warnings"`
+	Does     *config.Description `json:"does,omitempty"`
+}
+
+// Text prints the problems, then what the configuration does.
+func (r checked) Text(w io.Writer, _ control.Style) error {
+	for _, p := range r.Errors {
+		if _, err := fmt.Fprintf(w, "error: %v\n", p); err != nil {
+			return err
+		}
+	}
+	for _, p := range r.Warnings {
+		if _, err := fmt.Fprintf(w, "warning: %v\n", p); err != nil {
+			return err
+		}
+	}
+	if r.Does == nil {
+		return nil
+	}
+	if len(r.Warnings) > 0 {
+		if _, err := io.WriteString(w, "\n"); err != nil {
+			return err
+		}
+	}
+	return r.Does.WriteText(w)
+}
+
+func (c *cli) check() *cobra.Command {
+	return &cobra.Command{
+		Use:   "check FILE|DIR",
+		Short: "Check a configuration and say what it does",
+		Long: "Reads a configuration with all files that it names, and says what is wrong with it\n" +
+			"and what it does. Nothing is changed, and no daemon is needed.",
+		Args: cobra.ExactArgs(1),
+		RunE: run(func(_ *cobra.Command, args []string) error {
+			cfg, warnings, err := config.Load(args[0], config.Checks{Now: time.Now()})
+			r := checked{Valid: err == nil, Errors: []*config.Problem{}, Warnings: append([]*config.Problem{}, warnings...)}
+			if err == nil {
+				r.Does = config.Describe(cfg)
+				return c.print(r)
+			}
+			problems, ok := errors.AsType[config.Errors](err)
+			if !ok {
+				return err
+			}
+			r.Errors = problems
+			if err := c.print(r); err != nil {
+				return err
+			}
+			return control.Errorf(control.CodeInvalidConfig, "%s cannot be used: errors: %d", args[0], len(problems))
+		}),
+	}
+}
