@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 )
 
 // The attributes by which records are filtered. A logger gets them from With,
@@ -23,7 +24,7 @@ const DefaultRing = 4096
 // Options say where and how to log.
 type Options struct {
 	JSON   bool      // JSON lines instead of text
-	NoTime bool      // leave the time to the reader, as journald adds its own
+	NoTime bool      // leave the time to the reader; set for a journal, which adds its own
 	Output io.Writer // nil: standard error
 	File   string    // appended to instead of Output, created with mode 0600
 	Ring   int       // records to keep for `caponier log`; 0: DefaultRing
@@ -60,6 +61,7 @@ func New(o Options) (*Log, error) {
 	out := &output{w: o.Output, path: o.File}
 	if out.w == nil {
 		out.w = os.Stderr
+		o.NoTime = o.NoTime || o.File == "" && isJournal(os.Stderr)
 	}
 	if err := out.reopen(); err != nil {
 		return nil, err
@@ -87,6 +89,17 @@ func New(o Options) (*Log, error) {
 	}
 	l.logger = slog.New(&handler{log: l, inner: inner})
 	return l, nil
+}
+
+// isJournal reports whether f leads to the journal: its device and inode are
+// those that the service manager names (systemd.exec(5), JOURNAL_STREAM).
+func isJournal(f *os.File) bool {
+	info, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && os.Getenv("JOURNAL_STREAM") == fmt.Sprintf("%d:%d", st.Dev, st.Ino)
 }
 
 // Logger returns the logger without a subsystem.

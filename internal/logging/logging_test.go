@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -241,6 +242,27 @@ func TestReopen(t *testing.T) {
 	}
 	if _, err := New(Options{File: filepath.Join(path, "x")}); err == nil {
 		t.Error("a log below a file was opened")
+	}
+}
+
+func TestJournal(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "stream"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := info.Sys().(*syscall.Stat_t)
+	for stream, want := range map[string]bool{
+		fmt.Sprintf("%d:%d", st.Dev, st.Ino): true, fmt.Sprintf("%d:%d", st.Dev, st.Ino+1): false, "": false, "nonsense": false,
+	} {
+		t.Setenv("JOURNAL_STREAM", stream)
+		if got := isJournal(f); got != want {
+			t.Errorf("JOURNAL_STREAM=%q: %v, want %v", stream, got, want)
+		}
 	}
 }
 
