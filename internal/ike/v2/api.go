@@ -114,6 +114,10 @@ type (
 	Initiate struct {
 		Children []*Child
 		Flow     *ipsec.Flow // the packet that asked for it, or nil
+		// Known says that this gateway has another IKE SA with the peer. Without it,
+		// INITIAL_CONTACT tells the peer to forget those that it may still have (RFC
+		// 7296, Section 2.4).
+		Known bool
 	}
 	// Received is a datagram, without its non-ESP marker. The Machine may keep Raw.
 	Received struct {
@@ -227,8 +231,14 @@ type (
 	// RemoveSA removes an SA from the data plane.
 	RemoveSA struct{ ID ipsec.SAID }
 	// Succeed hands over to a new IKE SA after a rekey: the daemon adds the
-	// Machine to its table. The CHILD SAs have moved to it.
-	Succeed struct{ Machine *Machine }
+	// Machine to its table. The CHILD SAs have moved to it. A redundant one, made
+	// when both ends rekeyed at once, follows the one that remains: it has no
+	// CHILD SAs, takes no orders, and ends without a report (RFC 7296, Section
+	// 2.8.1).
+	Succeed struct {
+		Machine   *Machine
+		Redundant bool
+	}
 	// Report tells the operator something that matters; it asks for nothing.
 	Report struct{ What Notice }
 	// Done ends the Machine: nothing is installed, nothing more will be sent.
@@ -263,7 +273,7 @@ type NoticeKind uint8
 const (
 	IKEUp        NoticeKind = iota // established and authenticated
 	IKERekeyed                     // Succeed follows
-	IKEDown                        // closed by either side, Code says why
+	IKEDown                        // closed by either side with all its tunnels, Code says why; Err is nil where that was asked for
 	IKEFailed                      // never came up
 	ChildUp                        // installed in both directions
 	ChildRekeyed                   // replaced by a new one
@@ -271,15 +281,3 @@ const (
 	ChildFailed                    // never came up, or could not be rekeyed
 	PeerDropped                    // a message was dropped; Code says why; for counters, not for logs
 )
-
-// ---- the Machine ----
-//
-//	func NewInitiator(env Env, c *Connection, local, remote netip.AddrPort) *Machine
-//	// NewResponder makes the machine for an IKE_SA_INIT request that is still to
-//	// be given to Step as Received. candidates are the connections that allow
-//	// these addresses; the identities in IKE_AUTH choose among them.
-//	func NewResponder(env Env, candidates []*Connection, local, remote netip.AddrPort) *Machine
-//	func (m *Machine) Step(now time.Time, e Event) []Action
-//	func (m *Machine) Deadline() time.Time // zero: none
-//	func (m *Machine) SPIs() (initiator, responder message.SPI); LocalSPI() message.SPI
-//	func (m *Machine) Status() Status // for `caponier status`: no keys

@@ -1,0 +1,357 @@
+package v2
+
+import (
+	"crypto/hmac"
+	"errors"
+	"fmt"
+	"slices"
+
+	"caponier/internal/ike/keys"
+	"caponier/internal/ike/message"
+	"caponier/internal/ipsec"
+	"caponier/internal/suite"
+)
+
+// ownOctets returns what our AUTH payload covers (RFC 7296, Section 2.15).
+func (m *Machine) ownOctets() []byte { return m.authOctets(m.initiator) }
+
+// peerOctets returns what the peer's AUTH payload covers.
+func (m *Machine) peerOctets() []byte { return m.authOctets(!m.initiator) }
+
+func (m *Machine) authOctets(initiator bool) []byte {
+	s, k := m.setup, m.session
+	if initiator {
+		return keys.AuthOctets(k.prf, s.firstI, s.nonceR, k.keys.Pi, s.idI)
+	}
+	return keys.AuthOctets(k.prf, s.firstR, s.nonceI, k.keys.Pr, s.idR)
+}
+
+// authenticate makes our AUTH payload: at once with a shared key, otherwise by
+// Sign, whose answer comes as Signed. then continues with it.
+func (m *Machine) authenticate() {
+	local := &m.conn.Local
+	if local.Auth == AuthPSK {
+		m.authenticated(&message.Auth{
+			Method: message.AuthSharedKey,
+			Data:   keys.PSKAuth(m.session.prf, local.PSK, m.ownOctets()),
+		})
+		return
+	}
+	pub, err := local.publicKey()
+	if err == nil {
+		var scheme suite.SignatureScheme
+		if scheme, err = suite.ChooseSignature(pub, m.setup.peerHashes); err == nil {
+			m.token++
+			m.becomeSigning()
+			m.act(Sign{Token: m.token, Connection: m.conn, Scheme: scheme, Octets: m.ownOctets()})
+			return
+		}
+	}
+	m.cannotSign(err)
+}
+
+func (m *Machine) signed(e Signed) {
+	if m.state != Signing || e.Token != m.token {
+		return
+	}
+	if e.Err != nil {
+		m.cannotSign(e.Err)
+		return
+	}
+	m.authenticated(&e.Auth)
+}
+
+func (m *Machine) cannotSign(err error) {
+	f := failf(message.AuthenticationFailed, "cannot sign: %w", err)
+	if m.initiator {
+		m.fail(f)
+		return
+	}
+	m.rejectAuth(f)
+}
+
+// authenticated goes on with our AUTH payload.
+func (m *Machine) authenticated(auth *message.Auth) {
+	if m.initiator {
+		m.sendAuth(auth)
+	} else {
+		m.acceptAuth(auth)
+	}
+}
+
+// verify checks the peer's AUTH payload: at once with a shared key, otherwise by
+// Verify, whose answer comes as Verified.
+func (m *Machine) verify(msg *message.Message, auth *message.Auth) {
+	remote := &m.conn.Remote
+	if shared := auth.Method == message.AuthSharedKey; shared != (remote.Auth == AuthPSK) {
+		m.judged(fmt.Errorf("the peer authenticates by %s, which the connection does not allow", auth.Method))
+		return
+	}
+	octets := m.peerOctets()
+	if remote.Auth == AuthPSK {
+		want := keys.PSKAuth(m.session.prf, remote.PSK, octets)
+		if !hmac.Equal(want, auth.Data) {
+			m.judged(errors.New("the pre-shared keys of both ends differ"))
+			return
+		}
+		m.judged(nil)
+		return
+	}
+	var chain [][]byte
+	for _, p := range msg.Payloads {
+		if c, ok := p.(*message.Cert); ok && c.Encoding == message.CertX509Signature {
+			chain = append(chain, c.Data)
+		}
+	}
+	m.token++
+	m.becomeVerifying()
+	m.act(Verify{
+		Token: m.token, Connection: m.conn, Identity: m.remoteID,
+		Certificates: chain, Auth: *auth, Octets: octets,
+	})
+}
+
+func (m *Machine) verified(e Verified) {
+	if m.state == Verifying && e.Token == m.token {
+		m.judged(e.Err)
+	}
+}
+
+// judged goes on when the peer's AUTH payload is checked.
+func (m *Machine) judged(err error) {
+	var f *failure
+	if err != nil {
+		f = failf(message.AuthenticationFailed, "%s is not authentic: %w", m.remoteID, err)
+	}
+	switch {
+	case m.initiator && f != nil:
+		m.refuseAuth(f)
+	case m.initiator:
+		m.initiatorUp()
+	case f != nil:
+		m.rejectAuth(f)
+	default:
+		m.authenticate()
+	}
+}
+
+// ---- initiator ----
+
+// startAuth begins IKE_AUTH once IKE_SA_INIT is done.
+func (m *Machine) startAuth() {
+	id, err := m.localIdentity(m.conn)
+	if err != nil {
+		m.fail(internal(err))
+		return
+	}
+	m.localID = id
+	m.setup.idI = id.payload(false).Body()
+	m.authenticate()
+}
+
+func (m *Machine) sendAuth(auth *message.Auth) {
+	s := m.setup
+	payloads := []message.Payload{m.localID.payload(false)}
+	payloads = append(payloads, m.certificates()...)
+	if req := m.certReqs([]*Connection{m.conn}); req != nil {
+		payloads = append(payloads, req)
+	}
+	if m.conn.Remote.ID != (Identity{}) {
+		payloads = append(payloads, m.conn.Remote.ID.payload(true))
+	}
+	child, f := m.newOffer(s.children[0], s.flow)
+	if f != nil {
+		m.fail(f)
+		return
+	}
+	s.firstChild = child
+	payloads = append(payloads, auth)
+	if !s.known {
+		payloads = append(payloads, &message.Notify{Kind: message.InitialContact})
+	}
+	payloads = append(payloads, child.payloads(withoutKE(child.proposals))...)
+	m.becomeAuthSent()
+	m.launch(message.IKEAuth, payloads, authTask{})
+}
+
+// certificates is our chain, the leaf first (RFC 7296, Section 3.6).
+func (m *Machine) certificates() []message.Payload {
+	if m.conn.Local.Auth != AuthCert {
+		return nil
+	}
+	var out []message.Payload
+	for _, der := range m.conn.Local.Certificates {
+		out = append(out, &message.Cert{Encoding: message.CertX509Signature, Data: der})
+	}
+	return out
+}
+
+// authTask is the IKE_AUTH exchange.
+type authTask struct{}
+
+func (authTask) request(*Machine) (message.ExchangeType, []message.Payload, bool) {
+	return message.IKEAuth, nil, false
+}
+
+func (authTask) cancel(*Machine) {}
+
+// response checks who answered. Errors that come without AUTH end the attempt:
+// from here on the message is the peer's of IKE_SA_INIT, whoever that is.
+func (authTask) response(m *Machine, msg *message.Message) {
+	id, hasID := msg.ID(true)
+	auth, hasAuth := message.Find[*message.Auth](msg)
+	if !hasID || !hasAuth {
+		if f := refusal(msg); f != nil {
+			m.fail(f)
+			return
+		}
+		m.refuseAuth(failf(message.AuthenticationFailed, "the peer did not authenticate itself"))
+		return
+	}
+	m.remoteID = identityOf(id)
+	m.setup.idR = id.Body()
+	m.setup.authResponse = msg
+	if !m.conn.Remote.ID.permits(m.remoteID) {
+		m.refuseAuth(failf(message.AuthenticationFailed, "the peer is %s and not %s", m.remoteID, m.conn.Remote.ID))
+		return
+	}
+	m.verify(msg, auth)
+}
+
+// refuseAuth ends the attempt after a response that the peer takes for success:
+// it is told in an exchange of its own (RFC 7296, Section 2.21.2).
+func (m *Machine) refuseAuth(f *failure) {
+	m.notice(IKEFailed, "", f)
+	m.dropSetup()
+	m.stop(m.setupTimer)
+	m.becomeDeleting()
+	t := &deleteIKE{silent: true, notify: message.AuthenticationFailed}
+	kind, payloads, _ := t.request(m)
+	m.launch(kind, payloads, t)
+}
+
+// initiatorUp is reached when both ends have proved who they are.
+func (m *Machine) initiatorUp() {
+	s := m.setup
+	m.becomeEstablished()
+	m.notice(IKEUp, "", nil)
+	m.childResponse(s.firstChild, s.authResponse, s.nonceI, s.nonceR)
+	for _, c := range s.children[1:] {
+		m.enqueueChild(c, nil)
+	}
+	if m.wantClose {
+		m.close(&failure{code: codeClosed})
+	}
+}
+
+// ---- responder ----
+
+// answerAuth takes the IKE_AUTH request.
+func (m *Machine) answerAuth(msg *message.Message) {
+	s := m.setup
+	id, _ := msg.ID(false)
+	auth, ok := message.Find[*message.Auth](msg)
+	m.remoteID = identityOf(id)
+	s.idI = id.Body()
+	s.authRequest = msg
+	if !ok {
+		m.rejectAuth(failf(message.AuthenticationFailed, "%s wants to authenticate by EAP", m.remoteID))
+		return
+	}
+	var asked Identity
+	if p, ok := msg.ID(true); ok {
+		asked = identityOf(p)
+	}
+	if f := m.chooseConnection(asked, auth.Method); f != nil {
+		m.rejectAuth(f)
+		return
+	}
+	s.idR = m.localID.payload(true).Body()
+	if _, ok := msg.Notify(message.SignatureHashAlgorithms); ok && s.peerHashes == nil {
+		s.peerHashes = peerHashes(msg)
+	}
+	m.verify(msg, auth)
+}
+
+// chooseConnection finds the connection for the identities that the peer claims
+// and asks for: one that names the peer before one that takes any. What the peer
+// claims is proved afterwards.
+func (m *Machine) chooseConnection(asked Identity, method message.AuthMethod) *failure {
+	kind := AuthCert
+	if method == message.AuthSharedKey {
+		kind = AuthPSK
+	}
+	var anyone *Connection
+	for _, c := range m.candidates {
+		if c.Remote.Auth != kind || !m.allowsSession(c) || !c.Remote.ID.permits(m.remoteID) {
+			continue
+		}
+		if local, err := m.localIdentity(c); err != nil || !asked.permits(local) {
+			continue
+		}
+		if c.Remote.ID != (Identity{}) {
+			return m.choose(c)
+		}
+		if anyone == nil {
+			anyone = c
+		}
+	}
+	if anyone == nil {
+		return failf(message.AuthenticationFailed,
+			"no connection fits a peer that is %s, asks for %s and authenticates by %s", m.remoteID, asked, method)
+	}
+	return m.choose(anyone)
+}
+
+// allowsSession reports whether c allows the algorithms that IKE_SA_INIT agreed
+// on for another candidate.
+func (m *Machine) allowsSession(c *Connection) bool {
+	return slices.ContainsFunc(c.Proposals, func(p ipsec.Proposal) bool {
+		_, ok := match(m.session.chosen, p)
+		return ok
+	})
+}
+
+func (m *Machine) choose(c *Connection) *failure {
+	id, err := m.localIdentity(c)
+	if err != nil {
+		return failf(message.AuthenticationFailed, "%w", err)
+	}
+	m.conn, m.localID = c, id
+	return nil
+}
+
+// rejectAuth answers IKE_AUTH with AUTHENTICATION_FAILED. What exactly was wrong
+// is not told (RFC 7296, Section 2.21.2).
+func (m *Machine) rejectAuth(f *failure) {
+	m.respond(message.IKEAuth, &message.Notify{Kind: message.AuthenticationFailed})
+	if m.state == Gone {
+		return
+	}
+	m.notice(IKEFailed, "", f)
+	m.becomeClosed()
+}
+
+// acceptAuth answers IKE_AUTH. A CHILD SA that cannot be set up leaves the IKE
+// SA up (RFC 7296, Section 1.2).
+func (m *Machine) acceptAuth(auth *message.Auth) {
+	s := m.setup
+	payloads := []message.Payload{m.localID.payload(true)}
+	payloads = append(payloads, m.certificates()...)
+	payloads = append(payloads, auth)
+	m.becomeEstablished()
+	reply, child, f := m.acceptChild(s.authRequest, s.nonceI, s.nonceR, nil)
+	if f != nil {
+		payloads = append(payloads, f.payload())
+	} else {
+		payloads = append(payloads, reply...)
+		m.installChild(child, true) // before the answer: the peer may send at once
+	}
+	m.respond(message.IKEAuth, payloads...)
+	m.notice(IKEUp, "", nil)
+	if f != nil {
+		m.notice(ChildFailed, "", f)
+		return
+	}
+	m.notice(ChildUp, child.conf.Name, nil)
+}

@@ -1,0 +1,387 @@
+package v2
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"caponier/internal/ike/keys"
+	"caponier/internal/ike/message"
+	"caponier/internal/ipsec"
+	"caponier/internal/secret"
+	"caponier/internal/suite"
+)
+
+// Limits on what an unauthenticated answer can make an initiator do again.
+const (
+	maxKERetries     = 2
+	maxCookieRetries = 3
+)
+
+// setup is what the first two exchanges need and nothing later does.
+type setup struct {
+	nonceI, nonceR []byte
+	firstI, firstR []byte // the IKE_SA_INIT messages, which AUTH covers
+	peerHashes     []uint16
+	idI, idR       []byte   // bodies of the ID payloads, which AUTH covers
+	hint           *failure // what an unauthenticated answer said
+
+	// Of the initiator.
+	children      []*Child
+	flow          *ipsec.Flow
+	known         bool // this side has another IKE SA with the peer
+	group         ipsec.Transform
+	share         suite.KEShare
+	cookie        []byte
+	keRetries     int
+	cookieRetries int
+	firstChild    *childOffer
+	authResponse  *message.Message
+
+	// Of the responder.
+	authRequest *message.Message
+}
+
+// initiate starts IKE_SA_INIT (RFC 7296, Section 1.2).
+func (m *Machine) initiate(e Initiate) {
+	if !m.initiator || m.state != Idle {
+		return
+	}
+	children := e.Children
+	if len(children) == 0 {
+		children = m.conn.Children[:min(1, len(m.conn.Children))]
+	}
+	if len(children) == 0 {
+		m.fail(internal(errNoChild))
+		return
+	}
+	nonce, err := m.random(nonceLen)
+	if err != nil {
+		m.fail(internal(err))
+		return
+	}
+	m.setup = &setup{nonceI: nonce, children: children, flow: e.Flow, known: e.Known, group: preferredKE(m.conn.Proposals)}
+	m.sendInit()
+}
+
+// sendInit sends the IKE_SA_INIT request, for the first time or with what the
+// responder asked for.
+func (m *Machine) sendInit() {
+	s := m.setup
+	if s.share == nil {
+		share, err := m.newShare(s.group)
+		if err != nil {
+			m.fail(internal(err))
+			return
+		}
+		s.share = share
+	}
+	var payloads []message.Payload
+	if s.cookie != nil { // RFC 7296, Section 2.6: the first payload
+		payloads = append(payloads, &message.Notify{Kind: message.Cookie, Data: s.cookie})
+	}
+	payloads = append(payloads,
+		offer(m.conn.Proposals, message.ProtocolIKE, nil),
+		&message.KE{Method: s.group.ID, Data: s.share.Public()},
+		&message.Nonce{Data: slices.Clone(s.nonceI)})
+	payloads = append(payloads, m.natNotifies(m.spiI, 0, m.local, m.remote, m.conn.Encapsulation)...)
+	payloads = append(payloads, hashNotify())
+	msg := message.Message{Header: m.header(message.IKESAInit, 0, 0), Payloads: payloads}
+	raw, err := msg.Append(nil)
+	if err != nil {
+		m.fail(internal(err))
+		return
+	}
+	s.firstI = raw
+	m.becomeInitSent()
+	m.transmit(message.IKESAInit, raw, initTask{})
+}
+
+func (m *Machine) newShare(group ipsec.Transform) (suite.KEShare, error) {
+	ke, err := suite.NewKeyExchange(group)
+	if err != nil {
+		return nil, err
+	}
+	return ke.Initiate(m.env.Rand)
+}
+
+// initTask holds the window for IKE_SA_INIT, whose response receiveInit takes.
+type initTask struct{}
+
+func (initTask) request(*Machine) (message.ExchangeType, []message.Payload, bool) {
+	return message.IKESAInit, nil, false
+}
+func (initTask) response(*Machine, *message.Message) {}
+func (initTask) cancel(*Machine)                     {}
+
+// hashNotify is the SIGNATURE_HASH_ALGORITHMS notification (RFC 7427, Section 4).
+func hashNotify() *message.Notify {
+	n := &message.Notify{Kind: message.SignatureHashAlgorithms}
+	for _, h := range suite.SignatureHashes() {
+		n.Data = binary.BigEndian.AppendUint16(n.Data, h)
+	}
+	return n
+}
+
+func peerHashes(msg *message.Message) []uint16 {
+	n, ok := msg.Notify(message.SignatureHashAlgorithms)
+	if !ok {
+		return nil
+	}
+	var out []uint16
+	for b := n.Data; len(b) >= 2; b = b[2:] {
+		out = append(out, binary.BigEndian.Uint16(b))
+	}
+	return out
+}
+
+// receiveInit takes an IKE_SA_INIT message, which nothing authenticates yet.
+func (m *Machine) receiveInit(msg *message.Message, r Received) {
+	h := msg.Header
+	if h.MessageID != 0 || msg.Encrypted != nil || h.Flags.Has(message.FlagInitiator) == m.initiator ||
+		h.Flags.Has(message.FlagResponse) != m.initiator {
+		m.drop(dropStray, nil)
+		m.endIfUnborn()
+		return
+	}
+	if f := checkContent(msg); f != nil {
+		m.drop(dropMalformed, f)
+		m.endIfUnborn()
+		return
+	}
+	if t, bad := msg.UnsupportedCritical(); bad {
+		m.drop(dropMalformed, fmt.Errorf("critical payload of type %d", t))
+		m.endIfUnborn()
+		return
+	}
+	switch {
+	case m.initiator:
+		m.initResponse(msg, r)
+	case m.state == Idle:
+		m.initRequest(msg, r)
+	case m.state == HalfOpen && m.repeats(r):
+		m.sendTo(m.answered.response, r.Local, r.Remote)
+	default:
+		m.drop(dropReplayed, nil)
+	}
+}
+
+// initResponse takes the response to IKE_SA_INIT. Whoever saw the request can
+// forge it. RFC 7296, Section 2.21.1, leaves the initiator to weigh that:
+// COOKIE and INVALID_KE_PAYLOAD are obeyed a few times, NO_PROPOSAL_CHOSEN ends
+// the attempt, for an operator waits for that answer, and other errors are kept
+// as the reason in case no better response arrives.
+func (m *Machine) initResponse(msg *message.Message, r Received) {
+	h, s := msg.Header, m.setup
+	if m.state != InitSent || h.InitiatorSPI != m.spiI {
+		m.drop(dropStray, nil)
+		return
+	}
+	if n, ok := msg.Notify(message.Cookie); ok {
+		m.repeatWithCookie(n)
+		return
+	}
+	if f := refusal(msg); f != nil {
+		switch f.notify {
+		case message.InvalidKEPayload:
+			n, _ := msg.Notify(message.InvalidKEPayload)
+			m.repeatWithKE(n)
+		case message.NoProposalChosen:
+			f.err = fmt.Errorf("the peer accepts none of our IKE proposals: %s", describeOwn(m.conn.Proposals))
+			m.fail(f)
+		default:
+			s.hint = f
+			m.drop(f.code, f.err)
+		}
+		return
+	}
+	sa, _ := message.Find[*message.SA](msg)
+	ke, _ := message.Find[*message.KE](msg)
+	nonce, _ := message.Find[*message.Nonce](msg)
+	if sa == nil || ke == nil || nonce == nil || h.ResponderSPI == 0 {
+		m.drop(dropMalformed, nil)
+		return
+	}
+	p, ok := accepted(sa, m.conn.Proposals, message.ProtocolIKE)
+	if !ok || p.Transforms.First(ipsec.TypeKE) != s.group || ke.Method != s.group.ID {
+		m.drop(dropMalformed, errors.New("the peer chose what was not offered"))
+		return
+	}
+	shared, err := s.share.Finish(ke.Data)
+	if err != nil {
+		m.drop(dropMalformed, err)
+		return
+	}
+	session, err := m.firstSession(p.Transforms, shared, s.nonceI, nonce.Data, m.spiI, h.ResponderSPI)
+	if err != nil {
+		m.fail(internal(err))
+		return
+	}
+	m.finish()
+	m.session, m.spiR = session, h.ResponderSPI
+	s.share = nil
+	s.nonceR = slices.Clone(nonce.Data)
+	s.firstR = slices.Clone(r.Raw)
+	s.peerHashes = peerHashes(msg)
+	m.nat = m.detectNAT(msg, r, m.conn.Encapsulation)
+	m.float()
+	m.startAuth()
+}
+
+// firstSession derives the keys that IKE_SA_INIT gives (RFC 7296, Section 2.14).
+func (m *Machine) firstSession(chosen ipsec.Proposal, shared secret.Key, ni, nr []byte, spiI, spiR message.SPI) (*session, error) {
+	defer shared.Wipe()
+	prf, err := suite.NewPRF(chosen.First(ipsec.TypePRF))
+	if err != nil {
+		return nil, err
+	}
+	return newSession(chosen, prf, keys.Seed(prf, ni, nr, shared), ni, nr, spiI, spiR, m.initiator)
+}
+
+// repeatWithCookie obeys COOKIE (RFC 7296, Section 2.6).
+func (m *Machine) repeatWithCookie(n *message.Notify) {
+	s := m.setup
+	if len(n.Data) == 0 || len(n.Data) > 64 || s.cookieRetries == maxCookieRetries {
+		m.drop(dropUnexpected, nil)
+		return
+	}
+	s.cookieRetries++
+	s.cookie = slices.Clone(n.Data)
+	m.repeatInit()
+}
+
+// repeatWithKE obeys INVALID_KE_PAYLOAD (RFC 7296, Section 1.2).
+func (m *Machine) repeatWithKE(n *message.Notify) {
+	s := m.setup
+	group, ok := demandedKE(n, m.conn.Proposals, s.group)
+	if !ok || s.keRetries == maxKERetries {
+		s.hint = failf(message.InvalidKEPayload, "the peer asks for a key exchange that we do not offer")
+		m.drop(dropUnexpected, s.hint.err)
+		return
+	}
+	s.keRetries++
+	s.group, s.share = group, nil
+	m.repeatInit()
+}
+
+// repeatInit sends a changed IKE_SA_INIT request, again with message ID 0.
+func (m *Machine) repeatInit() {
+	m.finish()
+	m.sendID = 0
+	m.sendInit()
+}
+
+// initRequest answers IKE_SA_INIT. Until the answer there is nothing to keep: a
+// refusal ends the machine, and the peer's next try is a new one.
+func (m *Machine) initRequest(msg *message.Message, r Received) {
+	m.spiI = msg.Header.InitiatorSPI
+	if m.spiI == 0 || msg.Header.ResponderSPI != 0 {
+		m.drop(dropStray, nil)
+		m.becomeGone()
+		return
+	}
+	sa, _ := message.Find[*message.SA](msg)
+	ke, _ := message.Find[*message.KE](msg)
+	nonce, _ := message.Find[*message.Nonce](msg)
+	for _, c := range m.candidates {
+		p, ok := choose(c.Proposals, sa.Proposals, message.ProtocolIKE)
+		if !ok {
+			continue
+		}
+		if group := p.Transforms.First(ipsec.TypeKE); group.ID != ke.Method {
+			m.refuseInit(r, wrongKE(group))
+			return
+		}
+		m.acceptInit(msg, r, c, p, ke, nonce)
+		return
+	}
+	f := failf(message.NoProposalChosen, "none of the peer's IKE proposals is acceptable: %s", describe(sa.Proposals))
+	m.refuseInit(r, f)
+}
+
+// refuseInit answers IKE_SA_INIT with an error and forgets it.
+func (m *Machine) refuseInit(r Received, f *failure) {
+	h := m.header(message.IKESAInit, 0, message.FlagResponse)
+	h.ResponderSPI = 0
+	msg := message.Message{Header: h, Payloads: []message.Payload{f.payload()}}
+	if raw, err := msg.Append(nil); err == nil {
+		m.sendTo(raw, r.Local, r.Remote)
+	}
+	if f.notify == message.InvalidKEPayload {
+		m.drop(f.code, f.err) // the peer tries again with another group
+		m.becomeGone()
+		return
+	}
+	m.fail(f)
+}
+
+func (m *Machine) acceptInit(msg *message.Message, r Received, c *Connection, p message.Proposal, ke *message.KE, nonce *message.Nonce) {
+	method, err := suite.NewKeyExchange(p.Transforms.First(ipsec.TypeKE))
+	if err != nil {
+		m.fail(internal(err))
+		return
+	}
+	public, shared, err := method.Respond(m.env.Rand, ke.Data)
+	if errors.Is(err, suite.ErrPublicValue) {
+		m.drop(dropMalformed, err)
+		m.becomeGone()
+		return
+	}
+	if err != nil {
+		m.fail(internal(err))
+		return
+	}
+	nr, err := m.random(nonceLen)
+	if err != nil {
+		m.fail(internal(err))
+		return
+	}
+	if m.session, err = m.firstSession(p.Transforms, shared, nonce.Data, nr, m.spiI, m.spiR); err != nil {
+		m.fail(internal(err))
+		return
+	}
+	p.SPI = nil
+	payloads := []message.Payload{
+		&message.SA{Proposals: []message.Proposal{p}},
+		&message.KE{Method: ke.Method, Data: public},
+		&message.Nonce{Data: slices.Clone(nr)},
+	}
+	payloads = append(payloads, m.natNotifies(m.spiI, m.spiR, r.Local, r.Remote, c.Encapsulation)...)
+	if authorities := m.certReqs(m.candidates); authorities != nil {
+		payloads = append(payloads, authorities)
+	}
+	payloads = append(payloads, hashNotify())
+	answer := message.Message{Header: m.header(message.IKESAInit, 0, message.FlagResponse), Payloads: payloads}
+	raw, err := answer.Append(nil)
+	if err != nil {
+		m.fail(internal(err))
+		return
+	}
+	m.setup = &setup{
+		nonceI: slices.Clone(nonce.Data), nonceR: nr,
+		firstI: slices.Clone(r.Raw), firstR: raw,
+		peerHashes: peerHashes(msg),
+	}
+	m.nat = m.detectNAT(msg, r, c.Encapsulation)
+	m.local, m.remote = r.Local, r.Remote
+	m.keepAnswer(r.Raw, raw)
+	m.sendTo(raw, r.Local, r.Remote)
+	m.becomeHalfOpen()
+}
+
+// certReqs asks for certificates of the CAs that the connections trust.
+func (m *Machine) certReqs(connections []*Connection) message.Payload {
+	req := &message.CertReq{Encoding: message.CertX509Signature}
+	for _, c := range connections {
+		if c.Remote.Auth == AuthCert {
+			for _, hash := range c.Remote.Authorities {
+				req.Data = append(req.Data, hash...)
+			}
+		}
+	}
+	if len(req.Data) == 0 {
+		return nil
+	}
+	return req
+}

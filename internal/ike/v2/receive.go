@@ -1,0 +1,261 @@
+package v2
+
+import (
+	"slices"
+
+	"caponier/internal/ike/message"
+)
+
+// content says which payloads a message has. Notifications, vendor IDs and
+// payloads of unknown types may stand in every message (RFC 7296, Section 1.2
+// to 1.4 and Appendix C).
+type content struct {
+	required, allowed []message.PayloadType
+}
+
+type contentKey struct {
+	exchange message.ExchangeType
+	response bool
+}
+
+var contents = map[contentKey]content{
+	{message.IKESAInit, false}: {required: types(message.TypeSA, message.TypeKE, message.TypeNonce)},
+	{message.IKESAInit, true}: {
+		required: types(message.TypeSA, message.TypeKE, message.TypeNonce),
+		allowed:  types(message.TypeCertReq),
+	},
+	// AUTH is missing from the request of a peer that wants EAP.
+	{message.IKEAuth, false}: {
+		required: types(message.TypeIDi, message.TypeSA, message.TypeTSi, message.TypeTSr),
+		allowed:  types(message.TypeAuth, message.TypeIDr, message.TypeCert, message.TypeCertReq),
+	},
+	// SA and traffic selectors are missing where the CHILD SA failed.
+	{message.IKEAuth, true}: {
+		allowed: types(message.TypeIDr, message.TypeAuth, message.TypeCert, message.TypeSA, message.TypeTSi, message.TypeTSr),
+	},
+	{message.CreateChildSA, false}: {
+		required: types(message.TypeSA, message.TypeNonce),
+		allowed:  types(message.TypeKE, message.TypeTSi, message.TypeTSr),
+	},
+	{message.CreateChildSA, true}: {
+		required: types(message.TypeSA, message.TypeNonce),
+		allowed:  types(message.TypeKE, message.TypeTSi, message.TypeTSr),
+	},
+	{message.Informational, false}: {allowed: types(message.TypeDelete)},
+	{message.Informational, true}:  {allowed: types(message.TypeDelete)},
+}
+
+func types(t ...message.PayloadType) []message.PayloadType { return t }
+
+// repeatable are the payloads that a message may have several of.
+var repeatable = types(message.TypeCert, message.TypeCertReq, message.TypeDelete)
+
+// checkContent compares a message with the table.
+func checkContent(msg *message.Message) *failure {
+	h := msg.Header
+	response := h.Flags.Has(message.FlagResponse)
+	want, ok := contents[contentKey{h.Exchange, response}]
+	if !ok {
+		return failf(message.InvalidSyntax, "unexpected exchange %s", h.Exchange)
+	}
+	var seen []message.PayloadType
+	for _, p := range msg.Payloads {
+		switch p.(type) {
+		case *message.Notify, *message.VendorID, *message.Unknown:
+			continue
+		}
+		t := p.Type()
+		if !slices.Contains(want.required, t) && !slices.Contains(want.allowed, t) {
+			return failf(message.InvalidSyntax, "unexpected %s payload in %s", t, h.Exchange)
+		}
+		if slices.Contains(seen, t) && !slices.Contains(repeatable, t) {
+			return failf(message.InvalidSyntax, "second %s payload in %s", t, h.Exchange)
+		}
+		seen = append(seen, t)
+	}
+	if _, cookie := msg.Notify(message.Cookie); response && (cookie || refusal(msg) != nil) {
+		return nil // it takes the place of the payloads
+	}
+	for _, t := range want.required {
+		if !slices.Contains(seen, t) {
+			return failf(message.InvalidSyntax, "no %s payload in %s", t, h.Exchange)
+		}
+	}
+	return nil
+}
+
+// receive sorts a datagram: see the error contract in errors.go.
+func (m *Machine) receive(r Received) {
+	msg, err := message.Parse(r.Raw)
+	if err != nil {
+		m.drop(dropMalformed, err)
+		m.endIfUnborn()
+		return
+	}
+	h := msg.Header
+	switch {
+	case h.Exchange == message.IKESAInit:
+		m.receiveInit(msg, r)
+	case m.session == nil || h.InitiatorSPI != m.spiI || h.ResponderSPI != m.spiR ||
+		h.Flags.Has(message.FlagInitiator) == m.initiator:
+		m.drop(dropStray, nil)
+		m.endIfUnborn()
+	case h.Flags.Has(message.FlagResponse):
+		m.receiveResponse(msg, r)
+	default:
+		m.receiveRequest(msg, r)
+	}
+}
+
+// endIfUnborn ends a responder whose first datagram is not worth an IKE SA.
+func (m *Machine) endIfUnborn() {
+	if !m.initiator && m.state == Idle {
+		m.becomeGone()
+	}
+}
+
+func (m *Machine) receiveRequest(msg *message.Message, r Received) {
+	h := msg.Header
+	if m.repeats(r) {
+		// RFC 7296, Section 2.1: the same octets again. It need not be opened, for
+		// only what was authentic is remembered.
+		m.sendTo(m.answered.response, r.Local, r.Remote)
+		return
+	}
+	switch {
+	case h.MessageID != m.recvID:
+		m.drop(dropReplayed, nil)
+		return
+	case m.pending != nil:
+		m.drop(dropRepeated, nil)
+		return
+	case !m.expectsRequest(h.Exchange):
+		m.drop(dropUnexpected, nil)
+		return
+	}
+	f, ok := m.open(msg, r)
+	if !ok {
+		return
+	}
+	m.pending = &r
+	m.follow(r)
+	if f == nil {
+		f = checkContent(msg)
+	}
+	if f != nil {
+		m.answerSyntax(h.Exchange, f)
+		return
+	}
+	if t, bad := msg.UnsupportedCritical(); bad {
+		// RFC 7296, Section 2.5. In IKE_AUTH that ends the set-up.
+		f := failf(message.UnsupportedCriticalPayload, "critical payload of type %d", t)
+		f.data = []byte{byte(t)}
+		m.respond(h.Exchange, f.payload())
+		if h.Exchange == message.IKEAuth {
+			m.notice(IKEFailed, "", f)
+			m.becomeClosed()
+		}
+		return
+	}
+	switch h.Exchange {
+	case message.IKEAuth:
+		m.answerAuth(msg)
+	case message.CreateChildSA:
+		m.answerCreateChild(msg)
+	default:
+		m.answerInformational(msg)
+	}
+}
+
+// expectsRequest is the table of the requests that a state takes.
+func (m *Machine) expectsRequest(kind message.ExchangeType) bool {
+	switch m.state {
+	case HalfOpen:
+		return kind == message.IKEAuth
+	case Established, Replaced, Deleting:
+		return kind == message.CreateChildSA || kind == message.Informational
+	default:
+		return false
+	}
+}
+
+// answerSyntax answers what is authentic and malformed. RFC 7296, Section
+// 2.21.3: that ends the IKE SA at both ends without a Delete.
+func (m *Machine) answerSyntax(kind message.ExchangeType, f *failure) {
+	m.respond(kind, f.payload())
+	if m.state == HalfOpen {
+		m.notice(IKEFailed, "", f)
+	} else {
+		m.down(f)
+	}
+	m.becomeClosed()
+}
+
+// open decrypts a message. It returns false for one that is dropped, and a
+// failure for one that is authentic and malformed.
+func (m *Machine) open(msg *message.Message, r Received) (*failure, bool) {
+	if len(msg.Payloads) > 0 {
+		// Nothing in clear belongs beside the SK payload, and nothing is lost: the
+		// whole datagram is authenticated.
+		m.drop(dropMalformed, nil)
+		return nil, false
+	}
+	err := msg.Open(r.Raw, m.session.open)
+	if kind, ok := message.NotifyOf(err); ok {
+		m.heard = m.now
+		return &failure{code: codeOf(kind), err: err, notify: kind}, true
+	}
+	if err != nil {
+		m.drop(dropNotAuthentic, err)
+		return nil, false
+	}
+	m.heard = m.now
+	return nil, true
+}
+
+func (m *Machine) receiveResponse(msg *message.Message, r Received) {
+	x := m.outstanding
+	if x == nil || msg.Header.MessageID != m.sendID || msg.Header.Exchange != x.kind {
+		m.drop(dropUnexpected, nil)
+		return
+	}
+	f, ok := m.open(msg, r)
+	if !ok {
+		return
+	}
+	m.follow(r)
+	t := m.finish()
+	if f == nil {
+		f = checkContent(msg)
+	}
+	if f == nil {
+		if n, bad := msg.UnsupportedCritical(); bad {
+			f = failf(message.UnsupportedCriticalPayload, "critical payload of type %d in a response", n)
+		}
+	}
+	if f != nil {
+		m.responseFailed(t, f)
+		return
+	}
+	t.response(m, msg)
+	if n, ok := msg.Notify(message.InvalidSyntax); ok && (m.state == Established || m.state == Replaced) {
+		// RFC 7296, Section 2.21.3: the peer has ended the IKE SA.
+		m.down(failf(n.Kind, "the peer answered %s", n.Kind))
+		m.becomeGone()
+	}
+}
+
+// responseFailed ends the IKE SA after an authentic response that cannot be
+// understood: whether the peer did what was asked is not known.
+func (m *Machine) responseFailed(t task, f *failure) {
+	switch m.state {
+	case AuthSent:
+		m.refuseAuth(f)
+	case Deleting:
+		t.response(m, &message.Message{})
+	default:
+		t.cancel(m)
+		m.abandon()
+		m.enqueue(&deleteIKE{reason: f})
+	}
+}

@@ -1,0 +1,105 @@
+package v2
+
+import (
+	"net/netip"
+	"time"
+
+	"caponier/internal/ike/message"
+	"caponier/internal/ipsec"
+	"caponier/internal/secret"
+	"caponier/internal/suite"
+)
+
+// Status is what a Machine says of itself. It holds no key.
+type Status struct {
+	Connection  string         `json:"connection,omitempty"` // empty until the peer is known
+	State       State          `json:"state"`
+	Initiator   bool           `json:"initiator"`
+	SPIs        string         `json:"spis"` // initiator's and responder's, as captures show them
+	Local       netip.AddrPort `json:"local"`
+	Remote      netip.AddrPort `json:"remote"`
+	LocalID     string         `json:"local_id,omitempty"`
+	RemoteID    string         `json:"remote_id,omitempty"`
+	Proposal    string         `json:"proposal,omitempty"`
+	LocalNAT    bool           `json:"local_nat"`
+	RemoteNAT   bool           `json:"remote_nat"`
+	Encap       bool           `json:"encap"` // ESP travels in UDP
+	Established time.Time      `json:"established,omitzero"`
+	Heard       time.Time      `json:"heard,omitzero"` // when something authentic was last received
+	Waiting     int            `json:"waiting"`        // exchanges that wait for the peer
+	Children    []ChildStatus  `json:"children"`
+}
+
+// ChildStatus is what a Machine says of one CHILD SA.
+type ChildStatus struct {
+	Name     string           `json:"name"`
+	State    string           `json:"state"` // live, replaced, deleting or gone
+	Protocol ipsec.Protocol   `json:"protocol"`
+	Mode     ipsec.Mode       `json:"mode"`
+	In       ipsec.SPI        `json:"in"`
+	Out      ipsec.SPI        `json:"out"`
+	Sending  bool             `json:"sending"` // the outbound SA is installed too
+	Proposal string           `json:"proposal"`
+	ReqID    uint32           `json:"reqid"`
+	LocalTS  []ipsec.Selector `json:"local_ts"`
+	RemoteTS []ipsec.Selector `json:"remote_ts"`
+	Since    time.Time        `json:"since"`
+}
+
+// Status describes the IKE SA and its CHILD SAs.
+func (m *Machine) Status() Status {
+	s := Status{
+		State: m.state, Initiator: m.initiator, SPIs: m.spiI.String() + "/" + m.spiR.String(),
+		Local: m.local, Remote: m.remote,
+		LocalNAT: m.nat.local, RemoteNAT: m.nat.remote, Encap: m.nat.encap,
+		Established: m.established, Heard: m.heard, Waiting: len(m.queue),
+		Children: make([]ChildStatus, 0, len(m.children)),
+	}
+	if m.conn != nil {
+		s.Connection = m.conn.Name
+	}
+	if m.localID != (Identity{}) {
+		s.LocalID = m.localID.String()
+	}
+	if m.remoteID != (Identity{}) {
+		s.RemoteID = m.remoteID.String()
+	}
+	if m.session != nil {
+		s.Proposal = suite.ProposalString(m.session.chosen)
+	}
+	if m.outstanding != nil {
+		s.Waiting++
+	}
+	for _, c := range m.children {
+		s.Children = append(s.Children, ChildStatus{
+			Name: c.conf.Name, State: c.state.String(), Protocol: c.protocol(), Mode: c.conf.Mode,
+			In: c.in, Out: c.out, Sending: c.outUp, Proposal: suite.ProposalString(c.chosen), ReqID: c.conf.ReqID,
+			LocalTS: c.localTS, RemoteTS: c.remoteTS, Since: c.since,
+		})
+	}
+	return s
+}
+
+// ExportedKeys are the keys that protect the messages of an IKE SA, for a
+// capture to be decrypted: what Wireshark's table of IKEv2 keys asks for. Ai and
+// Ar are empty for a combined-mode algorithm.
+type ExportedKeys struct {
+	InitiatorSPI, ResponderSPI message.SPI
+	Ei, Er, Ai, Ar             secret.Key // copies; the salt is at the end of Ei and Er
+	Encr, Integ                ipsec.Transform
+}
+
+// ExportKeys returns the keys of the IKE SA, and false before there are any. It
+// is for a capture that an operator asks for explicitly: whoever has these keys
+// reads the IKE SA, though not the CHILD SAs. The caller wipes them.
+func (m *Machine) ExportKeys() (ExportedKeys, bool) {
+	if m.session == nil || m.state == Gone {
+		return ExportedKeys{}, false
+	}
+	k := m.session.keys
+	return ExportedKeys{
+		InitiatorSPI: m.spiI, ResponderSPI: m.spiR,
+		Ei: k.Ei.Clone(), Er: k.Er.Clone(), Ai: k.Ai.Clone(), Ar: k.Ar.Clone(),
+		Encr: m.session.chosen.First(ipsec.TypeEncr), Integ: m.session.chosen.First(ipsec.TypeInteg),
+	}, true
+}

@@ -1,0 +1,171 @@
+package v2
+
+import (
+	"encoding/binary"
+	"slices"
+	"time"
+)
+
+// timer is one thing to do later.
+type timer struct {
+	at    time.Time
+	child *child // the CHILD SA that it is about: it moves with it to a new IKE SA
+	fire  func(*Machine)
+	off   bool
+}
+
+func (t *timer) running() bool { return t != nil && !t.off }
+
+// after does something after d.
+func (m *Machine) after(d time.Duration, fire func(*Machine)) *timer {
+	t := &timer{at: m.now.Add(d), fire: fire}
+	m.timers = append(m.timers, t)
+	return t
+}
+
+// afterChild does something about c after d, in whichever IKE SA has it then.
+func (m *Machine) afterChild(d time.Duration, c *child, fire func(*Machine)) *timer {
+	t := m.after(d, fire)
+	t.child = c
+	return t
+}
+
+// stop stops a timer, which may be nil or have fired.
+func (m *Machine) stop(t *timer) {
+	if !t.running() {
+		return
+	}
+	t.off = true
+	m.timers = slices.DeleteFunc(m.timers, func(x *timer) bool { return x == t })
+}
+
+func (m *Machine) stopAll() {
+	for _, t := range m.timers {
+		t.off = true
+	}
+	m.timers = nil
+}
+
+// stopChild stops what was to be done about c.
+func (m *Machine) stopChild(c *child) {
+	m.timers = slices.DeleteFunc(m.timers, func(t *timer) bool {
+		t.off = t.off || t.child == c
+		return t.child == c
+	})
+}
+
+// next is the timer that fires first; among equals the one that was set first.
+func (m *Machine) next() *timer {
+	var first *timer
+	for _, t := range m.timers {
+		if first == nil || t.at.Before(first.at) {
+			first = t
+		}
+	}
+	return first
+}
+
+// Deadline returns when the Machine wants a Timeout event, or the zero Time.
+func (m *Machine) Deadline() time.Time {
+	if t := m.next(); t != nil {
+		return t.at
+	}
+	return time.Time{}
+}
+
+// timeout fires what is due. What a timer sets for the same moment waits for
+// the next Timeout, so that this ends.
+func (m *Machine) timeout() {
+	var due []*timer
+	for _, t := range m.timers {
+		if !t.at.After(m.now) {
+			due = append(due, t)
+		}
+	}
+	slices.SortStableFunc(due, func(a, b *timer) int { return a.at.Compare(b.at) })
+	for _, t := range due {
+		if t.running() && m.state != Gone {
+			m.stop(t)
+			t.fire(m)
+		}
+	}
+}
+
+// Lifetimes. Each side rekeys at a moment of its own, so that both seldom start
+// at once (RFC 7296, Section 2.8).
+const (
+	ikeMargin   = 10 // percent of the IKE SA's lifetime before its end, at least
+	ikeJitter   = 10 // percent more, at random
+	childMargin = 10
+	childJitter = 10
+
+	// retryDelay is how long a rekeying that failed waits for its next try.
+	retryDelay = 30 * time.Second
+	// defaultKeepAlive is the interval of NAT keepalives (RFC 3948, Section 4).
+	defaultKeepAlive = 20 * time.Second
+)
+
+// startLife starts the clocks of an established IKE SA.
+func (m *Machine) startLife() {
+	m.heard = m.now
+	if life := m.conn.Lifetime; life > 0 {
+		m.after(m.soften(life, ikeMargin, ikeJitter), func(m *Machine) { m.enqueue(&rekeyIKE{}) })
+		m.after(life, (*Machine).expire)
+	}
+	if m.conn.DPD > 0 {
+		m.after(m.conn.DPD, (*Machine).watchPeer)
+	}
+	if m.nat.local {
+		m.after(m.keepAlive(), (*Machine).sendKeepAlive)
+	}
+}
+
+// soften returns a moment before the end of a lifetime: margin percent, and a
+// random part of jitter percent more.
+func (m *Machine) soften(life time.Duration, margin, jitter int64) time.Duration {
+	n := int64(life)
+	return time.Duration(n - percent(n, margin) - m.randomBelow(percent(n, jitter)))
+}
+
+// percent does not overflow.
+func percent(n, p int64) int64 { return n/100*p + n%100*p/100 }
+
+// expire ends the IKE SA at its hard limit.
+func (m *Machine) expire() {
+	m.close(&failure{code: codeLifetime, err: errLifetime})
+}
+
+// watchPeer checks that the peer is alive when nothing authentic came for the
+// configured time (RFC 7296, Section 2.4).
+func (m *Machine) watchPeer() {
+	if idle := m.now.Sub(m.heard); idle < m.conn.DPD {
+		m.after(m.conn.DPD-idle, (*Machine).watchPeer)
+		return
+	}
+	if m.outstanding == nil {
+		m.enqueue(&liveness{})
+	}
+	m.after(m.conn.DPD, (*Machine).watchPeer)
+}
+
+func (m *Machine) keepAlive() time.Duration {
+	if m.conn.KeepAlive > 0 {
+		return m.conn.KeepAlive
+	}
+	return defaultKeepAlive
+}
+
+func (m *Machine) sendKeepAlive() {
+	m.act(SendKeepAlive{Local: m.local, Remote: m.remote})
+	m.after(m.keepAlive(), (*Machine).sendKeepAlive)
+}
+
+// randomBelow returns a number from 0 to n-1 for jitter. A random source that
+// fails gives no jitter: nothing secret depends on it.
+func (m *Machine) randomBelow(n int64) int64 {
+	b, err := m.random(8)
+	if err != nil || n <= 0 {
+		return 0
+	}
+	return int64(binary.BigEndian.Uint64(b) % uint64(n))
+}
