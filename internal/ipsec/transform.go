@@ -22,36 +22,59 @@ type Transform struct {
 	KeyBits uint16 // 0 where the algorithm has one key length
 }
 
-// Encryption algorithms.
+// Encryption algorithms. The number of octets in a name is the length of the
+// ICV.
 const (
-	EncrNull   uint16 = 11
-	EncrAESCBC uint16 = 12
-	// EncrAESGCM16 is AES-GCM with a 16-octet ICV (RFC 4106, RFC 5282).
+	EncrNull     uint16 = 11 // RFC 2410; ESP only
+	EncrAESCBC   uint16 = 12 // RFC 3602
+	EncrAESCTR   uint16 = 13 // RFC 3686, RFC 5930
+	EncrAESCCM8  uint16 = 14 // RFC 4309, RFC 5282
+	EncrAESCCM12 uint16 = 15
+	EncrAESCCM16 uint16 = 16
+	EncrAESGCM8  uint16 = 18 // RFC 4106, RFC 5282
+	EncrAESGCM12 uint16 = 19
 	EncrAESGCM16 uint16 = 20
+	// EncrNullAESGMAC is ENCR_NULL_AUTH_AES_GMAC (RFC 4543); ESP only.
+	EncrNullAESGMAC      uint16 = 21
+	EncrChaCha20Poly1305 uint16 = 28 // RFC 7634
 )
 
-// Pseudorandom functions (RFC 4868).
+// Pseudorandom functions.
 const (
-	PRFHMACSHA256 uint16 = 5
+	PRFHMACSHA1   uint16 = 2 // RFC 2104
+	PRFAESXCBC    uint16 = 4 // RFC 4434
+	PRFHMACSHA256 uint16 = 5 // RFC 4868
 	PRFHMACSHA384 uint16 = 6
 	PRFHMACSHA512 uint16 = 7
+	PRFAESCMAC    uint16 = 8 // RFC 4615
 )
 
-// Integrity algorithms (RFC 4868).
+// Integrity algorithms.
 const (
 	IntegNone          uint16 = 0
-	IntegHMACSHA256128 uint16 = 12
+	IntegHMACSHA196    uint16 = 2  // RFC 2404
+	IntegAESXCBC96     uint16 = 5  // RFC 3566
+	IntegAESCMAC96     uint16 = 8  // RFC 4494
+	IntegHMACSHA256128 uint16 = 12 // RFC 4868
 	IntegHMACSHA384192 uint16 = 13
 	IntegHMACSHA512256 uint16 = 14
 )
 
-// Key exchange methods (RFC 3526, RFC 5903, RFC 8031).
+// Key exchange methods.
 const (
 	KENone     uint16 = 0
+	KEMODP1024 uint16 = 2 // RFC 2409
+	KEMODP1536 uint16 = 5 // RFC 3526
 	KEMODP2048 uint16 = 14
-	KEECP256   uint16 = 19
+	KEMODP3072 uint16 = 15
+	KEMODP4096 uint16 = 16
+	KEMODP6144 uint16 = 17
+	KEMODP8192 uint16 = 18
+	KEECP256   uint16 = 19 // RFC 5903
 	KEECP384   uint16 = 20
-	KEX25519   uint16 = 31
+	KEECP521   uint16 = 21
+	KEX25519   uint16 = 31 // RFC 8031
+	KEX448     uint16 = 32
 )
 
 // Extended sequence numbers (RFC 4303, Section 2.2.1).
