@@ -156,6 +156,9 @@ type (
 	DeleteChild struct{ Name string }
 	// Close deletes the IKE SA with all its children.
 	Close struct{}
+	// Reconfigure replaces the configuration of an established connection. It takes
+	// effect with the next exchange; what is negotiated stays.
+	Reconfigure struct{ Connection *Connection }
 	// CheckLiveness sends an empty INFORMATIONAL request now.
 	CheckLiveness struct{}
 	// Expired passes on what the data plane says of an SA's lifetime.
@@ -183,6 +186,7 @@ func (RekeyChild) isEvent()    {}
 func (RekeyIKE) isEvent()      {}
 func (DeleteChild) isEvent()   {}
 func (Close) isEvent()         {}
+func (Reconfigure) isEvent()   {}
 func (CheckLiveness) isEvent() {}
 func (Expired) isEvent()       {}
 func (PeerMoved) isEvent()     {}

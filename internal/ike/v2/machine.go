@@ -128,6 +128,8 @@ func (m *Machine) handle(e Event) {
 		m.used(e)
 	case DeleteChild:
 		m.deleteChildren(e.Name)
+	case Reconfigure:
+		m.reconfigure(e.Connection)
 	default:
 		m.order(e)
 	}
