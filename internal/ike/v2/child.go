@@ -57,6 +57,7 @@ type child struct {
 
 	unwanted  bool        // an order to delete it came
 	successor *child      // what replaced it
+	lifetime  ipsec.Lifetime
 	rekeying  *rekeyChild // our rekeying of it, queued or outstanding
 }
 
@@ -256,13 +257,14 @@ func (m *Machine) keyChild(c *child, shared secret.Key, ni, nr []byte, ours bool
 	if err != nil {
 		return failf(message.NoProposalChosen, "%w", err)
 	}
+	c.lifetime = m.childLifetime(c.conf.Lifetime)
 	sa := ipsec.SA{
 		Protocol: c.protocol(), Mode: c.conf.Mode,
 		Local: m.local, Remote: m.remote, Encap: m.nat.encap,
 		Encr: encr, Integ: integ,
 		ESN:          c.chosen.First(ipsec.TypeESN).ID == ipsec.ESNYes,
 		ReplayWindow: c.conf.ReplayWindow,
-		Lifetime:     m.childLifetime(c.conf.Lifetime),
+		Lifetime:     c.lifetime,
 		ReqID:        c.conf.ReqID,
 		LocalTS:      c.localTS, RemoteTS: c.remoteTS,
 		Connection: m.conn.Name, Tunnel: c.conf.Name,

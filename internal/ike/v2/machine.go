@@ -31,6 +31,7 @@ type Machine struct {
 
 	localID, remoteID Identity
 	established       time.Time
+	rekeyAt           time.Time // when this side will rekey the IKE SA
 	heard             time.Time // when something authentic was last received
 
 	exchanges

@@ -26,6 +26,7 @@ type Status struct {
 	Encap       bool           `json:"encap"` // ESP travels in UDP
 	Established time.Time      `json:"established,omitzero"`
 	Heard       time.Time      `json:"heard,omitzero"` // when something authentic was last received
+	RekeyAt     time.Time      `json:"rekey_at,omitzero"`
 	Waiting     int            `json:"waiting"`        // exchanges that wait for the peer
 	Children    []ChildStatus  `json:"children"`
 }
@@ -44,6 +45,8 @@ type ChildStatus struct {
 	LocalTS  []ipsec.Selector `json:"local_ts"`
 	RemoteTS []ipsec.Selector `json:"remote_ts"`
 	Since    time.Time        `json:"since"`
+	RekeyAt  time.Time        `json:"rekey_at,omitzero"` // by time; use may bring it forward
+	Expires  time.Time        `json:"expires,omitzero"`
 }
 
 // Status describes the IKE SA and its CHILD SAs.
@@ -52,7 +55,7 @@ func (m *Machine) Status() Status {
 		State: m.state, Initiator: m.initiator, SPIs: m.spiI.String() + "/" + m.spiR.String(),
 		Local: m.local, Remote: m.remote,
 		LocalNAT: m.nat.local, RemoteNAT: m.nat.remote, Encap: m.nat.encap,
-		Established: m.established, Heard: m.heard, Waiting: len(m.queue),
+		Established: m.established, RekeyAt: m.rekeyAt, Heard: m.heard, Waiting: len(m.queue),
 		Children: make([]ChildStatus, 0, len(m.children)),
 	}
 	if m.conn != nil {
@@ -71,11 +74,18 @@ func (m *Machine) Status() Status {
 		s.Waiting++
 	}
 	for _, c := range m.children {
-		s.Children = append(s.Children, ChildStatus{
+		st := ChildStatus{
 			Name: c.conf.Name, State: c.state.String(), Protocol: c.protocol(), Mode: c.conf.Mode,
 			In: c.in, Out: c.out, Sending: c.outUp, Proposal: suite.ProposalString(c.chosen), ReqID: c.conf.ReqID,
 			LocalTS: c.localTS, RemoteTS: c.remoteTS, Since: c.since,
-		})
+		}
+		if c.lifetime.Soft.Time > 0 {
+			st.RekeyAt = c.since.Add(c.lifetime.Soft.Time)
+		}
+		if c.lifetime.Hard.Time > 0 {
+			st.Expires = c.since.Add(c.lifetime.Hard.Time)
+		}
+		s.Children = append(s.Children, st)
 	}
 	return s
 }

@@ -109,7 +109,9 @@ const (
 func (m *Machine) startLife() {
 	m.heard = m.now
 	if life := m.conn.Lifetime; life > 0 {
-		m.after(m.soften(life, ikeMargin, ikeJitter), func(m *Machine) { m.enqueue(&rekeyIKE{}) })
+		soft := m.soften(life, ikeMargin, ikeJitter)
+		m.rekeyAt = m.now.Add(soft)
+		m.after(soft, func(m *Machine) { m.enqueue(&rekeyIKE{}) })
 		m.after(life, (*Machine).expire)
 	}
 	if m.conn.DPD > 0 {

@@ -1,0 +1,267 @@
+package ike
+
+import (
+	"container/heap"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"caponier/internal/dataplane"
+	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2"
+	"caponier/internal/ipsec"
+	"caponier/internal/netio"
+)
+
+// sa is one IKE SA of the table.
+type sa struct {
+	// Constant after adoption.
+	spi   message.SPI
+	shard *shard
+
+	// Owned by the shard.
+	machine  *v2.Machine
+	deadline time.Time
+	index    int // in the shard's heap, or -1
+	gone     bool
+
+	// Guarded by Daemon.mu.
+	conn        string // name of the connection; empty until the peer is known
+	established bool
+	closing     bool // being deleted: nothing new is asked of it
+	initKey     initKey
+	children    map[string]int          // CHILD SAs that are up, by tunnel
+	saids       map[ipsec.SAID]struct{} // what it installed in the data plane
+	first       *v2.Child               // set up with the IKE SA itself, where we are the initiator
+	pending     []v2.CreateChild        // asked for before it was established
+}
+
+// shard is one goroutine with the IKE SAs that it owns.
+type shard struct {
+	d     *Daemon
+	inbox chan item
+	queue deadlines
+}
+
+// item is one thing for a shard to do: an event for a machine, or a function to
+// run where machines may be looked at.
+type item struct {
+	sa *sa
+	ev v2.Event
+	fn func()
+}
+
+func newShard(d *Daemon) *shard {
+	return &shard{d: d, inbox: make(chan item, inboxSize)}
+}
+
+// post hands an event to the owner of s. A datagram that finds the inbox full
+// is dropped, for the peer will repeat it; other events wait.
+func (sh *shard) post(s *sa, ev v2.Event) {
+	it := item{sa: s, ev: ev}
+	if _, fromNetwork := ev.(v2.Received); fromNetwork {
+		select {
+		case sh.inbox <- it:
+		default:
+			sh.d.counters.inboxFull.Add(1)
+		}
+		return
+	}
+	select {
+	case sh.inbox <- it:
+	case <-sh.d.stop:
+	}
+}
+
+// do runs fn in the shard and waits for it.
+func (sh *shard) do(fn func()) {
+	done := make(chan struct{})
+	select {
+	case sh.inbox <- item{fn: func() { fn(); close(done) }}:
+	case <-sh.d.stop:
+		return
+	}
+	select {
+	case <-done:
+	case <-sh.d.stop:
+	}
+}
+
+func (sh *shard) run() {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		if len(sh.queue) > 0 {
+			timer.Reset(max(0, sh.queue[0].deadline.Sub(sh.d.now())))
+		} else {
+			timer.Reset(time.Hour)
+		}
+		select {
+		case it := <-sh.inbox:
+			if it.fn != nil {
+				it.fn()
+			} else {
+				sh.step(it.sa, it.ev)
+			}
+		case <-timer.C:
+			now := sh.d.now()
+			// Each SA at most once: the inbox must get its turn.
+			for n := len(sh.queue); n > 0 && len(sh.queue) > 0 && !sh.queue[0].deadline.After(now); n-- {
+				sh.step(sh.queue[0], v2.Timeout{})
+			}
+		case <-sh.d.stop:
+			return
+		}
+	}
+}
+
+// step gives one event to a machine and carries out what it answers. A machine
+// that panics is removed with its SAs: one bad peer must not end the gateway.
+func (sh *shard) step(s *sa, ev v2.Event) {
+	if s.gone {
+		return
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			sh.d.log.Error("IKE machine failed; its SAs are removed",
+				"connection", s.conn, "spi", fmt.Sprintf("%016x", uint64(s.spi)), "panic", p, "stack", string(debug.Stack()))
+			sh.remove(s)
+		}
+	}()
+	for _, a := range s.machine.Step(sh.d.now(), ev) {
+		sh.perform(s, a)
+		if s.gone {
+			return
+		}
+	}
+	sh.schedule(s, s.machine.Deadline())
+	for _, c := range sh.d.takePending(s) {
+		sh.step(s, c)
+	}
+}
+
+func (sh *shard) schedule(s *sa, deadline time.Time) {
+	s.deadline = deadline
+	switch {
+	case deadline.IsZero() && s.index >= 0:
+		heap.Remove(&sh.queue, s.index)
+	case deadline.IsZero():
+	case s.index >= 0:
+		heap.Fix(&sh.queue, s.index)
+	default:
+		heap.Push(&sh.queue, s)
+	}
+}
+
+// perform carries out one action of the machine of s.
+func (sh *shard) perform(s *sa, a v2.Action) {
+	d := sh.d
+	switch a := a.(type) {
+	case v2.Send:
+		d.send(netio.Datagram{Data: a.Data, Local: a.Local, Remote: a.Remote})
+	case v2.SendKeepAlive:
+		if sock := d.sockets[a.Local.Port()]; sock != nil {
+			if err := sock.SendKeepAlive(a.Local, a.Remote); err != nil {
+				d.log.Debug("keepalive not sent", "remote", a.Remote, "error", err)
+			}
+		}
+	case v2.Sign:
+		sh.async(s, func() v2.Event {
+			auth, err := d.auth.Sign(a.Connection.Name, a.Scheme, a.Octets)
+			return v2.Signed{Token: a.Token, Auth: auth, Err: err}
+		}, v2.Signed{Token: a.Token, Err: errBusy})
+	case v2.Verify:
+		sh.async(s, func() v2.Event {
+			return v2.Verified{Token: a.Token, Err: d.auth.Verify(a)}
+		}, v2.Verified{Token: a.Token, Err: errBusy})
+	case v2.InstallSA:
+		id := a.SA.ID()
+		if err := d.backend.AddSA(a.SA); err != nil {
+			d.log.Error("SA not installed", "connection", a.SA.Connection, "tunnel", a.SA.Tunnel, "spi", id.SPI, "error", err)
+			sh.step(s, v2.InstallFailed{ID: id, Err: err})
+			return
+		}
+		d.claim(s, id)
+	case v2.MoveSA:
+		err := d.backend.UpdateSA(a.ID, dataplane.AddressUpdate{Local: a.Local, Remote: a.Remote, Encap: a.Encap})
+		if err != nil {
+			d.log.Error("SA not moved to the new address", "spi", a.ID.SPI, "remote", a.Remote, "error", err)
+		}
+	case v2.RemoveSA:
+		d.disclaim(s, a.ID)
+		if err := d.backend.DeleteSA(a.ID); err != nil && !errors.Is(err, dataplane.ErrNotFound) {
+			d.log.Error("SA not removed", "spi", a.ID.SPI, "error", err)
+		}
+	case v2.Succeed:
+		d.succeed(s, a)
+	case v2.Report:
+		d.noticed(s, a.What)
+	case v2.Done:
+		sh.remove(s)
+	}
+}
+
+var errBusy = errors.New("too many handshakes at once")
+
+// async runs job on the pool and steps the machine with what it returns, or
+// with busy where the pool has no room.
+func (sh *shard) async(s *sa, job func() v2.Event, busy v2.Event) {
+	select {
+	case sh.d.authJobs <- func() { sh.post(s, job()) }:
+	default:
+		sh.step(s, busy)
+	}
+}
+
+// remove takes s out of every table. What its machine left installed goes too.
+func (sh *shard) remove(s *sa) {
+	if s.gone {
+		return
+	}
+	s.gone = true
+	sh.schedule(s, time.Time{})
+	for _, id := range sh.d.forget(s) {
+		if err := sh.d.backend.DeleteSA(id); err != nil && !errors.Is(err, dataplane.ErrNotFound) {
+			sh.d.log.Error("SA not removed", "spi", id.SPI, "error", err)
+		}
+	}
+}
+
+func (d *Daemon) send(dg netio.Datagram) {
+	sock := d.sockets[dg.Local.Port()]
+	if sock == nil {
+		d.log.Error("no socket for IKE message", "local", dg.Local)
+		return
+	}
+	d.counters.sent.Add(1)
+	if err := sock.Send(dg); err != nil {
+		// The machine repeats requests, and peers repeat theirs.
+		d.log.Debug("IKE message not sent", "remote", dg.Remote, "error", err)
+	}
+}
+
+// deadlines is a heap of the SAs that wait for a time.
+type deadlines []*sa
+
+func (q deadlines) Len() int           { return len(q) }
+func (q deadlines) Less(i, j int) bool { return q[i].deadline.Before(q[j].deadline) }
+func (q deadlines) Swap(i, j int) {
+	q[i], q[j] = q[j], q[i]
+	q[i].index, q[j].index = i, j
+}
+
+func (q *deadlines) Push(x any) {
+	s := x.(*sa)
+	s.index = len(*q)
+	*q = append(*q, s)
+}
+
+func (q *deadlines) Pop() any {
+	old := *q
+	s := old[len(old)-1]
+	old[len(old)-1] = nil
+	*q = old[:len(old)-1]
+	s.index = -1
+	return s
+}
