@@ -55,8 +55,8 @@ type child struct {
 	held        *ipsec.SA // the outbound SA likewise
 	activate    *timer    // installs held
 
-	unwanted  bool        // an order to delete it came
-	successor *child      // what replaced it
+	unwanted  bool   // an order to delete it came
+	successor *child // what replaced it
 	lifetime  ipsec.Lifetime
 	rekeying  *rekeyChild // our rekeying of it, queued or outstanding
 }

@@ -27,7 +27,7 @@ type Status struct {
 	Established time.Time      `json:"established,omitzero"`
 	Heard       time.Time      `json:"heard,omitzero"` // when something authentic was last received
 	RekeyAt     time.Time      `json:"rekey_at,omitzero"`
-	Waiting     int            `json:"waiting"`        // exchanges that wait for the peer
+	Waiting     int            `json:"waiting"` // exchanges that wait for the peer
 	Children    []ChildStatus  `json:"children"`
 }
 
