@@ -42,10 +42,10 @@ type TUN struct {
 	}
 }
 
-// OpenTUN makes a TUN device with the number of queues, or opens the one of
-// that name. A name with %d in it lets the kernel number it. The device goes
-// away with its last queue.
-func OpenTUN(name string, queues int) ([]*TUN, error) {
+// OpenTUN makes a TUN device with the number of queues and the MTU, or opens the
+// one of that name. A name with %d in it lets the kernel number it. The device
+// goes away with its last queue.
+func OpenTUN(name string, queues, mtu int) ([]*TUN, error) {
 	out := make([]*TUN, 0, queues)
 	for range queues {
 		t, err := openQueue(name)
@@ -58,7 +58,27 @@ func OpenTUN(name string, queues int) ([]*TUN, error) {
 		name = t.name
 		out = append(out, t)
 	}
+	if err := setMTU(name, mtu); err != nil {
+		for _, t := range out {
+			t.Close()
+		}
+		return nil, fmt.Errorf("set MTU %d of TUN device %s: %w", mtu, name, err)
+	}
 	return out, nil
+}
+
+func setMTU(name string, mtu int) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	req, err := unix.NewIfreq(name)
+	if err != nil {
+		return err
+	}
+	req.SetUint32(uint32(mtu))
+	return needs(unix.IoctlIfreq(fd, unix.SIOCSIFMTU, req), capNetAdmin)
 }
 
 func openQueue(name string) (*TUN, error) {

@@ -23,6 +23,8 @@ const DefaultPort = 4500
 type OpenOptions struct {
 	// Name of the TUN device; a %d in it lets the kernel number it.
 	Name string
+	// MTU of the TUN device; 0 is DefaultMTU.
+	MTU int
 	// Workers is how many there shall be; 0 is one for each CPU.
 	Workers int
 	// Port is the UDP port; 0 is DefaultPort.
@@ -39,6 +41,9 @@ func Open(o OpenOptions) (d Devices, name string, err error) {
 	if o.Workers <= 0 {
 		o.Workers = runtime.GOMAXPROCS(0)
 	}
+	if o.MTU == 0 {
+		o.MTU = DefaultMTU
+	}
 	if o.Port == 0 {
 		o.Port = DefaultPort
 	}
@@ -49,7 +54,7 @@ func Open(o OpenOptions) (d Devices, name string, err error) {
 			err = fmt.Errorf("user-space data plane: %w", err)
 		}
 	}()
-	queues, err := netio.OpenTUN(o.Name, o.Workers)
+	queues, err := netio.OpenTUN(o.Name, o.Workers, o.MTU)
 	if err != nil {
 		return d, "", err
 	}

@@ -378,13 +378,8 @@ func (p *Plane) Policies() []ipsec.Policy { return p.policies.Load().Policies() 
 // Events implements dataplane.Backend.
 func (p *Plane) Events() <-chan ipsec.Event { return p.events.ch }
 
-// IKESockets returns the sockets that the plane shares with IKE: its UDP port.
-func (p *Plane) IKESockets() []netio.IKESocket {
-	if len(p.opts.Devices.UDP4) == 0 && len(p.opts.Devices.UDP6) == 0 {
-		return nil
-	}
-	return []netio.IKESocket{p.ike}
-}
+// IKESocket returns the socket that the plane shares with IKE: its UDP port.
+func (p *Plane) IKESocket() netio.IKESocket { return p.ike }
 
 // Counters implements dataplane.Backend.
 func (p *Plane) Counters() map[string]uint64 {
