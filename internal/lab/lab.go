@@ -57,8 +57,14 @@ func Gateways() []string {
 	return names
 }
 
-// Socket returns the control socket of a gateway.
-func (l *Lab) Socket(gateway string) string { return socketPath(l.dir, gateway) }
+// Sockets returns the control socket of each gateway.
+func (l *Lab) Sockets() map[string]string {
+	out := make(map[string]string)
+	for _, g := range Gateways() {
+		out[g] = socketPath(l.dir, g)
+	}
+	return out
+}
 
 func (l *Lab) ns(node string) netns.NS { return netns.NS{Name: l.prefix + node} }
 
@@ -250,7 +256,7 @@ func (l *Lab) waitFor(ctx context.Context, gateway string) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	for {
-		out, err := exec.CommandContext(ctx, l.program, "--control", l.Socket(gateway), "status", "--json").CombinedOutput()
+		out, err := exec.CommandContext(ctx, l.program, "--control", socketPath(l.dir, gateway), "status", "--json").CombinedOutput()
 		if err == nil {
 			return nil
 		}

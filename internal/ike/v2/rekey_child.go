@@ -168,18 +168,19 @@ func (t *rekeyChild) refused(m *Machine, c *child, f *failure) {
 // answerRekeyChild answers the peer's rekeying of a CHILD SA.
 func (m *Machine) answerRekeyChild(msg *message.Message, n *message.Notify) {
 	old := m.rekeyed(n)
-	var f *failure
 	switch {
+	case old == nil && m.busyWithChild():
+		// Perhaps the peer has made it in the response that we still wait for.
+		m.respond(message.CreateChildSA, failf(message.TemporaryFailure, "a CHILD SA is being changed").payload())
+		return
 	case old == nil:
-		f = failf(message.ChildSANotFound, "the peer rekeys a CHILD SA that does not exist")
 		m.respond(message.CreateChildSA, &message.Notify{
 			Protocol: n.Protocol, SPI: n.SPI, Kind: message.ChildSANotFound,
 		})
 		return
 	case old.state != childLive:
 		// Being deleted, or replaced already (RFC 7296, Section 2.25.1).
-		f = failf(message.TemporaryFailure, "the CHILD SA is being deleted")
-		m.respond(message.CreateChildSA, f.payload())
+		m.respond(message.CreateChildSA, failf(message.TemporaryFailure, "the CHILD SA is being deleted").payload())
 		return
 	}
 	nonce, _ := message.Find[*message.Nonce](msg)

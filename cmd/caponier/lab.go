@@ -1,0 +1,115 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"caponier/internal/control"
+	"caponier/internal/lab"
+)
+
+// lab makes the commands of the lab.
+func (c *cli) lab() *cobra.Command {
+	var dir string
+	group := &cobra.Command{
+		Use:   "lab",
+		Short: "A cloud gateway with two customers, in network namespaces of this machine",
+		Long: "The lab builds a cloud gateway, and two customers with a gateway and an IoT client\n" +
+			"each, in network namespaces that it makes and removes. It needs root.\n\n" + lab.Picture(),
+		Args: subcommand, RunE: noSubcommand,
+	}
+	group.PersistentFlags().StringVar(&dir, "dir", lab.DefaultDir, "where the lab keeps its certificates, configurations and logs")
+	open := func() (*lab.Lab, error) {
+		program, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		return lab.New(dir, program, "caponier-"), nil
+	}
+	group.AddCommand(
+		&cobra.Command{
+			Use: "up", Short: "Build the lab and start its gateways and servers", Args: cobra.NoArgs,
+			RunE: run(func(cmd *cobra.Command, _ []string) error {
+				l, err := open()
+				if err != nil {
+					return err
+				}
+				if err := l.Up(cmd.Context(), c.say); err != nil {
+					return err
+				}
+				return c.print(labUp{Dir: dir, Sockets: l.Sockets()})
+			}),
+		},
+		&cobra.Command{
+			Use: "test", Short: "Prove that traffic crosses, isolation holds and nothing leaks", Args: cobra.NoArgs,
+			RunE: run(func(cmd *cobra.Command, _ []string) error {
+				l, err := open()
+				if err != nil {
+					return err
+				}
+				var all labResults
+				err = l.Test(cmd.Context(), func(r lab.Result) {
+					all.Results = append(all.Results, r)
+					if !c.json {
+						_ = r.Text(c.out)
+					}
+				})
+				if c.json && len(all.Results) > 0 {
+					if err := c.print(all); err != nil {
+						return err
+					}
+				}
+				return err
+			}),
+		},
+		&cobra.Command{
+			Use: "down", Short: "End what the lab started and remove what it made", Args: cobra.NoArgs,
+			RunE: run(func(_ *cobra.Command, _ []string) error {
+				l, err := open()
+				if err != nil {
+					return err
+				}
+				if err := l.Down(); err != nil {
+					return err
+				}
+				c.say("nothing is left of the lab")
+				return nil
+			}),
+		},
+		&cobra.Command{
+			Use: "serve PREFIX", Hidden: true, Short: "Run the servers of the lab", Args: cobra.ExactArgs(1),
+			RunE: run(func(cmd *cobra.Command, args []string) error { return lab.Serve(cmd.Context(), args[0]) }),
+		},
+	)
+	return group
+}
+
+// say tells people about progress; JSON readers are not interested.
+func (c *cli) say(text string) {
+	if !c.json {
+		_, _ = fmt.Fprintln(c.out, text)
+	}
+}
+
+// labUp is what `lab up` answers.
+type labUp struct {
+	Dir     string            `json:"dir"`
+	Sockets map[string]string `json:"sockets"`
+}
+
+// Text draws the lab and says how to look into it.
+func (l labUp) Text(w io.Writer, _ control.Style) error {
+	_, err := fmt.Fprintf(w, "\n%s\nlook inside:  caponier --control %s status\n", lab.Picture(), l.Sockets["cloudgw"])
+	return err
+}
+
+// labResults is what `lab test` answers.
+type labResults struct {
+	Results []lab.Result `json:"results"`
+}
+
+// Text is not used: the rows were printed as they came.
+func (labResults) Text(io.Writer, control.Style) error { return nil }

@@ -1,0 +1,222 @@
+// Package app builds the gateway from its configuration and runs it: the only
+// room that sees all the others.
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime"
+	"sync"
+	"time"
+
+	"caponier/internal/config"
+	"caponier/internal/control"
+	"caponier/internal/dataplane/userspace"
+	"caponier/internal/host"
+	"caponier/internal/ike"
+	"caponier/internal/ike/v2"
+	"caponier/internal/logging"
+	"caponier/internal/netio"
+	"caponier/internal/suite"
+)
+
+// tunName is the name of the inner interface.
+const tunName = "caponier0"
+
+// ikePort is where IKE begins (RFC 7296, Section 2), and natPort where it and
+// ESP in UDP go on (RFC 3948).
+const (
+	ikePort = 500
+	natPort = 4500
+)
+
+// Options say what to run.
+type Options struct {
+	Config  string // file or directory
+	Version string
+	Output  io.Writer // of the log, where the configuration names no file; nil: standard error
+	// Ready is called when the gateway serves; nil for nothing.
+	Ready func()
+	// Reload is signalled to read the configuration again, as by SIGHUP; nil for
+	// never.
+	Reload <-chan struct{}
+}
+
+// app is a running gateway.
+type app struct {
+	// Constant after start.
+	opts    Options
+	started time.Time
+	log     *logging.Log
+	slog    *slog.Logger
+	lock    *stateLock
+	plane   *userspace.Plane
+	host    *host.Host
+	daemon  *ike.Daemon
+	auth    *authenticator
+	server  *control.Server
+	workers int
+	serving sync.WaitGroup
+
+	// mu guards the configuration in force; a reload holds it throughout.
+	mu     sync.Mutex
+	cfg    *config.Config
+	reqIDs map[string]uint32
+}
+
+// Run runs the gateway until ctx ends. It returns an error that names the cause
+// where the gateway cannot start; then nothing of it is left behind.
+func Run(ctx context.Context, o Options) error {
+	// Everything up to start only reads: a wrong configuration never reaches
+	// the system.
+	if err := suite.SelfTest(); err != nil {
+		return fmt.Errorf("cryptographic self-test: %w", err)
+	}
+	cfg, warnings, err := config.Load(o.Config, config.Checks{Now: time.Now()})
+	if err != nil {
+		return err
+	}
+	creds, err := readAllCredentials(cfg)
+	if err != nil {
+		return err
+	}
+	log, err := logging.New(logging.Options{
+		JSON: cfg.Gateway.Log.Format == config.LogJSON, File: cfg.Gateway.Log.File, Output: o.Output,
+		Level: cfg.Gateway.Log.Level, Levels: cfg.Gateway.Log.Levels,
+	})
+	if err != nil {
+		return err
+	}
+	a := &app{opts: o, started: time.Now(), log: log, slog: log.Subsystem("app"), cfg: cfg, auth: new(authenticator)}
+	for _, w := range warnings {
+		a.slog.Warn("configuration", "problem", w.Error())
+	}
+	a.auth.set(creds)
+
+	if err := a.start(creds); err != nil {
+		return errors.Join(err, a.close())
+	}
+	a.slog.Info("gateway started", "name", cfg.Gateway.Name, "version", o.Version, "connections", len(cfg.Connections))
+	if o.Ready != nil {
+		o.Ready()
+	}
+	a.serve(ctx)
+	a.slog.Info("gateway stops", "name", cfg.Gateway.Name)
+	return a.close()
+}
+
+// serve follows orders until ctx ends.
+func (a *app) serve(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.opts.Reload:
+			if err := a.log.Reopen(); err != nil {
+				a.slog.Error("log file not reopened", "error", err)
+			}
+			if _, err := a.Reload(ctx, false); err != nil {
+				a.slog.Error("configuration not reloaded", "error", err)
+			}
+		}
+	}
+}
+
+// start opens what the gateway needs of the system, from the inside out:
+// policies are in force before a route leads to them, and the daemon begins
+// when everything it may ask for is there.
+func (a *app) start(creds map[string]*credentials) error {
+	gw := &a.cfg.Gateway
+	var err error
+	if a.lock, err = lockState(gw.State); err != nil {
+		return err
+	}
+	if a.workers = gw.Workers; a.workers == 0 {
+		a.workers = runtime.GOMAXPROCS(0)
+	}
+	devices, name, err := userspace.Open(userspace.OpenOptions{
+		Name: tunName, Workers: a.workers, Port: natPort, Mark: host.Mark,
+	})
+	if err != nil {
+		return err
+	}
+	a.plane, err = userspace.New(userspace.Options{
+		Devices: devices, MTU: gw.MTU, Rand: rand.Reader, Logger: a.log.Subsystem("dataplane"),
+	})
+	if err != nil {
+		return err
+	}
+	a.reqIDs = config.ReqIDs(a.cfg, nil)
+	spd := policies(a.cfg, a.reqIDs)
+	if err := a.plane.SetPolicies(spd); err != nil {
+		return err
+	}
+	mtu := gw.MTU
+	if mtu == 0 {
+		mtu = userspace.DefaultMTU
+	}
+	if a.host, err = host.Open(host.Options{Device: name, MTU: mtu, Logger: a.log.Subsystem("host")}); err != nil {
+		return err
+	}
+	if err := a.host.Set(host.FromPolicies(spd)); err != nil {
+		return err
+	}
+	ikeSocket, err := netio.ListenIKE(ikePort, netio.SocketOptions{Mark: host.Mark})
+	if err != nil {
+		return err
+	}
+	a.daemon = ike.New(ike.Options{
+		Sockets: []netio.IKESocket{a.plane.IKESocket(), ikeSocket}, Backend: a.plane,
+		Authenticator: a.auth, Rand: rand.Reader, Log: a.log.Subsystem("ike"),
+	})
+	a.daemon.Apply(connections(a.cfg, creds, a.reqIDs), nil)
+	if a.server, err = control.Listen(gw.Control, a, a.log.Subsystem("control")); err != nil {
+		return errors.Join(err, ikeSocket.Close())
+	}
+	a.serving.Go(func() {
+		if err := a.server.Serve(); err != nil {
+			a.slog.Error("the control socket is gone", "error", err)
+		}
+	})
+	a.daemon.Start()
+	return nil
+}
+
+// close ends the gateway from the outside in. The policies' routes refuse their
+// traffic from then on, unless the configuration lets it go.
+func (a *app) close() error {
+	var errs []error
+	if a.server != nil {
+		errs = append(errs, a.server.Close())
+		a.serving.Wait()
+	}
+	if a.daemon != nil {
+		errs = append(errs, a.daemon.Close())
+	}
+	a.mu.Lock()
+	release := a.cfg.Gateway.Shutdown == config.ShutdownRelease
+	a.mu.Unlock()
+	if a.host != nil {
+		errs = append(errs, a.host.Release(!release), a.host.Close())
+	}
+	if a.plane != nil {
+		errs = append(errs, a.plane.Close())
+	}
+	if a.lock != nil {
+		errs = append(errs, a.lock.Close())
+	}
+	return errors.Join(append(errs, a.log.Close())...)
+}
+
+// connections translates all connections.
+func connections(cfg *config.Config, creds map[string]*credentials, reqIDs map[string]uint32) []*v2.Connection {
+	out := make([]*v2.Connection, len(cfg.Connections))
+	for i, c := range cfg.Connections {
+		out[i] = connection(c, creds[c.Name], reqIDs)
+	}
+	return out
+}

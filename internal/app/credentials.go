@@ -1,0 +1,131 @@
+package app
+
+import (
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"caponier/internal/config"
+	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2"
+	"caponier/internal/keystore"
+	"caponier/internal/pki"
+	"caponier/internal/suite"
+)
+
+// credentials are what a connection's files hold: our chain and key, and whom
+// we trust at the other end.
+type credentials struct {
+	chain       [][]byte // DER, the leaf first; empty without a certificate
+	signer      crypto.Signer
+	verifier    *pki.Verifier // nil where the peer has no certificate
+	authorities [][]byte
+}
+
+// readCredentials opens the files of a connection.
+func readCredentials(c *config.Connection) (*credentials, error) {
+	creds := new(credentials)
+	if c.Local.Auth == config.AuthCert {
+		certs, err := pki.LoadCertificates(c.Local.Cert.Path)
+		if err != nil {
+			return nil, fmt.Errorf("connection %s: %w", c.Name, err)
+		}
+		for _, cert := range certs {
+			creds.chain = append(creds.chain, cert.Raw)
+		}
+		if creds.signer, err = keystore.Open(c.Local.Key.Path); err != nil {
+			return nil, fmt.Errorf("connection %s: %w", c.Name, err)
+		}
+	}
+	if c.Remote.Auth == config.AuthCert {
+		var anchors []*x509.Certificate
+		for _, f := range c.Remote.CA {
+			certs, err := pki.LoadCertificates(f.Path)
+			if err != nil {
+				return nil, fmt.Errorf("connection %s: %w", c.Name, err)
+			}
+			anchors = append(anchors, certs...)
+		}
+		var pin *x509.Certificate
+		if !c.Remote.Pin.IsZero() {
+			certs, err := pki.LoadCertificates(c.Remote.Pin.Path)
+			if err != nil {
+				return nil, fmt.Errorf("connection %s: %w", c.Name, err)
+			}
+			pin = certs[0]
+		}
+		var err error
+		if creds.verifier, err = pki.NewVerifier(anchors, pin); err != nil {
+			return nil, fmt.Errorf("connection %s: %w", c.Name, err)
+		}
+		creds.authorities = creds.verifier.Authorities()
+	}
+	return creds, nil
+}
+
+// readAllCredentials opens the files of every connection, or says everything
+// that is wrong with them.
+func readAllCredentials(cfg *config.Config) (map[string]*credentials, error) {
+	all := make(map[string]*credentials)
+	var errs []error
+	for _, c := range cfg.Connections {
+		creds, err := readCredentials(c)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		all[c.Name] = creds
+	}
+	return all, errors.Join(errs...)
+}
+
+// authenticator makes and checks signatures with the credentials that the
+// configuration in force names. It implements ike.Authenticator.
+type authenticator struct {
+	mu    sync.RWMutex
+	creds map[string]*credentials // by connection
+}
+
+var errNoCredentials = errors.New("the connection has no credentials for this any more")
+
+func (a *authenticator) set(creds map[string]*credentials) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.creds = creds
+}
+
+func (a *authenticator) of(connection string) *credentials {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.creds[connection]
+}
+
+// Sign signs with the private key of a connection.
+func (a *authenticator) Sign(connection string, scheme suite.SignatureScheme, octets []byte) (message.Auth, error) {
+	creds := a.of(connection)
+	if creds == nil || creds.signer == nil {
+		return message.Auth{}, errNoCredentials
+	}
+	data, err := scheme.Sign(creds.signer, octets)
+	if err != nil {
+		return message.Auth{}, err
+	}
+	return message.Auth{Method: message.AuthMethod(scheme.Method), Data: data}, nil
+}
+
+// Verify checks the peer's chain, that it speaks for the identity, and the
+// signature.
+func (a *authenticator) Verify(v v2.Verify) error {
+	creds := a.of(v.Connection.Name)
+	if creds == nil || creds.verifier == nil {
+		return errNoCredentials
+	}
+	pub, err := creds.verifier.Verify(v.Certificates, uint8(v.Identity.Kind), []byte(v.Identity.Data), time.Now())
+	if err != nil {
+		return err
+	}
+	return suite.VerifyAuth(pub, uint8(v.Auth.Method), v.Auth.Data, v.Octets)
+}

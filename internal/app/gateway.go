@@ -1,0 +1,104 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"caponier/internal/control"
+	"caponier/internal/ike"
+	"caponier/internal/ipsec"
+	"caponier/internal/logging"
+	"caponier/internal/suite"
+)
+
+var _ control.Gateway = (*app)(nil)
+
+// orderTimeout bounds an order that nobody waits for.
+const orderTimeout = 2 * time.Minute
+
+// Connect sets up a connection or a tunnel.
+func (a *app) Connect(ctx context.Context, t control.Target, wait bool, report func(control.Progress)) error {
+	return a.carryOut(ctx, t, wait, report, control.StepNegotiating, control.StepEstablished, a.daemon.Connect)
+}
+
+// Disconnect deletes the SAs of a connection or a tunnel.
+func (a *app) Disconnect(ctx context.Context, t control.Target, wait bool, report func(control.Progress)) error {
+	return a.carryOut(ctx, t, wait, report, "", control.StepDeleted, a.daemon.Disconnect)
+}
+
+// Rekey replaces the CHILD SAs of a tunnel, or the IKE SA and all its CHILD SAs.
+func (a *app) Rekey(ctx context.Context, t control.Target, wait bool, report func(control.Progress)) error {
+	return a.carryOut(ctx, t, wait, report, control.StepNegotiating, control.StepRekeyed, a.daemon.Rekey)
+}
+
+// carryOut gives an order to the daemon, in the background where nobody waits.
+func (a *app) carryOut(ctx context.Context, t control.Target, wait bool, report func(control.Progress),
+	during, after string, order func(ctx context.Context, connection, tunnel string) error,
+) error {
+	if err := a.daemon.Knows(t.Connection, t.Tunnel); err != nil {
+		return refusal(t, err)
+	}
+	if !wait {
+		go func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), orderTimeout)
+			defer cancel()
+			// Its outcome stands in the log and in the status.
+			_ = order(ctx, t.Connection, t.Tunnel)
+		}()
+		report(control.Progress{Time: time.Now(), Target: t, Step: control.StepAccepted})
+		return nil
+	}
+	if during != "" {
+		report(control.Progress{Time: time.Now(), Target: t, Step: during})
+	}
+	if err := order(ctx, t.Connection, t.Tunnel); err != nil {
+		return refusal(t, err)
+	}
+	report(control.Progress{Time: time.Now(), Target: t, Step: after})
+	return nil
+}
+
+// refusal gives an error of the daemon its stable code.
+func refusal(t control.Target, err error) error {
+	failure, isFailure := errors.AsType[*ike.Failure](err)
+	switch {
+	case errors.Is(err, ike.ErrUnknownConnection):
+		return control.UnknownConnection(t.Connection)
+	case errors.Is(err, ike.ErrUnknownTunnel):
+		return control.UnknownTunnel(t)
+	case errors.Is(err, ike.ErrNoAddress), errors.Is(err, ike.ErrNotEstablished), errors.Is(err, ike.ErrRemoved):
+		return control.Errorf(control.CodeRefused, "%v", err)
+	case isFailure && failure.Code != "":
+		return control.Errorf(failure.Code, "%v", err)
+	default:
+		return err
+	}
+}
+
+// SAs returns the SAD.
+func (a *app) SAs(context.Context) ([]control.SA, error) {
+	all := a.plane.SAs()
+	out := make([]control.SA, len(all))
+	for i, s := range all {
+		out[i] = control.SA{SAStatus: s, Algorithms: algorithms(s)}
+	}
+	return out, nil
+}
+
+// algorithms says with what an SA protects, in the configuration's words.
+func algorithms(s ipsec.SAStatus) string {
+	words := suite.Name(s.Encr)
+	if s.Integ.ID != ipsec.IntegNone {
+		words += "-" + suite.Name(s.Integ)
+	}
+	return words
+}
+
+// Policies returns the SPD.
+func (a *app) Policies(context.Context) ([]ipsec.Policy, error) { return a.plane.Policies(), nil }
+
+// Log streams the kept log records, and with follow the new ones.
+func (a *app) Log(ctx context.Context, f logging.Filter, follow bool, emit func(logging.Record) error) error {
+	return a.log.Ring().Stream(ctx, f, follow, emit)
+}

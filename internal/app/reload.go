@@ -1,0 +1,114 @@
+package app
+
+import (
+	"context"
+	"time"
+
+	"caponier/internal/config"
+	"caponier/internal/control"
+	"caponier/internal/host"
+	"caponier/internal/ike"
+)
+
+// Reload reads the configuration again and applies the difference, or only says
+// what it would be. A configuration with an error changes nothing.
+func (a *app) Reload(_ context.Context, dryRun bool) (control.ReloadReport, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	cfg, warnings, err := config.Load(a.opts.Config, config.Checks{Now: time.Now()})
+	if err != nil {
+		return control.ReloadReport{}, &control.Error{
+			Code: control.CodeInvalidConfig, Message: err.Error(), Cure: "caponier check shows the same; nothing was changed",
+		}
+	}
+	creds, err := readAllCredentials(cfg)
+	if err != nil {
+		return control.ReloadReport{}, control.Errorf(control.CodeInvalidConfig, "%v", err)
+	}
+	plan := config.Diff(a.cfg, cfg)
+	report := describe(plan)
+	report.DryRun = dryRun
+	if dryRun {
+		return report, nil
+	}
+	for _, w := range warnings {
+		a.slog.Warn("configuration", "problem", w.Error())
+	}
+	reqIDs := config.ReqIDs(cfg, a.reqIDs)
+	spd := policies(cfg, reqIDs)
+	// Both old and new prefixes stay blocked while the policies change.
+	if err := a.plane.SetPolicies(spd); err != nil {
+		return report, err
+	}
+	if err := a.host.Set(host.FromPolicies(spd)); err != nil {
+		return report, err
+	}
+	a.auth.set(creds)
+	a.daemon.Apply(connections(cfg, creds, reqIDs), changes(plan))
+	a.log.SetLevels(cfg.Gateway.Log.Level, cfg.Gateway.Log.Levels)
+	a.cfg, a.reqIDs = cfg, reqIDs
+	a.slog.Info("configuration reloaded", "changes", len(report.Changes), "restart-required", len(report.RestartRequired))
+	return report, nil
+}
+
+// changes says what a plan asks of the IKE daemon.
+func changes(plan *config.Plan) map[string]ike.Change {
+	out := make(map[string]ike.Change)
+	for _, c := range plan.Connections {
+		var change ike.Change
+		touched := c.State == config.Changed
+		switch c.Effect() {
+		case config.EffectReconnect:
+			change.Reconnect = true
+		case config.EffectRekey:
+			change.RekeyIKE = true
+		default:
+		}
+		for _, t := range c.Tunnels {
+			touched = touched || t.State != config.Unchanged
+			switch {
+			case t.State == config.Removed, t.Effect() == config.EffectRenegotiate:
+				change.Drop = append(change.Drop, t.Name)
+			case t.Effect() == config.EffectRekey:
+				change.Rekey = append(change.Rekey, t.Name)
+			}
+		}
+		if touched && (c.State == config.Changed || c.State == config.Unchanged) {
+			out[c.Name] = change
+		}
+	}
+	return out
+}
+
+// describe turns a plan into the operator's report.
+func describe(plan *config.Plan) control.ReloadReport {
+	var r control.ReloadReport
+	add := func(kind, name string, p config.Part) {
+		c := control.Change{Kind: kind, Name: name, Action: p.State.String(), Effect: p.Effect().String()}
+		for _, k := range p.Keys {
+			c.Keys = append(c.Keys, k.Key)
+		}
+		switch p.State {
+		case config.Added, config.Removed:
+			c.Effect = ""
+		case config.Unchanged, config.Changed:
+		}
+		r.Changes = append(r.Changes, c)
+	}
+	for _, k := range plan.Gateway {
+		r.Changes = append(r.Changes, control.Change{
+			Kind: "gateway", Name: k.Key, Action: config.Changed.String(), Effect: k.Effect.String(),
+		})
+	}
+	for _, c := range plan.Connections {
+		add("connection", c.Name, c.Part)
+		for _, t := range c.Tunnels {
+			add("tunnel", c.Name+"/"+t.Name, t)
+		}
+	}
+	for _, p := range plan.Policies {
+		add("policy", p.Name, p)
+	}
+	r.RestartRequired = plan.NeedsRestart()
+	return r
+}

@@ -1,0 +1,155 @@
+package app
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"caponier/internal/config"
+	"caponier/internal/control"
+	"caponier/internal/ike"
+	"caponier/internal/ike/v2"
+	"caponier/internal/ipsec"
+)
+
+// Status describes the gateway, with one connection or all of them.
+func (a *app) Status(_ context.Context, name string) (control.Status, error) {
+	a.mu.Lock()
+	cfg, reqIDs := a.cfg, a.reqIDs
+	a.mu.Unlock()
+	if name != "" && cfg.Connection(name) == nil {
+		return control.Status{}, control.UnknownConnection(name)
+	}
+	now := time.Now()
+	counters := a.plane.Counters()
+	maps.Copy(counters, a.daemon.Counters())
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	s := control.Status{
+		Time: now, Name: gatewayName(cfg), Version: a.opts.Version, PID: os.Getpid(), Started: a.started,
+		Config: a.opts.Config, StateDir: cfg.Gateway.State, DataPlane: cfg.Gateway.DataPlane.String(),
+		Workers:  a.workers,
+		Memory:   control.Memory{Heap: mem.HeapAlloc, Total: mem.Sys, Goroutines: runtime.NumGoroutine()},
+		Counters: counters, Connections: []control.Connection{},
+	}
+	sad := make(map[ipsec.SAID]ipsec.SAStatus)
+	for _, sa := range a.plane.SAs() {
+		sad[sa.ID] = sa
+	}
+	for _, st := range a.daemon.Status(name) {
+		conf := cfg.Connection(st.Config.Name)
+		if conf == nil {
+			continue // removed by a reload since
+		}
+		c := connectionStatus(conf, st, reqIDs, sad)
+		c.Settle(now)
+		s.Connections = append(s.Connections, c)
+	}
+	return s, nil
+}
+
+func gatewayName(cfg *config.Config) string {
+	if cfg.Gateway.Name != "" {
+		return cfg.Gateway.Name
+	}
+	name, _ := os.Hostname()
+	return name
+}
+
+// connectionStatus puts together what the configuration, the daemon and the
+// data plane know of a connection.
+func connectionStatus(conf *config.Connection, st ike.ConnectionStatus, reqIDs map[string]uint32,
+	sad map[ipsec.SAID]ipsec.SAStatus,
+) control.Connection {
+	c := control.Connection{
+		Name: conf.Name, Version: "ikev2",
+		Local: endpoint(&conf.Local), Remote: endpoint(&conf.Remote),
+		IKE: []control.IKESA{}, Tunnels: []control.Tunnel{},
+	}
+	if st.Failure != nil {
+		c.LastError = &control.Failure{Code: st.Failure.Code, Message: st.Failure.Error(), Time: st.Failure.When}
+	}
+	for _, t := range conf.Tunnels {
+		c.Tunnels = append(c.Tunnels, control.Tunnel{
+			Name: t.Name, Mode: t.Mode, Protocol: t.Protocol, Start: t.Start.String(),
+			ReqID: reqIDs[policyName(conf.Name, t.Name)], Local: t.Local, Remote: t.Remote, SAs: []control.ChildSA{},
+		})
+	}
+	for _, sa := range st.SAs {
+		c.IKE = append(c.IKE, ikeStatus(&sa))
+		for i := range sa.Children {
+			child := &sa.Children[i]
+			if t := tunnel(c.Tunnels, child.Name); t != nil {
+				t.SAs = append(t.SAs, childStatus(child, sa.Remote, sad))
+			}
+		}
+	}
+	return c
+}
+
+func tunnel(tunnels []control.Tunnel, name string) *control.Tunnel {
+	for i := range tunnels {
+		if tunnels[i].Name == name {
+			return &tunnels[i]
+		}
+	}
+	return nil
+}
+
+func endpoint(p *config.Party) control.Endpoint {
+	e := control.Endpoint{Address: []string{}, ID: p.ID.Text, Auth: p.Auth.String()}
+	for _, a := range p.Addresses {
+		if a.IsSingleIP() {
+			e.Address = append(e.Address, a.Addr().String())
+		} else {
+			e.Address = append(e.Address, a.String())
+		}
+	}
+	if len(e.Address) == 0 {
+		e.Address = append(e.Address, "%any")
+	}
+	return e
+}
+
+func ikeStatus(sa *v2.Status) control.IKESA {
+	initiator, responder, _ := strings.Cut(sa.SPIs, "/")
+	out := control.IKESA{
+		InitiatorSPI: initiator, ResponderSPI: responder, State: ikeState(sa.State), Role: "responder",
+		Local: sa.Local, Remote: sa.Remote, LocalID: sa.LocalID, RemoteID: sa.RemoteID, Proposal: sa.Proposal,
+		NATLocal: sa.LocalNAT, NATRemote: sa.RemoteNAT, Established: sa.Established, RekeyAt: sa.RekeyAt,
+	}
+	if sa.Initiator {
+		out.Role = "initiator"
+	}
+	return out
+}
+
+func childStatus(child *v2.ChildStatus, remote netip.AddrPort, sad map[ipsec.SAID]ipsec.SAStatus) control.ChildSA {
+	in := sad[ipsec.SAID{Direction: ipsec.In, Protocol: child.Protocol, SPI: child.In}]
+	out := sad[ipsec.SAID{Direction: ipsec.Out, Protocol: child.Protocol, SPI: child.Out, Peer: remote.Addr()}]
+	c := control.ChildSA{
+		In: control.HalfOf(in), Out: control.HalfOf(out), Protocol: child.Protocol, Mode: child.Mode,
+		Encap: in.Encap, Proposal: child.Proposal, ESN: in.ESN,
+		LocalTS: child.LocalTS, RemoteTS: child.RemoteTS, Established: child.Since,
+		RekeyAt: child.RekeyAt, Expires: child.Expires,
+	}
+	// One half may be missing from the data plane for the moment of a rekey.
+	c.In.SPI, c.Out.SPI = child.In, child.Out
+	return c
+}
+
+// ikeState says where an IKE SA stands in the operator's words.
+func ikeState(s v2.State) string {
+	switch s {
+	case v2.Established:
+		return control.IKEEstablished
+	case v2.Replaced, v2.Deleting, v2.Closed, v2.Gone:
+		return control.IKEDeleting
+	default:
+		return control.IKEConnecting
+	}
+}

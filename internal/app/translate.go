@@ -1,0 +1,73 @@
+package app
+
+import (
+	"caponier/internal/config"
+	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2"
+	"caponier/internal/ipsec"
+)
+
+func policyName(connection, tunnel string) string { return connection + "/" + tunnel }
+
+// policies makes the SPD of a configuration. A tunnel's policy is there whether
+// the tunnel is up or not: its traffic waits or is dropped, and never leaves in
+// clear.
+func policies(cfg *config.Config, reqIDs map[string]uint32) []ipsec.Policy {
+	var out []ipsec.Policy
+	for _, c := range cfg.Connections {
+		for _, t := range c.Tunnels {
+			name := policyName(c.Name, t.Name)
+			out = append(out, ipsec.Policy{
+				Name: name, Action: ipsec.Protect, Priority: config.PriorityNormal,
+				Local: t.Local, Remote: t.Remote,
+				ReqID: reqIDs[name], Protocol: t.Protocol, Mode: t.Mode,
+				Acquire: t.Start != config.StartNone, Connection: c.Name, Tunnel: t.Name,
+			})
+		}
+	}
+	for _, p := range cfg.Policies {
+		out = append(out, ipsec.Policy{
+			Name: p.Name, Action: p.Action, Priority: p.Priority, Local: p.Local, Remote: p.Remote,
+		})
+	}
+	return out
+}
+
+// connection turns one connection of the configuration into the machine's view,
+// with the certificates that creds has read.
+func connection(c *config.Connection, creds *credentials, reqIDs map[string]uint32) *v2.Connection {
+	out := &v2.Connection{
+		Name: c.Name,
+		Local: v2.Party{
+			ID: identity(c.Local.ID), Auth: v2.AuthKind(c.Local.Auth), PSK: c.Local.PSK,
+			Certificates: creds.chain,
+		},
+		Remote: v2.Party{
+			ID: identity(c.Remote.ID), Auth: v2.AuthKind(c.Remote.Auth), PSK: c.Remote.PSK,
+			Authorities: creds.authorities,
+		},
+		LocalAddrs: c.Local.Addresses, RemoteAddrs: c.Remote.Addresses,
+		Proposals:     c.Proposals,
+		Encapsulation: v2.Encapsulation(c.Encapsulation),
+		DPD:           c.DPD, Lifetime: c.Lifetime,
+	}
+	for _, t := range c.Tunnels {
+		out.Children = append(out.Children, &v2.Child{
+			Name: t.Name, Mode: t.Mode, Protocol: t.Protocol, Local: t.Local, Remote: t.Remote,
+			Proposals: t.Proposals, ReqID: reqIDs[policyName(c.Name, t.Name)], ReplayWindow: t.ReplayWindow,
+			Lifetime: t.Lifetime, Start: t.Start == config.StartStart,
+		})
+	}
+	return out
+}
+
+// identity translates a configured identity; the zero Identity stands for the
+// default of the local end and for everyone at the remote one.
+func identity(id config.Identity) v2.Identity {
+	switch id.Kind {
+	case config.IDDefault, config.IDAny:
+		return v2.Identity{}
+	default:
+		return v2.Identity{Kind: message.IDType(id.Kind), Data: id.Data}
+	}
+}
