@@ -71,23 +71,22 @@ func subject(name string) string { return "C=FI, O=netsecvpn, CN=" + name }
 func Picture() string {
 	a, b := customers[0], customers[1]
 	return strings.TrimPrefix(fmt.Sprintf(`
-  customer A                                                    cloud
-  ┌──────────┐   ┌──────────┐ %-13s              %-9s ┌──────────┐
-  │ %s     │───│ %s      │═══════════╗  ┌──────────┐      │ %s     │ %s:80
-  │ %s │   │ %s │           ╠══│ internet │      └────┬─────┘
-  └──────────┘   └──────────┘           ║  └────┬─────┘           │
-  ┌──────────┐   ┌──────────┐           ║       ║  ┌─────────┐    │ %s
-  │ %s     │───│ %s      │═══════════╝       ╚══│ %s │────┤
-  │ %s │   │ %s │ %-13s        └─────────┘    │
-  └──────────┘   └──────────┘                                ┌────┴─────┐
-  customer B                                                 │ %s     │ %s:80
-                  ═══ ESP tunnels, IKEv2 with certificates   └──────────┘
+  customer A                                                  the cloud
+  ┌──────────┐   ┌──────────┐ %-30[1]s┌───────────┐
+  │ %-8[2]s ├───┤ %-8[3]s ╞═════════════╗              ┌──┤ %-9[4]s │
+  │ %-8[5]s │   │ %-8[6]s │             ║ %-13[7]s│  │ %-9[8]s │
+  └──────────┘   └──────────┘       ┌─────╨────┐ ┌───────┴─┐└───────────┘
+                                    │ %[9]s ╞═╡ %-7[10]s │
+  ┌──────────┐   ┌──────────┐       └─────╥────┘ └───────┬─┘┌───────────┐
+  │ %-8[11]s ├───┤ %-8[12]s ╞═════════════╝              │  │ %-9[13]s │
+  │ %-8[14]s │   │ %-8[15]s │ %-27[16]s└──┤ %-9[17]s │
+  └──────────┘   └──────────┘                               └───────────┘
+  customer B          ═══ carries ESP and IKEv2 only
 `,
-		a.Outside, cloudOutside,
-		a.clientName(), a.gatewayName(), a.serverName(), a.Server,
-		a.Client, a.Gateway,
-		cloudLAN,
-		b.clientName(), b.gatewayName(), cloudGW,
-		b.Client, b.Gateway, b.Outside,
-		b.serverName(), b.Server), "\n")
+		a.Outside,
+		a.clientName(), a.gatewayName(), a.serverName(),
+		a.Client, a.Gateway, cloudOutside, a.Server,
+		internet, cloudGW,
+		b.clientName(), b.gatewayName(), b.serverName(),
+		b.Client, b.Gateway, b.Outside, b.Server), "\n")
 }
