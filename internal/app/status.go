@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net/netip"
 	"os"
@@ -33,7 +34,7 @@ func (a *app) Status(_ context.Context, name string) (control.Status, error) {
 		Time: now, Name: gatewayName(cfg), Version: a.opts.Version, PID: os.Getpid(), Started: a.started,
 		Config: a.opts.Config, StateDir: cfg.Gateway.State, DataPlane: cfg.Gateway.DataPlane.String(),
 		Workers:  a.workers,
-		Memory:   control.Memory{Heap: mem.HeapAlloc, Total: mem.Sys, Goroutines: runtime.NumGoroutine()},
+		Memory:   control.Memory{Resident: resident(), Heap: mem.HeapAlloc, Goroutines: runtime.NumGoroutine()},
 		Counters: counters, Connections: []control.Connection{},
 	}
 	sad := make(map[ipsec.SAID]ipsec.SAStatus)
@@ -152,4 +153,18 @@ func ikeState(s v2.State) string {
 	default:
 		return control.IKEConnecting
 	}
+}
+
+// resident reads the physical memory that the process uses, in octets
+// (proc_pid_statm(5)); 0 where that cannot be read.
+func resident() uint64 {
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	var size, pages uint64
+	if _, err := fmt.Sscan(string(b), &size, &pages); err != nil {
+		return 0
+	}
+	return pages * uint64(os.Getpagesize())
 }

@@ -234,7 +234,7 @@ func sampleStatus() Status {
 	s := Status{
 		Time: sampleNow, Name: "cloudgw", Version: "v0.1.0", PID: 4711, Started: at(-3*time.Hour - 12*time.Minute),
 		Config: "/etc/caponier/caponier.yaml", StateDir: "/var/lib/caponier", DataPlane: "userspace", Workers: 2,
-		Memory:      Memory{Heap: 12 << 20, Total: 34 << 20, Goroutines: 41},
+		Memory:      Memory{Heap: 12 << 20, Resident: 34 << 20, Goroutines: 41},
 		Counters:    map[string]uint64{"in-packets": 10342, "out-packets": 1, "drop-no-sa": 0, "drop-replay": 2, "drop-integrity": 1},
 		Connections: []Connection{passing, established, negotiating, idle, failed},
 	}

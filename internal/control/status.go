@@ -47,8 +47,8 @@ type Status struct {
 
 // Memory is what the process uses.
 type Memory struct {
-	Heap       uint64 `json:"heap"`  // octets of live and unswept objects
-	Total      uint64 `json:"total"` // octets obtained from the system
+	Resident   uint64 `json:"resident"` // octets of physical memory
+	Heap       uint64 `json:"heap"`     // octets of live objects, packet buffers never touched included
 	Goroutines int    `json:"goroutines"`
 }
 

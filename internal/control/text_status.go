@@ -32,7 +32,7 @@ func (st Status) overview(out *printer) {
 	}
 	out.printf("%s\n", head)
 	out.printf("config %s, state %s\n", clean(st.Config), clean(st.StateDir))
-	out.printf("memory %s, heap %s, %s\n", octets(st.Memory.Total), octets(st.Memory.Heap),
+	out.printf("memory %s resident, %s\n", octets(st.Memory.Resident),
 		count(uint64(st.Memory.Goroutines), "goroutine"))
 	var counters []string
 	for _, name := range slices.Sorted(maps.Keys(st.Counters)) {
