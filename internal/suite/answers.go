@@ -68,19 +68,37 @@ func cipherAnswer(key, iv, plaintext, ciphertext string) func(*entry) error {
 // algorithm's, of 0x0b.
 const answerData = "Hi There"
 
-// macAnswer checks an integrity algorithm, truncated.
+// macAnswer is macVector with the data of RFC 4868.
 func macAnswer(icv string) func(*entry) error {
 	return func(e *entry) error {
-		m := e.integ.mac(bytes.Repeat([]byte{0x0b}, e.integ.keyLen))
-		m.Write([]byte(answerData))
+		return macVector(hex.EncodeToString(bytes.Repeat([]byte{0x0b}, e.integ.keyLen)), hex.EncodeToString([]byte(answerData)), icv)(e)
+	}
+}
+
+// macVector checks an integrity algorithm, truncated.
+func macVector(key, data, icv string) func(*entry) error {
+	return func(e *entry) error {
+		m, err := e.integ.mac(unhex(key))
+		if err != nil {
+			return err
+		}
+		m.Write(unhex(data))
 		return matches(m.Sum(nil)[:e.integ.icvLen], icv)
 	}
 }
 
-// prfAnswer checks a pseudorandom function.
+// prfAnswer is prfVector with the data of RFC 4868.
 func prfAnswer(out string) func(*entry) error {
 	return func(e *entry) error {
-		return matches(e.prf.Sum(bytes.Repeat([]byte{0x0b}, e.prf.KeyLen()), []byte(answerData[:3]), []byte(answerData[3:])), out)
+		return prfVector(hex.EncodeToString(bytes.Repeat([]byte{0x0b}, e.prf.KeyLen())), hex.EncodeToString([]byte(answerData)), out)(e)
+	}
+}
+
+// prfVector checks a pseudorandom function, with its data in two parts.
+func prfVector(key, data, out string) func(*entry) error {
+	return func(e *entry) error {
+		d := unhex(data)
+		return matches(e.prf.Sum(unhex(key), d[:3], d[3:]), out)
 	}
 }
 

@@ -20,6 +20,15 @@ type cipherMode interface {
 // maxMAC is the longest output of a MAC.
 const maxMAC = 64
 
+// wiper is what holds key material within reach.
+type wiper interface{ wipe() }
+
+func wipe(held any) {
+	if w, ok := held.(wiper); ok {
+		w.wipe()
+	}
+}
+
 // composed is the Protector of a cipher and an integrity algorithm: it encrypts
 // first, and the ICV covers the ciphertext (RFC 4303, Section 3.3.2).
 type composed struct {
@@ -60,9 +69,10 @@ func (c *composed) icv(aad, iv, ciphertext, tail []byte) []byte {
 	return c.mac.Sum(c.sum[:0])[:c.icvLen]
 }
 
-// Wipe drops the keys. They are out of reach inside crypto/hmac and the cipher:
-// they are left to the garbage collector.
+// Wipe overwrites what our own modes hold and drops the rest: keys are out of
+// reach inside crypto/hmac and the cipher, and left to the garbage collector.
 func (c *composed) Wipe() {
 	c.wipe()
+	wipe(c.mac)
 	*c = composed{}
 }

@@ -51,6 +51,8 @@ type chain interface {
 	SetIV(iv []byte)
 }
 
+var errNoSetIV = errors.New("this implementation of CBC cannot change its IV")
+
 // cbc is a cipherMode.
 type cbc struct {
 	ivGenerator
@@ -62,7 +64,7 @@ func newCBC(block cipher.Block, key []byte) (*cbc, error) {
 	encrypter, okE := cipher.NewCBCEncrypter(block, zero).(chain)
 	decrypter, okD := cipher.NewCBCDecrypter(block, zero).(chain)
 	if !okE || !okD {
-		return nil, errors.New("this implementation of CBC cannot change its IV")
+		return nil, errNoSetIV
 	}
 	gen, err := newIVGenerator(key)
 	if err != nil {

@@ -2,6 +2,7 @@ package suite
 
 import (
 	"crypto/hmac"
+	"crypto/sha1" // for peers that have nothing newer
 	"crypto/sha256"
 	"crypto/sha512"
 	"hash"
@@ -9,9 +10,14 @@ import (
 	"caponier/internal/ipsec"
 )
 
-// The HMAC-SHA-2 algorithms of RFC 4868. The vectors are test cases AUTH256-1,
-// AUTH384-1 and AUTH512-1 of its Section 2.7.2.1.
+// weakSHA1 is why HMAC-SHA-1 is weak, although HMAC outlives its hash.
+const weakSHA1 = "SHA-1 is broken as a hash and being retired everywhere"
+
+// The HMAC-SHA-2 algorithms of RFC 4868 and HMAC-SHA-1 of RFC 2404. The vectors
+// are test cases AUTH256-1, AUTH384-1 and AUTH512-1 of RFC 4868, Section
+// 2.7.2.1, and test case 1 of RFC 2202, Section 3, which has the same data.
 const (
+	answerSHA1   = "b617318655057264e28bc0b6fb378c8ef146be00"
 	answerSHA256 = "198a607eb44bfbc69903a0f1cf2bbdc5ba0aa3f3d9ae3c1c7a3b1696a0b68cf7"
 	answerSHA384 = "b6a8d5636f5c6a7224f9977dcf7ee6c7fb6d0c48cbdee9737a959796489bddbc4c5df61d5b3297b4fb68dab9f1b582c2"
 	answerSHA512 = "637edc6e01dce7e6742a99451aae82df23da3e92439e590e43e761b33e910fb8" +
@@ -40,6 +46,14 @@ var hmacIntegrity = []entry{
 			prf: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFHMACSHA512}},
 		check: macAnswer(answerSHA512[:2*32]),
 	},
+	{
+		transform: ipsec.Transform{Type: ipsec.TypeInteg, ID: ipsec.IntegHMACSHA196},
+		words:     []string{"sha1", "sha"},
+		weak:      weakSHA1,
+		integ: &integrity{keyLen: 20, icvLen: 12, mac: keyed(sha1.New),
+			prf: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFHMACSHA1}},
+		check: macAnswer(answerSHA1[:2*12]),
+	},
 }
 
 var hmacPRF = []entry{
@@ -61,15 +75,22 @@ var hmacPRF = []entry{
 		prf:       prfHMAC{hash: sha512.New, size: sha512.Size},
 		check:     prfAnswer(answerSHA512),
 	},
+	{
+		transform: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFHMACSHA1},
+		words:     []string{"prfsha1"},
+		weak:      weakSHA1,
+		prf:       prfHMAC{hash: sha1.New, size: sha1.Size},
+		check:     prfAnswer(answerSHA1),
+	},
 }
 
-func keyed(h func() hash.Hash) func(key []byte) hash.Hash {
-	return func(key []byte) hash.Hash {
+func keyed(h func() hash.Hash) func(key []byte) (hash.Hash, error) {
+	return func(key []byte) (hash.Hash, error) {
 		m := hmac.New(h, key)
 		// The first Reset keeps the state behind the key, and allocates for it:
 		// here, so that no packet pays.
 		m.Reset()
-		return m
+		return m, nil
 	}
 }
 
@@ -82,6 +103,9 @@ type prfHMAC struct {
 
 func (p prfHMAC) KeyLen() int { return p.size }
 func (p prfHMAC) Size() int   { return p.size }
+
+// SeedNonceLen is 0: HMAC takes a key of any length.
+func (prfHMAC) SeedNonceLen() int { return 0 }
 
 func (p prfHMAC) Sum(key []byte, data ...[]byte) []byte {
 	m := hmac.New(p.hash, key)

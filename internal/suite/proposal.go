@@ -62,6 +62,7 @@ func parse(words string) (ipsec.Proposal, error) {
 	var p ipsec.Proposal
 	seen := map[ipsec.Transform]bool{}
 	var combined, plain, integ string // a word of each kind
+	var prf ipsec.Transform           // what integ implies
 	for word := range strings.SplitSeq(words, "-") {
 		e, err := parseWord(word)
 		if err != nil {
@@ -74,7 +75,7 @@ func parse(words string) (ipsec.Proposal, error) {
 		p = append(p, e.transform)
 		switch {
 		case e.integ != nil:
-			integ = word
+			integ, prf = word, e.integ.prf
 		case e.encr != nil && e.encr.combined != nil:
 			combined = word
 		case e.encr != nil:
@@ -89,7 +90,7 @@ func parse(words string) (ipsec.Proposal, error) {
 			": write two proposals"}
 	case combined != "" && integ != "":
 		return nil, &WordError{Word: integ, Reason: "has no place beside " + combined + ", which checks integrity itself",
-			Nearest: "prf" + integ}
+			Nearest: Name(prf)}
 	case plain != "" && integ == "":
 		return nil, &WordError{Word: plain, Reason: "needs an integrity algorithm beside it, such as sha256"}
 	}

@@ -22,6 +22,8 @@ func TestParse(t *testing.T) {
 		{ParseIKE, "aes128-sha2_256-ecp256", "aes128-sha256-prfsha256-ecp256"},
 		{ParseIKE, "aes256-aes128-sha512-sha384-ecp384-x25519", "aes256-aes128-sha512-sha384-prfsha512-prfsha384-ecp384-x25519"},
 		{ParseIKE, "x25519-prfsha384-sha256-aes192", "aes192-sha256-prfsha384-x25519"},
+		{ParseIKE, "aes128-aesxcbc-modp2048", "aes128-aesxcbc-prfaesxcbc-modp2048"},
+		{ParseIKE, "aes128-aescmac-sha-modp2048", "aes128-aescmac-sha1-prfaescmac-prfsha1-modp2048"},
 		{ParseESP, "aes256gcm16", "aes256gcm16-noesn"},
 		{ParseESP, "aes256gcm16-prfsha512-curve25519", "aes256gcm16-x25519-noesn"},
 		{ParseESP, "aes128-sha256-esn", "aes128-sha256-esn"},
@@ -78,6 +80,7 @@ func TestParseRefuses(t *testing.T) {
 		{ParseIKE, "aes128-prfsha256-x25519", "needs an integrity algorithm", "aes128", ""},
 		{ParseESP, "aes128", "needs an integrity algorithm", "aes128", ""},
 		{ParseESP, "sha256", "an encryption algorithm is missing", "", ""},
+		{ParseIKE, "aes128gcm16-sha-x25519", `did you mean "prfsha1"?`, "sha", "prfsha1"},
 		{ParseESP, "aes256gcm16-sha256", "has no place beside aes256gcm16", "sha256", "prfsha256"},
 	} {
 		p, err := tt.parse(tt.in)

@@ -323,7 +323,10 @@ func TestNewProtectorRefuses(t *testing.T) {
 
 func TestMACResetsToKey(t *testing.T) {
 	key := bytes.Repeat([]byte{5}, 32)
-	mac := keyed(sha256.New)(key)
+	mac, err := keyed(sha256.New)(key)
+	if err != nil {
+		t.Fatal(err)
+	}
 	mac.Write([]byte("before"))
 	mac.Sum(nil)
 	mac.Reset()

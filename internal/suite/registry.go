@@ -15,6 +15,8 @@ type entry struct {
 	transform ipsec.Transform
 	// words are what operators write; the first is what Name prints.
 	words []string
+	// weak is why operators should look for another algorithm; empty for most.
+	weak string
 	// check runs the known-answer test.
 	check func(*entry) error
 
@@ -34,13 +36,19 @@ type encryption struct {
 // integrity is an integrity algorithm.
 type integrity struct {
 	keyLen, icvLen int
-	mac            func(key []byte) hash.Hash
+	mac            func(key []byte) (hash.Hash, error)
 	prf            ipsec.Transform // what the word implies in an IKE proposal without a PRF
 }
 
 // registry is every transform. The next algorithm is one line in the table of
 // its family.
-var registry = slices.Concat(aesGCM, aesCBC, hmacIntegrity, hmacPRF, montgomeryGroups, nistGroups, modpGroups, esn)
+var registry = slices.Concat(
+	aesGCM, aesCBC,
+	hmacIntegrity, aesIntegrity,
+	hmacPRF, aesPRF,
+	montgomeryGroups, nistGroups, modpGroups,
+	esn,
+)
 
 // esn are the choices of RFC 4303, Section 2.2.1.
 var esn = []entry{
@@ -85,6 +93,16 @@ func lookupInteg(encr *encryption, t ipsec.Transform) (*integrity, error) {
 // Supported reports whether t is registered.
 func Supported(t ipsec.Transform) bool { return lookup(t) != nil }
 
+// Weak reports whether t is for peers that know nothing better, and why. Such
+// a transform is in no default proposal.
+func Weak(t ipsec.Transform) (why string, weak bool) {
+	e := lookup(t)
+	if e == nil {
+		return "", false
+	}
+	return e.weak, e.weak != ""
+}
+
 // KeyLengths returns the octets of key material that encr and integ take from
 // KEYMAT (RFC 7296, Section 2.17). For the algorithms that have one,
 // encrOctets includes the salt (RFC 4106, Section 8.1). integ is the zero
@@ -128,7 +146,11 @@ func NewProtector(encr, integ ipsec.Transform, encrKey, integKey []byte) (Protec
 		return nil, err
 	}
 	i := lookup(integ).integ
-	return &composed{cipherMode: mode, mac: i.mac(integKey), icvLen: i.icvLen}, nil
+	mac, err := i.mac(integKey)
+	if err != nil {
+		return nil, err
+	}
+	return &composed{cipherMode: mode, mac: mac, icvLen: i.icvLen}, nil
 }
 
 // NewPRF returns the pseudorandom function t. It has no state: it may be used

@@ -83,10 +83,16 @@ func TestPRF(t *testing.T) {
 	for _, tt := range []struct {
 		id   uint16
 		size int
-	}{{ipsec.PRFHMACSHA256, 32}, {ipsec.PRFHMACSHA384, 48}, {ipsec.PRFHMACSHA512, 64}} {
+	}{
+		{ipsec.PRFHMACSHA1, 20}, {ipsec.PRFHMACSHA256, 32}, {ipsec.PRFHMACSHA384, 48}, {ipsec.PRFHMACSHA512, 64},
+		{ipsec.PRFAESXCBC, 16}, {ipsec.PRFAESCMAC, 16},
+	} {
 		p, err := NewPRF(ipsec.Transform{Type: ipsec.TypePRF, ID: tt.id})
 		if err != nil {
 			t.Fatal(err)
+		}
+		if special := p.SeedNonceLen() != 0; special != (tt.size == 16) {
+			t.Errorf("PRF %d: %d octets of each nonce make SKEYSEED", tt.id, p.SeedNonceLen())
 		}
 		if p.Size() != tt.size || p.KeyLen() != tt.size || len(p.Sum(nil)) != tt.size {
 			t.Errorf("PRF %d: size %d, key %d", tt.id, p.Size(), p.KeyLen())

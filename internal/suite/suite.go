@@ -67,6 +67,9 @@ type PRF interface {
 	KeyLen() int
 	// Size is the length of the output in octets.
 	Size() int
+	// SeedNonceLen is how many octets of each nonce make the key of the first
+	// SKEYSEED: all where it is 0 (RFC 7296, Section 2.14).
+	SeedNonceLen() int
 	// Sum returns prf(key, data[0] | data[1] | ...).
 	Sum(key []byte, data ...[]byte) []byte
 }

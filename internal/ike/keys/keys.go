@@ -43,9 +43,12 @@ func PRFPlus(prf suite.PRF, key []byte, n int, seed ...[]byte) ([]byte, error) {
 	return out[:n:n], nil
 }
 
-// Seed returns SKEYSEED of a first exchange: prf(Ni | Nr, g^ir) (RFC 7296,
-// Section 2.14).
+// Seed returns SKEYSEED of a first exchange: prf(Ni | Nr, g^ir), with only the
+// beginning of the nonces for the PRFs that ask for it (RFC 7296, Section 2.14).
 func Seed(prf suite.PRF, ni, nr []byte, shared secret.Key) secret.Key {
+	if n := prf.SeedNonceLen(); n > 0 {
+		ni, nr = ni[:min(n, len(ni))], nr[:min(n, len(nr))]
+	}
 	return secret.New(prf.Sum(join(ni, nr), shared.Bytes()))
 }
 

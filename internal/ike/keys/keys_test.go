@@ -2,7 +2,6 @@ package keys
 
 import (
 	"bytes"
-	"crypto/hmac"
 	"crypto/sha1"
 	"encoding/hex"
 	"errors"
@@ -15,17 +14,15 @@ import (
 	"caponier/internal/suite"
 )
 
-// hmacSHA1 is the PRF of the NIST vectors below; no connection may use it.
-type hmacSHA1 struct{}
+// hmacSHA1 is the PRF of the NIST vectors below.
+var hmacSHA1 = mustPRF(ipsec.PRFHMACSHA1)
 
-func (hmacSHA1) KeyLen() int { return 20 }
-func (hmacSHA1) Size() int   { return 20 }
-func (hmacSHA1) Sum(key []byte, data ...[]byte) []byte {
-	m := hmac.New(sha1.New, key)
-	for _, d := range data {
-		m.Write(d)
+func mustPRF(id uint16) suite.PRF {
+	prf, err := suite.NewPRF(ipsec.Transform{Type: ipsec.TypePRF, ID: id})
+	if err != nil {
+		panic(err)
 	}
-	return m.Sum(nil)
+	return prf
 }
 
 var (
@@ -72,7 +69,7 @@ func TestNIST(t *testing.T) {
 		"ffeb64bdecb30174664cccb4e14f1c377b7f6d1525af77c7092aac3e47f917ebae8297fb5539d2008ce830823a09cc19"+
 		"7361d4a289c72745f6ce9fefe812be5bf55b3200fbb82e41a4a40877d3fe106db909707b")
 
-	prf := hmacSHA1{}
+	prf := hmacSHA1
 	seed := Seed(prf, ni, nr, shared)
 	if want := unhex(t, "cd2e8050137832245f1dbacc6e4f0a92f94d45d6"); !bytes.Equal(seed.Bytes(), want) {
 		t.Fatalf("SKEYSEED %x, want %x", seed.Bytes(), want)
@@ -111,8 +108,61 @@ func TestNIST(t *testing.T) {
 	}
 }
 
+// TestSeedOfFixedKeyPRFs covers the two PRFs whose SKEYSEED takes 64 bits of
+// each nonce, and only there (RFC 7296, Section 2.14).
+func TestSeedOfFixedKeyPRFs(t *testing.T) {
+	ni, nr := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
+	shared, d := secret.Copy([]byte("shared")), secret.Copy(bytes.Repeat([]byte{3}, 16))
+	for _, tt := range []struct {
+		name string
+		id   uint16
+		all  bool
+	}{
+		{"HMAC-SHA-1", ipsec.PRFHMACSHA1, true},
+		{"HMAC-SHA-256", ipsec.PRFHMACSHA256, true},
+		{"AES-XCBC", ipsec.PRFAESXCBC, false},
+		{"AES-CMAC", ipsec.PRFAESCMAC, false},
+	} {
+		prf := mustPRF(tt.id)
+		want := prf.Sum(slices.Concat(ni[:8], nr[:8]), shared.Bytes())
+		if got := bytes.Equal(Seed(prf, ni, nr, shared).Bytes(), want); got == tt.all {
+			t.Errorf("%s: 64 bits of each nonce: %v", tt.name, got)
+		}
+		if same := Seed(prf, ni, nr, shared).Equal(Seed(prf, changed(ni, 8), changed(nr, 8), shared)); same == tt.all {
+			t.Errorf("%s: SKEYSEED is the same whatever stands behind the first 64 bits: %v", tt.name, same)
+		}
+		if RekeySeed(prf, d, shared, ni, nr).Equal(RekeySeed(prf, d, shared, ni, changed(nr, 8))) {
+			t.Errorf("%s: SKEYSEED of a rekeyed SA does not take all of the nonces", tt.name)
+		}
+		if Seed(prf, ni, nr, shared).Equal(Seed(prf, changed(ni, 7), nr, shared)) ||
+			Seed(prf, ni, nr, shared).Equal(Seed(prf, ni, changed(nr, 7), shared)) {
+			t.Errorf("%s: SKEYSEED does not depend on the first 64 bits", tt.name)
+		}
+		before, err := DeriveIKE(prf, d, ni, nr, 1, 2, gcm128, ipsec.Transform{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		after, err := DeriveIKE(prf, d, ni, changed(nr, 8), 1, 2, gcm128, ipsec.Transform{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if before.D.Equal(after.D) {
+			t.Errorf("%s: prf+ does not take all of the nonces", tt.name)
+		}
+		// Nonces shorter than the RFC allows must not panic.
+		Seed(prf, []byte{1}, nil, shared)
+	}
+}
+
+// changed returns b with octet i changed.
+func changed(b []byte, i int) []byte {
+	b = slices.Clone(b)
+	b[i] ^= 1
+	return b
+}
+
 func TestPRFPlusLengths(t *testing.T) {
-	prf := hmacSHA1{}
+	prf := hmacSHA1
 	longest, err := PRFPlus(prf, []byte("key"), 255*20, []byte("seed"))
 	if err != nil {
 		t.Fatal(err)
@@ -171,10 +221,10 @@ func TestLengthsAndWipe(t *testing.T) {
 
 func TestUnknownTransform(t *testing.T) {
 	bad := ipsec.Transform{Type: ipsec.TypeEncr, ID: 999}
-	if _, err := DeriveIKE(hmacSHA1{}, secret.Key{}, nil, nil, 1, 2, bad, mac256); !errors.Is(err, suite.ErrUnknown) {
+	if _, err := DeriveIKE(hmacSHA1, secret.Key{}, nil, nil, 1, 2, bad, mac256); !errors.Is(err, suite.ErrUnknown) {
 		t.Errorf("DeriveIKE: %v", err)
 	}
-	if _, err := DeriveChild(hmacSHA1{}, secret.Key{}, secret.Key{}, nil, nil, cbc128, ipsec.Transform{}); !errors.Is(err, suite.ErrUnknown) {
+	if _, err := DeriveChild(hmacSHA1, secret.Key{}, secret.Key{}, nil, nil, cbc128, ipsec.Transform{}); !errors.Is(err, suite.ErrUnknown) {
 		t.Errorf("DeriveChild: %v", err)
 	}
 }
