@@ -201,7 +201,7 @@ func TestCrossedDelete(t *testing.T) {
 		for seed := range 30 {
 			t.Run(fmt.Sprint(test.name, seed), func(t *testing.T) {
 				w := newWorld(t, uint64(seed))
-				w.pskPair()
+				w.pskPair(func(l, r *Connection) { l.DPD, r.DPD = 30*time.Second, 30*time.Second })
 				w.up(Initiate{})
 				w.mangle = func(f flight) []flight {
 					if w.rng.IntN(4) == 0 {

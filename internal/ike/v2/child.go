@@ -18,8 +18,8 @@ import (
 // directions when the response arrives, and then deletes the old pair. The
 // responder installs the new inbound SA before it answers, but keeps sending
 // through the old outbound one until it knows that the initiator is ready: the
-// initiator deletes the old SA, or uses the new one, or activateDelay has
-// passed. Either side keeps the old inbound SA for graceTime after the Delete,
+// initiator deletes the old SA, or uses the new one, or sends another request,
+// which shows that it has the response, and activateDelay has passed. Either side keeps the old inbound SA for graceTime after the Delete,
 // for packets that were on their way (RFC 7296, Section 2.8).
 const (
 	activateDelay = 10 * time.Second
@@ -54,6 +54,7 @@ type child struct {
 	heldIn      *ipsec.SA // not installed yet, with its keys; then nil
 	held        *ipsec.SA // the outbound SA likewise
 	activate    *timer    // installs held
+	unproven    bool      // the peer may still wait for the response that made it
 
 	unwanted  bool   // an order to delete it came
 	successor *child // what replaced it
@@ -413,6 +414,9 @@ func (m *Machine) expired(e Expired) {
 		c.outUp = false
 	} else {
 		c.inUp = false
+	}
+	if c.successor != nil && c.successor.state == childLive {
+		m.activate(c.successor)
 	}
 	if c.state == childLive {
 		m.notice(ChildDown, c.conf.Name, &failure{code: codeLifetime, err: errLifetime})

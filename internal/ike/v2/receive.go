@@ -139,6 +139,9 @@ func (m *Machine) receiveRequest(msg *message.Message, r Received) {
 	}
 	m.pending = &r
 	m.follow(r)
+	for _, c := range m.children {
+		c.unproven = false // with a window of 1, the peer has all our responses
+	}
 	if f == nil {
 		f = checkContent(msg)
 	}

@@ -198,6 +198,7 @@ func (m *Machine) answerRekeyChild(msg *message.Message, n *message.Notify) {
 		return
 	}
 	m.installChild(c, false)
+	c.unproven = true
 	m.activateLater(c, old)
 	if t := old.rekeying; t != nil && m.outstanding != nil && m.outstanding.task == t {
 		t.rival, t.rivalLow = c, lower(nonce.Data, nr)
@@ -219,11 +220,12 @@ func (m *Machine) rekeyed(n *message.Notify) *child {
 }
 
 // activateLater installs the outbound SA of c for a peer that neither deletes
-// the old SA nor uses the new one. While our own rekeying of the old one is
-// under way, it is not known yet whether c stays.
+// the old SA nor uses the new one. It waits until the peer surely has the new
+// one, and while our own rekeying of the old one is under way: then it is not
+// known yet whether c stays.
 func (m *Machine) activateLater(c, old *child) {
 	c.activate = m.afterChild(activateDelay, c, func(m *Machine) {
-		if old.rekeying != nil {
+		if old.rekeying != nil || c.unproven {
 			m.activateLater(c, old)
 			return
 		}
