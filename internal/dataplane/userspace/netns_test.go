@@ -1,0 +1,365 @@
+package userspace
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"caponier/internal/host"
+	"caponier/internal/ipsec"
+	"caponier/internal/lab/netns"
+	"caponier/internal/packet"
+	"caponier/internal/secret"
+)
+
+// lab is hostA - gwA = gwB - hostB, each in a namespace.
+//
+//	hostA 10.1.0.2 -- 10.1.0.1 gwA 192.0.2.1 == 192.0.2.2 gwB 10.2.0.1 -- 10.2.0.2 hostB
+//	      fd00:1::2   fd00:1::1    2001:db8::1  2001:db8::2   fd00:2::1   fd00:2::2
+type lab struct {
+	t     testing.TB
+	hosts [2]netns.NS
+	gws   [2]netns.NS
+	plane [2]*Plane
+	host  [2]*host.Host
+
+	mu     sync.Mutex
+	seen   map[string]int // what was on the wire between the gateways
+	tooBig int
+}
+
+var labs atomic.Int32
+
+func newLab(t testing.TB) *lab {
+	t.Helper()
+	l := &lab{t: t, seen: make(map[string]int)}
+	id := fmt.Sprintf("cpplane-%d-%d", os.Getpid(), labs.Add(1))
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	create := func(name string) netns.NS {
+		ns, err := netns.Create(id + name)
+		must(err)
+		t.Cleanup(func() { ns.Delete() })
+		return ns
+	}
+	for i := range 2 {
+		l.hosts[i], l.gws[i] = create(fmt.Sprint("host", i)), create(fmt.Sprint("gw", i))
+		must(l.gws[i].Forward())
+		must(netns.Link(l.hosts[i], "eth0", l.gws[i], "lan"))
+	}
+	must(netns.Link(l.gws[0], "wan", l.gws[1], "wan"))
+	for i := range 2 {
+		for _, f := range []struct{ lan, wan string }{
+			{"10.%d.0.%d/24", "192.0.2.%d/24"}, {"fd00:%d::%d/64", "2001:db8::%d/64"},
+		} {
+			hostAddr := netip.MustParsePrefix(fmt.Sprintf(f.lan, i+1, 2))
+			gwAddr := netip.MustParsePrefix(fmt.Sprintf(f.lan, i+1, 1))
+			must(l.hosts[i].Addr("eth0", hostAddr))
+			must(l.gws[i].Addr("lan", gwAddr))
+			must(l.gws[i].Addr("wan", netip.MustParsePrefix(fmt.Sprintf(f.wan, i+1))))
+			must(l.hosts[i].Route(anywhere(hostAddr.Addr()), gwAddr.Addr()))
+		}
+		// Without the tunnel, packets would reach the other side in clear.
+		must(l.gws[i].Route(netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", 2-i)), netip.MustParseAddr(fmt.Sprintf("192.0.2.%d", 2-i))))
+		must(l.gws[i].Route(netip.MustParsePrefix(fmt.Sprintf("fd00:%d::/48", 2-i)), netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", 2-i))))
+	}
+	capture, err := l.gws[0].Watch(l.see)
+	must(err)
+	t.Cleanup(func() { capture.Close() })
+	return l
+}
+
+func anywhere(a netip.Addr) netip.Prefix {
+	if a.Is4() {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+}
+
+// see notes packets between the gateways' outer addresses, and any that shows
+// an inner one outside of the LAN and TUN devices.
+func (l *lab) see(f netns.Frame) {
+	wan, err := l.index("wan")
+	if err != nil || f.Interface != wan || len(f.Data) < 14 {
+		return
+	}
+	b := f.Data[14:]
+	var info packet.Info
+	if info.Decode(b); info.Version == 0 {
+		return // ARP
+	}
+	what := fmt.Sprintf("protocol %d", info.Protocol)
+	switch {
+	case info.Protocol == packet.ProtocolUDP:
+		what = fmt.Sprintf("UDP %d-%d", info.SrcPort, info.DstPort)
+	case info.Protocol == packet.ProtocolICMPv6 && info.SrcPort>>8 >= 130 && info.SrcPort>>8 <= 143:
+		return // neighbour discovery and multicast
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.seen[what]++
+	if info.TotalLen > 1500 || info.IsFragment() {
+		l.tooBig++
+	}
+}
+
+var wanIndex sync.Map
+
+func (l *lab) index(dev string) (int, error) {
+	if n, ok := wanIndex.Load(l.gws[0].Name); ok {
+		return n.(int), nil
+	}
+	out, err := l.gws[0].Run(context.Background(), "cat", "/sys/class/net/"+dev+"/ifindex")
+	if err != nil {
+		return 0, err
+	}
+	var n int
+	_, err = fmt.Sscan(out, &n)
+	wanIndex.Store(l.gws[0].Name, n)
+	return n, err
+}
+
+// onWire returns what was seen since the last call.
+func (l *lab) onWire() map[string]int {
+	time.Sleep(100 * time.Millisecond) // the capture runs behind
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	seen := l.seen
+	l.seen = make(map[string]int)
+	return seen
+}
+
+func (l *lab) side(side int) []ipsec.Selector {
+	return []ipsec.Selector{
+		ipsec.FromPrefix(netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", side+1))),
+		ipsec.FromPrefix(netip.MustParsePrefix(fmt.Sprintf("fd00:%d::/48", side+1))),
+	}
+}
+
+func (l *lab) policies(side int) []ipsec.Policy {
+	return []ipsec.Policy{{
+		Name: "lan", Action: ipsec.Protect, ReqID: 1, Local: l.side(side), Remote: l.side(1 - side),
+	}}
+}
+
+// start opens the planes in the gateways.
+func (l *lab) start(workers int) {
+	l.t.Helper()
+	for i := range l.gws {
+		err := l.gws[i].Do(func() error {
+			d, name, err := Open(OpenOptions{Name: "capo0", Workers: workers, Mark: host.Mark})
+			if err != nil {
+				return err
+			}
+			if l.plane[i], err = New(Options{Devices: d, Rand: rand.Reader}); err != nil {
+				return err
+			}
+			if err := l.plane[i].SetPolicies(l.policies(i)); err != nil {
+				return err
+			}
+			if l.host[i], err = host.Open(host.Options{Device: name}); err != nil {
+				return err
+			}
+			return l.host[i].Set(host.FromPolicies(l.policies(i)))
+		})
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		l.t.Cleanup(func() { l.plane[i].Close(); l.host[i].Close() })
+	}
+}
+
+// connect adds SAs between the gateways' outer addresses of one family.
+func (l *lab) connect(wan string, encap bool, encr ipsec.Transform, keyLen int, integ ipsec.Transform, integLen int) {
+	l.t.Helper()
+	keys := make(map[ipsec.SPI][2][]byte)
+	add := func(side int, d ipsec.Direction, spi ipsec.SPI) {
+		l.t.Helper()
+		if _, ok := keys[spi]; !ok {
+			k := make([]byte, keyLen+integLen)
+			rand.Read(k)
+			keys[spi] = [2][]byte{k[:keyLen], k[keyLen:]}
+		}
+		addr := func(i int) netip.AddrPort {
+			return netip.AddrPortFrom(netip.MustParseAddr(fmt.Sprintf(wan, i+1)), DefaultPort)
+		}
+		err := l.plane[side].AddSA(ipsec.SA{
+			SPI: spi, Protocol: ipsec.ESP, Direction: d, Local: addr(side), Remote: addr(1 - side), Encap: encap,
+			Encr: encr, EncrKey: secret.Copy(keys[spi][0]), Integ: integ, IntegKey: secret.Copy(keys[spi][1]),
+			ReqID: 1, LocalTS: l.side(side), RemoteTS: l.side(1 - side),
+		})
+		if err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	var spi [2]ipsec.SPI
+	for i := range spi {
+		var err error
+		if spi[i], err = l.plane[i].AllocateSPI(ipsec.ESP); err != nil {
+			l.t.Fatal(err)
+		}
+		add(i, ipsec.In, spi[i])
+	}
+	for i := range spi {
+		add(i, ipsec.Out, spi[1-i])
+	}
+}
+
+// ping asks a few times: the first packet may only bring the path MTU back.
+func (l *lab) ping(address string, size int) error {
+	_, err := l.hosts[0].Run(context.Background(), "ping", "-c", "4", "-i", "0.05", "-W", "1", "-s", fmt.Sprint(size), address)
+	return err
+}
+
+// blocked reports whether nothing answers pings.
+func (l *lab) blocked(addresses ...string) bool {
+	for _, a := range addresses {
+		if _, err := l.hosts[0].Run(context.Background(), "ping", "-c", "2", "-i", "0.05", "-W", "0.3", a); err == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// transfer sends n octets over TCP from hostA to address at hostB and compares
+// what arrives.
+func (l *lab) transfer(address string, n int) {
+	l.t.Helper()
+	ln, err := l.hosts[1].Listen("tcp", address)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer ln.Close()
+	data := make([]byte, n)
+	rand.Read(data)
+	got := make(chan [sha256.Size]byte, 1)
+	go func() {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		h := sha256.New()
+		io.Copy(h, c)
+		got <- [sha256.Size]byte(h.Sum(nil))
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	c, err := l.hosts[0].Dial(ctx, "tcp", address)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.Copy(c, bytes.NewReader(data)); err != nil {
+		l.t.Fatal(err)
+	}
+	c.Close()
+	select {
+	case sum := <-got:
+		if sum != sha256.Sum256(data) {
+			l.t.Error("TCP brought something else")
+		}
+	case <-ctx.Done():
+		l.t.Error("TCP did not finish")
+	}
+}
+
+var (
+	gcm128 = ipsec.Transform{Type: ipsec.TypeEncr, ID: ipsec.EncrAESGCM16, KeyBits: 128}
+	cbc256 = ipsec.Transform{Type: ipsec.TypeEncr, ID: ipsec.EncrAESCBC, KeyBits: 256}
+	sha512 = ipsec.Transform{Type: ipsec.TypeInteg, ID: ipsec.IntegHMACSHA512256}
+)
+
+func TestTwoGateways(t *testing.T) {
+	cases := []struct {
+		name    string
+		wan     string
+		encap   bool
+		workers int
+		cbc     bool
+		wire    string
+	}{
+		{"UDP over IPv4", "192.0.2.%d", true, 1, false, "UDP 4500-4500"},
+		{"UDP over IPv6, longest headers, two workers", "2001:db8::%d", true, 2, true, "UDP 4500-4500"},
+		{"protocol 50 over IPv4, two workers", "192.0.2.%d", false, 2, false, "protocol 50"},
+		{"protocol 50 over IPv6", "2001:db8::%d", false, 1, false, "protocol 50"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			l := newLab(t)
+			l.start(c.workers)
+			if !l.blocked("10.2.0.2", "fd00:2::2") {
+				t.Error("a ping was answered without an SA")
+			}
+			if seen := l.onWire(); len(seen) != 0 {
+				t.Errorf("on the wire without an SA: %v", seen)
+			}
+			if c.cbc {
+				l.connect(c.wan, c.encap, cbc256, 32, sha512, 64)
+			} else {
+				l.connect(c.wan, c.encap, gcm128, 20, ipsec.Transform{}, 0)
+			}
+			for _, address := range []string{"10.2.0.2", "fd00:2::2"} {
+				for _, size := range []int{0, 56, 1300, 4000} {
+					if err := l.ping(address, size); err != nil {
+						t.Errorf("%v; counters %v and %v", err, l.plane[0].Counters(), l.plane[1].Counters())
+					}
+				}
+			}
+			l.transfer("10.2.0.2:5000", 4<<20)
+			l.transfer("[fd00:2::2]:5000", 4<<20)
+			// The gateway itself uses its inner address.
+			if _, err := l.gws[0].Run(context.Background(), "ping", "-c", "1", "-W", "2", "10.2.0.2"); err != nil {
+				t.Error(err)
+			}
+			seen := l.onWire()
+			if len(seen) != 1 || seen[c.wire] < 1000 {
+				t.Errorf("on the wire: %v, want only %s", seen, c.wire)
+			}
+			if l.tooBig != 0 {
+				t.Errorf("%d packets were fragments, or longer than 1,500 octets", l.tooBig)
+			}
+
+			// A crash: the TUN device goes, what refuses stays.
+			l.plane[0].Close()
+			if !l.blocked("10.2.0.2", "fd00:2::2") {
+				t.Error("a ping was answered without the data plane")
+			}
+			if seen := l.onWire(); len(seen) != 0 {
+				t.Errorf("on the wire without the data plane: %v", seen)
+			}
+		})
+	}
+}
+
+// BenchmarkTCP compares one TCP flow through the tunnel with plain forwarding
+// over the same links.
+func BenchmarkTCP(b *testing.B) {
+	for _, tunnel := range []bool{false, true} {
+		b.Run(fmt.Sprintf("tunnel=%v", tunnel), func(b *testing.B) {
+			const size = 32 << 20
+			l := newLab(b)
+			if tunnel {
+				l.start(1)
+				l.connect("192.0.2.%d", true, gcm128, 20, ipsec.Transform{}, 0)
+			}
+			b.SetBytes(size)
+			for b.Loop() {
+				l.transfer("10.2.0.2:5000", size)
+			}
+		})
+	}
+}
