@@ -37,12 +37,10 @@ type Error struct {
 
 // Error returns subject and cause.
 func (e *Error) Error() string {
-	switch {
-	case e.Subject == "":
+	if e.Subject == "" {
 		return e.Detail
-	default:
-		return fmt.Sprintf("certificate of %q: %s", e.Subject, e.Detail)
 	}
+	return fmt.Sprintf("certificate of %q: %s", e.Subject, e.Detail)
 }
 
 // Unwrap returns the error of crypto/x509.

@@ -91,7 +91,7 @@ func writeFile(path string, data []byte, mode fs.FileMode, force bool) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // fails once it has been renamed
+	defer func() { _ = os.Remove(f.Name()) }() // it is gone already where it was renamed
 	_, err = f.Write(data)
 	if err == nil {
 		err = f.Chmod(mode)

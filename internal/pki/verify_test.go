@@ -444,8 +444,8 @@ func FuzzVerify(f *testing.F) {
 	root := fo.make(order{name: "root", ext: caExt})
 	leaf := fo.make(order{name: "agw", issuer: "root", ext: leafExt})
 	v := verifier(f, nil, root)
-	f.Add(leaf.Raw, root.Raw, uint8(idDERASN1DN), leaf.RawSubject)
-	f.Add(leaf.Raw, []byte{}, uint8(idFQDN), []byte("agw.example"))
+	f.Add(leaf.Raw, root.Raw, idDERASN1DN, leaf.RawSubject)
+	f.Add(leaf.Raw, []byte{}, idFQDN, []byte("agw.example"))
 	now := time.Now()
 	f.Fuzz(func(t *testing.T, a, b []byte, kind uint8, data []byte) {
 		key, err := v.Verify([][]byte{a, b}, kind, data, now)
