@@ -58,27 +58,43 @@ func OpenTUN(name string, queues, mtu int) ([]*TUN, error) {
 		name = t.name
 		out = append(out, t)
 	}
-	if err := setMTU(name, mtu); err != nil {
+	if err := setLink(name, mtu); err != nil {
 		for _, t := range out {
 			t.Close()
 		}
-		return nil, fmt.Errorf("set MTU %d of TUN device %s: %w", mtu, name, err)
+		return nil, fmt.Errorf("set up TUN device %s: %w", name, err)
 	}
 	return out, nil
 }
 
-func setMTU(name string, mtu int) error {
+// queueLen is how many packets each queue of a TUN device holds: the kernel's
+// 500 overflow while a worker seals a batch at full rate.
+const queueLen = 1000
+
+func setLink(name string, mtu int) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	req, err := unix.NewIfreq(name)
-	if err != nil {
-		return err
+	for _, set := range []struct {
+		what  string
+		ioctl uint
+		value int
+	}{
+		{"MTU", unix.SIOCSIFMTU, mtu},
+		{"queue length", unix.SIOCSIFTXQLEN, queueLen},
+	} {
+		req, err := unix.NewIfreq(name)
+		if err != nil {
+			return err
+		}
+		req.SetUint32(uint32(set.value))
+		if err := unix.IoctlIfreq(fd, set.ioctl, req); err != nil {
+			return fmt.Errorf("%s %d: %w", set.what, set.value, needs(err, capNetAdmin))
+		}
 	}
-	req.SetUint32(uint32(mtu))
-	return needs(unix.IoctlIfreq(fd, unix.SIOCSIFMTU, req), capNetAdmin)
+	return nil
 }
 
 func openQueue(name string) (*TUN, error) {
