@@ -1,0 +1,401 @@
+package v2
+
+import (
+	"encoding/binary"
+	"errors"
+	"slices"
+
+	"caponier/internal/ike/message"
+	"caponier/internal/ipsec"
+	"caponier/internal/secret"
+	"caponier/internal/suite"
+)
+
+// ---- proposing ----
+
+// childOffer is what this side proposed for a CHILD SA.
+type childOffer struct {
+	conf              *Child
+	spi               ipsec.SPI
+	proposals         []ipsec.Proposal
+	localTS, remoteTS []ipsec.Selector
+	nonce             []byte
+	group             ipsec.Transform
+	share             suite.KEShare // nil without a key exchange
+}
+
+func (m *Machine) newOffer(c *Child, flow *ipsec.Flow) (*childOffer, *failure) {
+	spi, err := m.env.AllocateSPI(c.Protocol)
+	if err != nil {
+		return nil, internal(err)
+	}
+	o := &childOffer{conf: c, spi: spi, proposals: c.Proposals}
+	o.localTS, o.remoteTS = m.proposeSelectors(c, flow)
+	return o, nil
+}
+
+// discard gives the SPI back when nothing came of the offer.
+func (o *childOffer) discard(m *Machine) {
+	if o.spi != 0 {
+		m.env.ReleaseSPI(o.conf.Protocol, o.spi)
+		o.spi, o.share = 0, nil
+	}
+}
+
+// payloads are the SA and TS payloads of the offer.
+func (o *childOffer) payloads(proposals []ipsec.Proposal) []message.Payload {
+	return []message.Payload{
+		offer(proposals, wireProtocol(o.conf.Protocol), spiOctets(o.spi)),
+		&message.TS{Selectors: o.localTS},
+		&message.TS{Responder: true, Selectors: o.remoteTS},
+	}
+}
+
+// request are the payloads of a CREATE_CHILD_SA request, behind the
+// notifications in front (RFC 7296, Section 1.3.1). group is the key exchange
+// method to use, where the proposals have one.
+func (o *childOffer) request(m *Machine, group ipsec.Transform, front ...message.Payload) ([]message.Payload, *failure) {
+	nonce, err := m.random(nonceLen)
+	if err != nil {
+		return nil, internal(err)
+	}
+	o.nonce, o.group, o.share = nonce, group, nil
+	sa := o.payloads(o.proposals)
+	out := append(front, sa[0], &message.Nonce{Data: nonce})
+	if group.ID != ipsec.KENone {
+		if o.share, err = m.newShare(group); err != nil {
+			return nil, internal(err)
+		}
+		out = append(out, &message.KE{Method: group.ID, Data: o.share.Public()})
+	}
+	return append(out, sa[1:]...), nil
+}
+
+// complete makes the CHILD SA that the response agreed on. With a failure, the
+// child is nil where the peer has none either; otherwise it is to be deleted.
+func (o *childOffer) complete(m *Machine, msg *message.Message, proposals []ipsec.Proposal, ni, nr []byte) (*child, *failure) {
+	if f := refusal(msg); f != nil {
+		return nil, f
+	}
+	sa, _ := message.Find[*message.SA](msg)
+	tsi, okI := msg.TS(false)
+	tsr, okR := msg.TS(true)
+	if sa == nil || !okI || !okR {
+		return nil, failf(message.NoProposalChosen, "the peer's response has no CHILD SA")
+	}
+	p, ok := accepted(sa, proposals, wireProtocol(o.conf.Protocol))
+	if !ok || !m.usableSPI(o.conf.Protocol, p.SPI) {
+		return nil, failf(message.NoProposalChosen, "the peer chose what was not offered")
+	}
+	c := &child{
+		conf: o.conf, state: childReplaced, in: o.spi, reserved: true,
+		out: ipsec.SPI(binary.BigEndian.Uint32(p.SPI)), chosen: p.Transforms,
+	}
+	shared, f := o.finishKE(msg, p.Transforms)
+	if f != nil {
+		return c, f
+	}
+	if !within(tsi.Selectors, o.localTS) || !within(tsr.Selectors, o.remoteTS) {
+		return c, failf(message.TSUnacceptable, "the peer answered traffic selectors %s === %s, which are not within %s === %s",
+			tsi.Selectors, tsr.Selectors, o.localTS, o.remoteTS)
+	}
+	c.localTS, c.remoteTS = tsi.Selectors, tsr.Selectors
+	if f := m.keyChild(c, shared, ni, nr, true); f != nil {
+		return c, f
+	}
+	c.state = childLive
+	return c, nil
+}
+
+// finishKE completes the key exchange of the offer, if it has one.
+func (o *childOffer) finishKE(msg *message.Message, chosen ipsec.Proposal) (secret.Key, *failure) {
+	group := chosen.First(ipsec.TypeKE)
+	ke, ok := message.Find[*message.KE](msg)
+	switch {
+	case group.ID == ipsec.KENone && !ok:
+		return secret.Key{}, nil
+	case o.share == nil || group != o.group || !ok || ke.Method != group.ID:
+		return secret.Key{}, failf(message.InvalidSyntax, "the key exchange of the response is not the one chosen")
+	}
+	shared, err := o.share.Finish(ke.Data)
+	o.share = nil
+	if err != nil {
+		return secret.Key{}, failf(message.InvalidSyntax, "key exchange: %w", err)
+	}
+	return shared, nil
+}
+
+// ---- creating: the side that asks ----
+
+// createChild is the CREATE_CHILD_SA exchange for a new CHILD SA.
+type createChild struct {
+	conf     *Child
+	flow     *ipsec.Flow
+	offer    *childOffer
+	unwanted bool // an order to delete the tunnel came
+	retry
+}
+
+// enqueueChild asks for a CHILD SA, once for each tunnel.
+func (m *Machine) enqueueChild(c *Child, flow *ipsec.Flow) {
+	same := func(t task) bool {
+		x, ok := t.(*createChild)
+		return ok && x.conf == c
+	}
+	if m.outstanding != nil && same(m.outstanding.task) ||
+		slices.ContainsFunc(m.queue, func(w waiting) bool { return same(w.task) }) {
+		return
+	}
+	m.enqueue(&createChild{conf: c, flow: flow})
+}
+
+func (t *createChild) request(m *Machine) (message.ExchangeType, []message.Payload, bool) {
+	var f *failure
+	if t.offer == nil {
+		if t.offer, f = m.newOffer(t.conf, t.flow); f != nil {
+			m.notice(ChildFailed, t.conf.Name, f)
+			return 0, nil, false
+		}
+	}
+	payloads, f := t.offer.request(m, t.group(t.conf.Proposals))
+	if f != nil {
+		t.offer.discard(m)
+		m.notice(ChildFailed, t.conf.Name, f)
+		return 0, nil, false
+	}
+	return message.CreateChildSA, payloads, true
+}
+
+func (t *createChild) response(m *Machine, msg *message.Message) {
+	again, later := t.again(m, msg, t.offer.proposals)
+	if again && !t.unwanted {
+		m.enqueueAfter(t, later)
+		return
+	}
+	nonce, _ := message.Find[*message.Nonce](msg)
+	m.childResponse(t.offer, msg, t.offer.nonce, nonceOf(nonce))
+	if t.unwanted {
+		m.deleteChildren(t.conf.Name)
+	}
+}
+
+func (t *createChild) cancel(m *Machine) {
+	if t.offer != nil {
+		t.offer.discard(m)
+	}
+}
+
+func nonceOf(n *message.Nonce) []byte {
+	if n == nil {
+		return nil
+	}
+	return n.Data
+}
+
+// childResponse takes the part of a response that is about a new CHILD SA, in
+// IKE_AUTH or CREATE_CHILD_SA.
+func (m *Machine) childResponse(o *childOffer, msg *message.Message, ni, nr []byte) {
+	proposals := o.proposals
+	if msg.Header.Exchange == message.IKEAuth {
+		proposals = withoutKE(proposals)
+	}
+	c, f := o.complete(m, msg, proposals, ni, nr)
+	if f != nil {
+		m.notice(ChildFailed, o.conf.Name, f)
+		m.undo(o, c)
+		return
+	}
+	m.installChild(c, true)
+	m.notice(ChildUp, c.conf.Name, nil)
+	m.overtaken(c)
+}
+
+// overtaken ends c where the peer has deleted it before its response came: the
+// response was lost, and its repetition arrived after the Delete.
+func (m *Machine) overtaken(c *child) {
+	early := slices.Contains(m.deletedEarly, c.out)
+	m.deletedEarly = nil
+	if !early {
+		return
+	}
+	if c.state == childLive {
+		m.notice(ChildDown, c.conf.Name, &failure{code: codeDeleted})
+	}
+	m.retire(c)
+}
+
+// undo takes back an offer: a CHILD SA that only the peer has is deleted.
+func (m *Machine) undo(o *childOffer, c *child) {
+	if c == nil {
+		o.discard(m)
+		return
+	}
+	c.dropHeld()
+	m.children = append(m.children, c)
+	m.enqueueDelete(c)
+}
+
+// ---- creating: the side that answers ----
+
+// answerCreateChild answers CREATE_CHILD_SA, whatever it is for (RFC 7296,
+// Section 1.3), and where exchanges cross as Section 2.25 says.
+func (m *Machine) answerCreateChild(msg *message.Message) {
+	if m.state != Established {
+		m.respond(message.CreateChildSA, failf(message.TemporaryFailure, "the IKE SA is ending").payload())
+		return
+	}
+	sa, _ := message.Find[*message.SA](msg)
+	if sa.Proposals[0].Protocol == message.ProtocolIKE {
+		m.answerRekeyIKE(msg)
+		return
+	}
+	if m.rekeyingIKE() != nil {
+		m.respond(message.CreateChildSA, failf(message.TemporaryFailure, "the IKE SA is being rekeyed").payload())
+		return
+	}
+	_, okI := msg.TS(false)
+	_, okR := msg.TS(true)
+	if !okI || !okR {
+		m.answerSyntax(message.CreateChildSA, failf(message.InvalidSyntax, "no traffic selectors for a CHILD SA"))
+		return
+	}
+	if n, ok := msg.Notify(message.RekeySA); ok {
+		m.answerRekeyChild(msg, n)
+		return
+	}
+	nonce, _ := message.Find[*message.Nonce](msg)
+	nr, err := m.random(nonceLen)
+	if err != nil {
+		m.respond(message.CreateChildSA, internal(err).payload())
+		return
+	}
+	reply, c, f := m.acceptChild(msg, nonce.Data, nr, nil)
+	if f != nil {
+		m.respond(message.CreateChildSA, f.payload())
+		m.notice(ChildFailed, "", f)
+		return
+	}
+	m.installChild(c, true)
+	m.respond(message.CreateChildSA, reply...)
+	m.notice(ChildUp, c.conf.Name, nil)
+}
+
+// acceptChild makes the CHILD SA that a request asks for, and the payloads that
+// answer it. old is the CHILD SA that it replaces, or nil.
+func (m *Machine) acceptChild(msg *message.Message, ni, nr []byte, old *child) ([]message.Payload, *child, *failure) {
+	if len(m.children) >= m.maxChildren() {
+		return nil, nil, failf(message.NoAdditionalSAs, "the peer has %d CHILD SAs already", len(m.children))
+	}
+	sa, _ := message.Find[*message.SA](msg)
+	tsi, _ := msg.TS(false)
+	tsr, _ := msg.TS(true)
+	auth := msg.Header.Exchange == message.IKEAuth
+	match, f := m.matchChild(sa.Proposals, tsi.Selectors, tsr.Selectors, old, auth)
+	if f != nil {
+		return nil, nil, f
+	}
+	var public []byte
+	var shared secret.Key
+	if group := match.p.Transforms.First(ipsec.TypeKE); group.ID != ipsec.KENone {
+		if public, shared, f = m.respondKE(msg, group); f != nil {
+			return nil, nil, f
+		}
+	}
+	spi, err := m.env.AllocateSPI(match.conf.Protocol)
+	if err != nil {
+		shared.Wipe()
+		return nil, nil, internal(err)
+	}
+	c := &child{
+		conf: match.conf, in: spi, reserved: true, out: ipsec.SPI(binary.BigEndian.Uint32(match.p.SPI)), chosen: match.p.Transforms,
+		localTS: match.localTS, remoteTS: match.remoteTS,
+	}
+	if f := m.keyChild(c, shared, ni, nr, false); f != nil {
+		m.env.ReleaseSPI(match.conf.Protocol, spi)
+		return nil, nil, f
+	}
+	match.p.SPI = spiOctets(spi)
+	reply := []message.Payload{&message.SA{Proposals: []message.Proposal{match.p}}}
+	if !auth {
+		reply = append(reply, &message.Nonce{Data: nr})
+	}
+	if public != nil {
+		reply = append(reply, &message.KE{Method: match.p.Transforms.First(ipsec.TypeKE).ID, Data: public})
+	}
+	reply = append(reply, &message.TS{Selectors: c.remoteTS}, &message.TS{Responder: true, Selectors: c.localTS})
+	return reply, c, nil
+}
+
+// respondKE answers the KE payload of a CREATE_CHILD_SA request.
+func (m *Machine) respondKE(msg *message.Message, group ipsec.Transform) ([]byte, secret.Key, *failure) {
+	ke, ok := message.Find[*message.KE](msg)
+	if !ok || ke.Method != group.ID {
+		return nil, secret.Key{}, wrongKE(group) // RFC 7296, Section 1.3
+	}
+	method, err := suite.NewKeyExchange(group)
+	if err != nil {
+		return nil, secret.Key{}, internal(err)
+	}
+	public, shared, err := method.Respond(m.env.Rand, ke.Data)
+	switch {
+	case errors.Is(err, suite.ErrPublicValue):
+		return nil, secret.Key{}, failf(message.InvalidSyntax, "key exchange: %w", err)
+	case err != nil:
+		return nil, secret.Key{}, internal(err)
+	}
+	return public, shared, nil
+}
+
+// childMatch is what a request and a configured tunnel have in common.
+type childMatch struct {
+	conf              *Child
+	p                 message.Proposal
+	localTS, remoteTS []ipsec.Selector
+}
+
+// matchChild finds the tunnel that a request is for: one that covers the peer's
+// first selectors, which may be those of a packet, before one that only meets
+// some (RFC 7296, Section 2.9). A CHILD SA that replaces another is for the
+// tunnel of that one.
+func (m *Machine) matchChild(offered []message.Proposal, tsi, tsr []ipsec.Selector, old *child, auth bool) (childMatch, *failure) {
+	tunnels := m.conn.Children
+	if old != nil {
+		tunnels = []*Child{old.conf}
+	}
+	if auth {
+		offered = withoutOfferedKE(offered)
+	}
+	var met, found []childMatch
+	for _, conf := range tunnels {
+		x := childMatch{
+			conf:     conf,
+			localTS:  narrow(tsr, orHost(conf.Local, m.local.Addr())),
+			remoteTS: narrow(tsi, orHost(conf.Remote, m.remote.Addr())),
+		}
+		if len(x.localTS) == 0 || len(x.remoteTS) == 0 {
+			continue
+		}
+		met = append(met, x)
+		proposals := conf.Proposals
+		if auth {
+			proposals = withoutKE(proposals)
+		}
+		if p, ok := choose(proposals, offered, wireProtocol(conf.Protocol)); ok && m.usableSPI(conf.Protocol, p.SPI) {
+			x.p = p
+			found = append(found, x)
+		}
+	}
+	switch {
+	case len(met) == 0:
+		return childMatch{}, failf(message.TSUnacceptable, "no tunnel fits the peer's traffic selectors %s === %s", tsr, tsi)
+	case len(found) == 0:
+		return childMatch{}, failf(message.NoProposalChosen, "tunnel %s accepts none of the peer's proposals: %s",
+			met[0].conf.Name, describe(offered))
+	}
+	for _, x := range found {
+		if covered(tsr[0], x.localTS) && covered(tsi[0], x.remoteTS) {
+			return x, nil
+		}
+	}
+	return found[0], nil
+}

@@ -1,0 +1,350 @@
+package v2
+
+import (
+	"encoding/binary"
+	"slices"
+	"testing"
+	"time"
+
+	"caponier/internal/ike/message"
+	"caponier/internal/ipsec"
+)
+
+// sealRaw makes a message of arbitrary octets inside the encryption, as the peer
+// of m could send it.
+func sealRaw(from *Machine, h message.Header, first message.PayloadType, inner []byte) []byte {
+	p := from.session.seal
+	msg := message.Message{Header: h}
+	raw, _ := msg.Append(nil)
+	raw[16] = byte(message.TypeEncrypted)
+	pad := (p.BlockSize() - (len(inner)+1)%p.BlockSize()) % p.BlockSize()
+	plain := append(slices.Clone(inner), make([]byte, pad+1)...)
+	plain[len(plain)-1] = byte(pad)
+	total := 4 + p.IVLen() + len(plain) + p.ICVLen()
+	raw = append(raw, byte(first), 0)
+	raw = binary.BigEndian.AppendUint16(raw, uint16(total))
+	binary.BigEndian.PutUint32(raw[24:], uint32(28+total))
+	aad := slices.Clone(raw)
+	from.session.sealed++
+	iv := make([]byte, p.IVLen())
+	p.NextIV(iv, from.session.sealed)
+	sealed := make([]byte, len(plain)+p.ICVLen())
+	p.Seal(sealed, iv, plain, aad, nil)
+	return append(append(raw, iv...), sealed...)
+}
+
+// ask sends a request of the right machine to the left one, and returns the
+// answer's notifications.
+func (w *world) ask(kind message.ExchangeType, payloads ...message.Payload) *message.Message {
+	w.t.Helper()
+	l, r := w.left.machine(), w.right.machine()
+	raw, err := r.seal(r.header(kind, r.sendID, 0), payloads)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return w.askRaw(l, r, raw)
+}
+
+func (w *world) askRaw(l, r *Machine, raw []byte) *message.Message {
+	w.t.Helper()
+	r.sendID++
+	actions := l.Step(w.now, Received{Raw: raw, Local: l.local, Remote: l.remote})
+	var answer *message.Message
+	for _, a := range actions {
+		if s, ok := a.(Send); ok && answer == nil {
+			msg, err := message.Parse(s.Data)
+			if err == nil {
+				err = msg.Open(s.Data, r.session.open)
+			}
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			answer = msg
+			continue
+		}
+		w.left.perform(l, a)
+	}
+	if answer == nil {
+		w.t.Fatalf("no answer, but %v", actions)
+	}
+	return answer
+}
+
+func established(t testing.TB) *world {
+	w := newWorld(t, 1)
+	w.pskPair()
+	w.up(Initiate{})
+	return w
+}
+
+func mustNotify(t *testing.T, msg *message.Message, kind message.NotifyType) {
+	t.Helper()
+	if _, ok := msg.Notify(kind); !ok {
+		t.Errorf("the answer has no %s: %v", kind, refusal(msg))
+	}
+}
+
+func TestMalformedInsideEncryption(t *testing.T) {
+	w := established(t)
+	l, r := w.left.machine(), w.right.machine()
+	raw := sealRaw(r, r.header(message.Informational, r.sendID, 0), message.TypeNotify, []byte{1, 2, 3})
+	mustNotify(t, w.askRaw(l, r, raw), message.InvalidSyntax)
+	w.left.mustReport(t, IKEDown, "invalid-syntax")
+	if len(w.left.sad) != 0 || l.state != Closed {
+		t.Errorf("state %s with %d SAs", l.state, len(w.left.sad))
+	}
+}
+
+func TestUnsupportedCritical(t *testing.T) {
+	w := established(t)
+	msg := w.ask(message.Informational, &message.Unknown{Kind: 200, Critical: true})
+	n, ok := msg.Notify(message.UnsupportedCriticalPayload)
+	if !ok || len(n.Data) != 1 || n.Data[0] != 200 {
+		t.Errorf("answer %v", n)
+	}
+	msg = w.ask(message.Informational, &message.Unknown{Kind: 200})
+	if len(msg.Payloads) != 0 {
+		t.Errorf("answer %v", msg.Payloads)
+	}
+	w.left.mustBe(t, Established)
+}
+
+func TestDeleteOfUnknownSPI(t *testing.T) {
+	w := established(t)
+	msg := w.ask(message.Informational, &message.Delete{Protocol: message.ProtocolESP, SPIs: []ipsec.SPI{0, 1, 0xdeadbeef}})
+	if len(msg.Payloads) != 0 {
+		t.Errorf("answer %v", msg.Payloads)
+	}
+	w.check(1)
+}
+
+func TestRekeyOfUnknownSPI(t *testing.T) {
+	w := established(t)
+	r := w.right.machine()
+	o, f := r.newOffer(w.right.conns[0].Children[0], nil)
+	if f != nil {
+		t.Fatal(f)
+	}
+	payloads, f := o.request(r, preferredKE(o.proposals), &message.Notify{
+		Protocol: message.ProtocolESP, SPI: []byte{0xde, 0xad, 0xbe, 0xef}, Kind: message.RekeySA,
+	})
+	if f != nil {
+		t.Fatal(f)
+	}
+	msg := w.ask(message.CreateChildSA, payloads...)
+	n, ok := msg.Notify(message.ChildSANotFound)
+	if !ok || !slices.Equal(n.SPI, []byte{0xde, 0xad, 0xbe, 0xef}) {
+		t.Errorf("answer %v", refusal(msg))
+	}
+	o.discard(r)
+	w.check(1)
+}
+
+// The peer has lost the CHILD SA: a new one takes its place.
+func TestChildSANotFound(t *testing.T) {
+	w := established(t)
+	m := w.right.machine()
+	w.right.step(m, Timeout{})
+	m.forget(m.children[0])
+	for _, a := range m.actions {
+		w.right.perform(m, a)
+	}
+	m.actions = nil
+	w.left.order1(RekeyChild{})
+	w.run(10 * time.Second)
+	w.check(1)
+	w.left.mustReport(t, ChildDown, "child-sa-not-found")
+	if w.left.count(ChildUp) != 2 {
+		t.Errorf("left reported %v", w.left.notices)
+	}
+}
+
+func TestChildrenAreBounded(t *testing.T) {
+	w := established(t)
+	r := w.right.machine()
+	refused := false
+	for range 100 {
+		o, f := r.newOffer(w.right.conns[0].Children[1], nil)
+		if f != nil {
+			t.Fatal(f)
+		}
+		payloads, f := o.request(r, preferredKE(o.proposals))
+		if f != nil {
+			t.Fatal(f)
+		}
+		if _, refused = w.ask(message.CreateChildSA, payloads...).Notify(message.NoAdditionalSAs); refused {
+			break
+		}
+	}
+	if !refused || len(w.left.machine().children) > w.left.machine().maxChildren() {
+		t.Errorf("%d CHILD SAs", len(w.left.machine().children))
+	}
+}
+
+func TestQueueIsBounded(t *testing.T) {
+	w := established(t)
+	w.right.dead = true
+	m := w.left.machine()
+	for range 2 * maxQueue {
+		w.left.step(m, CheckLiveness{})
+	}
+	if len(m.queue) > maxQueue {
+		t.Errorf("%d requests wait", len(m.queue))
+	}
+}
+
+// An SPI that another SA of the peer has, or that is reserved, is refused.
+func TestPeerSPI(t *testing.T) {
+	w := established(t)
+	r := w.right.machine()
+	for _, spi := range []ipsec.SPI{0, 255, r.children[0].in} {
+		o, f := r.newOffer(w.right.conns[0].Children[1], nil)
+		if f != nil {
+			t.Fatal(f)
+		}
+		true_ := o.spi
+		o.spi = spi
+		payloads, f := o.request(r, preferredKE(o.proposals))
+		if f != nil {
+			t.Fatal(f)
+		}
+		mustNotify(t, w.ask(message.CreateChildSA, payloads...), message.NoProposalChosen)
+		o.spi = true_
+		o.discard(r)
+	}
+	w.check(1)
+}
+
+// A bad public value is answered, and leaves everything as it was.
+func TestBadPublicValue(t *testing.T) {
+	for _, data := range [][]byte{nil, make([]byte, 32), make([]byte, 31), slices.Repeat([]byte{0xff}, 33)} {
+		w := established(t)
+		r := w.right.machine()
+		o, f := r.newOffer(w.right.conns[0].Children[1], nil)
+		if f != nil {
+			t.Fatal(f)
+		}
+		payloads, f := o.request(r, preferredKE(o.proposals))
+		if f != nil {
+			t.Fatal(f)
+		}
+		for i, p := range payloads {
+			if ke, ok := p.(*message.KE); ok {
+				payloads[i] = &message.KE{Method: ke.Method, Data: data}
+			}
+		}
+		mustNotify(t, w.ask(message.CreateChildSA, payloads...), message.InvalidSyntax)
+		o.discard(r)
+		w.check(1)
+	}
+}
+
+// FuzzSealed gives an established machine arbitrary payloads of an authentic
+// peer, as requests and as responses to what it asks. It may close the IKE SA,
+// but neither panic, nor leave an SA or SPI behind, nor stop keeping time.
+func FuzzSealed(f *testing.F) {
+	seed := func(kind message.ExchangeType, response bool, payloads ...message.Payload) {
+		msg := message.Message{Payloads: payloads}
+		raw, err := msg.Append(nil)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(uint8(kind), response, uint8(0), raw[16], raw[28:])
+		f.Add(uint8(kind), response, uint8(1), raw[16], raw[28:])
+		f.Add(uint8(kind), response, uint8(2), raw[16], raw[28:])
+	}
+	w := established(f)
+	r := w.right.machine()
+	o, _ := r.newOffer(w.right.conns[0].Children[1], nil)
+	child, _ := o.request(r, preferredKE(o.proposals))
+	rekey, _ := o.request(r, preferredKE(o.proposals), &message.Notify{
+		Protocol: message.ProtocolESP, SPI: spiOctets(r.children[0].in), Kind: message.RekeySA,
+	})
+	_, ike, _ := (&rekeyIKE{}).request(r)
+	for _, response := range []bool{false, true} {
+		seed(message.CreateChildSA, response, child...)
+		seed(message.CreateChildSA, response, rekey...)
+		seed(message.CreateChildSA, response, ike...)
+		seed(message.CreateChildSA, response, &message.Notify{Kind: message.InvalidKEPayload, Data: []byte{0, 19}})
+		seed(message.CreateChildSA, response, &message.Notify{Kind: message.TemporaryFailure})
+		seed(message.CreateChildSA, response, &message.Notify{Kind: message.ChildSANotFound})
+		seed(message.Informational, response)
+		seed(message.Informational, response, &message.Delete{Protocol: message.ProtocolIKE})
+		seed(message.Informational, response, &message.Delete{Protocol: message.ProtocolESP, SPIs: []ipsec.SPI{r.children[0].in}})
+	}
+	f.Fuzz(func(t *testing.T, kind uint8, response bool, order, first uint8, inner []byte) {
+		if len(inner) > 60_000 {
+			return
+		}
+		w := established(t)
+		l, r := w.left.machine(), w.right.machine()
+		w.right.dead = true
+		h := r.header(message.ExchangeType(kind), 0, 0)
+		switch order % 4 {
+		case 1:
+			w.left.order1(RekeyChild{})
+		case 2:
+			w.left.order1(RekeyIKE{})
+		case 3:
+			w.left.order1(CreateChild{Child: w.left.conns[0].Children[1]})
+		}
+		if response {
+			h.Flags |= message.FlagResponse
+			h.MessageID = l.sendID
+		} else {
+			h.MessageID = l.recvID
+		}
+		w.left.step(l, Received{Raw: sealRaw(r, h, message.PayloadType(first), inner), Local: l.local, Remote: l.remote})
+		for _, m := range w.left.machines {
+			_ = m.Status()
+			if m.state != Established && m.Deadline().IsZero() {
+				t.Errorf("state %s without a deadline", m.state)
+			}
+		}
+		for _, m := range slices.Clone(w.left.machines) {
+			w.left.step(m, Close{})
+		}
+		w.run(5 * time.Minute)
+		if len(w.left.machines) != 0 || len(w.left.sad) != 0 || len(w.left.reserved) != 0 {
+			t.Errorf("%d machines, %d SAs and %d SPIs remain", len(w.left.machines), len(w.left.sad), len(w.left.reserved))
+		}
+	})
+}
+
+// FuzzDatagram gives machines in every state raw datagrams, half of them with
+// the right SPIs. Nothing of it is authentic: nothing but IKE_SA_INIT may change
+// anything.
+func FuzzDatagram(f *testing.F) {
+	w := newWorld(f, 1)
+	w.pskPair()
+	w.mangle = func(x flight) []flight {
+		f.Add(slices.Clone(x.ike), true, uint8(0))
+		f.Add(slices.Clone(x.ike), false, uint8(1))
+		return []flight{x}
+	}
+	w.up(Initiate{})
+	f.Fuzz(func(t *testing.T, raw []byte, patch bool, age uint8) {
+		w := newWorld(t, 7)
+		w.pskPair()
+		w.initiate(Initiate{})
+		w.run(time.Duration(age%5) * 10 * time.Millisecond)
+		for _, g := range []*gateway{w.left, w.right} {
+			for _, m := range slices.Clone(g.machines) {
+				x := slices.Clone(raw)
+				if patch && len(x) >= 16 {
+					binary.BigEndian.PutUint64(x, uint64(m.spiI))
+					binary.BigEndian.PutUint64(x[8:], uint64(m.spiR))
+				}
+				before := m.state
+				g.step(m, Received{Raw: x, Local: m.local, Remote: m.remote})
+				if before == Established && m.state != Established {
+					t.Errorf("an unauthenticated datagram ended an IKE SA: %v", g.notices)
+				}
+			}
+		}
+		w.run(5 * time.Minute)
+		if n := len(w.left.machines); n != len(w.right.machines) {
+			t.Errorf("%d machines left, %d right", n, len(w.right.machines))
+		}
+	})
+}
