@@ -29,7 +29,26 @@ func (a *app) Disconnect(ctx context.Context, t control.Target, wait bool, repor
 
 // Rekey replaces the CHILD SAs of a tunnel, or the IKE SA and all its CHILD SAs.
 func (a *app) Rekey(ctx context.Context, t control.Target, wait bool, report func(control.Progress)) error {
-	return a.carryOut(ctx, t, wait, report, control.StepNegotiating, control.StepRekeyed, a.daemon.Rekey)
+	return a.carryOut(ctx, t, wait, report, control.StepNegotiating, control.StepRekeyed, a.rekey)
+}
+
+// rekey rekeys one tunnel, or the IKE SA and every tunnel that is up.
+func (a *app) rekey(ctx context.Context, connection, tunnel string) error {
+	if err := a.daemon.Rekey(ctx, connection, tunnel); err != nil || tunnel != "" {
+		return err
+	}
+	a.mu.Lock()
+	conf := a.cfg.Connection(connection)
+	a.mu.Unlock()
+	if conf == nil {
+		return ike.ErrRemoved
+	}
+	for _, t := range conf.Tunnels {
+		if err := a.daemon.Rekey(ctx, connection, t.Name); err != nil && !errors.Is(err, ike.ErrNotEstablished) {
+			return err
+		}
+	}
+	return nil
 }
 
 // carryOut gives an order to the daemon, in the background where nobody waits.
