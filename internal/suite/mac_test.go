@@ -104,6 +104,9 @@ def xcbc(k, m):
     for b in blocks[:-1]: e = aes(k1, xor(e, b))
     last = blocks[-1]
     return aes(k1, xor(last, e, k2) if len(last) == 16 else xor((last + b"\x80").ljust(16, b"\0"), e, k3))
+`
+
+const xcbcOfLines = xcbcByDefinition + `
 for line in sys.stdin:
     k, m = (bytes.fromhex(x) for x in line.rstrip("\n").split(" "))
     print(xcbc(k, m).hex())
@@ -121,7 +124,7 @@ func TestXCBCAgainstPython(t *testing.T) {
 		}
 		got.WriteString(hex.EncodeToString(inPieces(rng, m, data)) + "\n")
 	}
-	cmd := exec.Command(python, "-c", xcbcByDefinition)
+	cmd := exec.Command(python, "-c", xcbcOfLines)
 	cmd.Stdin = strings.NewReader(questions.String())
 	want, err := cmd.Output()
 	if err != nil {

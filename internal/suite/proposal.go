@@ -19,6 +19,11 @@ func ParseIKE(words string) (ipsec.Proposal, error) {
 	if t := p.First(ipsec.TypeESN); t != (ipsec.Transform{}) {
 		return nil, &WordError{Word: Name(t), Reason: "has no meaning for an IKE SA"}
 	}
+	for _, t := range p.Of(ipsec.TypeEncr) {
+		if lookup(t).encr.espOnly {
+			return nil, &WordError{Word: Name(t), Reason: "does not encrypt, which an IKE SA must"}
+		}
+	}
 	if len(p.Of(ipsec.TypePRF)) == 0 {
 		for _, t := range p.Of(ipsec.TypeInteg) {
 			p = append(p, lookup(t).integ.prf)

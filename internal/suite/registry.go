@@ -28,7 +28,8 @@ type entry struct {
 
 // encryption is an encryption algorithm. Either combined or cipher is set.
 type encryption struct {
-	keyLen   int // octets of key material, with salt
+	keyLen   int  // octets of key material, with salt
+	espOnly  bool // without encryption, and so not for IKE
 	combined func(key []byte) (Protector, error)
 	cipher   func(key []byte) (cipherMode, error)
 }
@@ -43,7 +44,7 @@ type integrity struct {
 // registry is every transform. The next algorithm is one line in the table of
 // its family.
 var registry = slices.Concat(
-	aesGCM, aesCBC,
+	aesGCM, chacha, aesCCM, aesCTR, aesCBC, aesGMAC, null,
 	hmacIntegrity, aesIntegrity,
 	hmacPRF, aesPRF,
 	montgomeryGroups, nistGroups, modpGroups,

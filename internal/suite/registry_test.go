@@ -79,6 +79,25 @@ func TestRegistryIsSound(t *testing.T) {
 	}
 }
 
+func TestWeak(t *testing.T) {
+	for word, want := range map[string]bool{
+		"sha1": true, "prfsha1": true, "null": true, "aes128gmac": true, "aes256gcm8": true, "aes256ccm8": true,
+		"aes128ccm12": false, "aes128gcm12": false, "aes128ctr": false, "aesxcbc": false, "prfaescmac": false,
+		"chacha20poly1305": false, "esn": false,
+	} {
+		e, err := parseWord(word)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if why, weak := Weak(e.transform); weak != want || weak != (why != "") {
+			t.Errorf("%s: weak: %v, %q", word, weak, why)
+		}
+	}
+	if why, weak := Weak(ipsec.Transform{Type: ipsec.TypeEncr, ID: 999}); weak || why != "" {
+		t.Errorf("an unknown transform is weak: %q", why)
+	}
+}
+
 func TestPRF(t *testing.T) {
 	for _, tt := range []struct {
 		id   uint16

@@ -30,7 +30,8 @@ var (
 // encrypting first.
 //
 // A Protector keeps scratch space of its own: one goroutine at a time. Seal and
-// Open do not allocate.
+// Open do not allocate, but that AES-GMAC and AES-GCM with a short ICV keep a
+// copy of the longest packet so far.
 type Protector interface {
 	// Combined reports whether the algorithm is a combined-mode one. The caller
 	// needs it for extended sequence numbers, which such algorithms authenticate
@@ -54,7 +55,8 @@ type Protector interface {
 	// Open checks the ICV at the end of sealed in constant time, before it
 	// decrypts the rest to dst[:len(sealed)-ICVLen()]; dst may be sealed itself.
 	// It returns ErrAuth and leaves no plaintext behind where the check fails,
-	// also for a sealed that is too short or not of whole blocks.
+	// also for a sealed that is too short or not of whole blocks. AES-CCM must
+	// decrypt to check; it clears dst where the check fails.
 	Open(dst, iv, sealed, aad, tail []byte) error
 	// Wipe overwrites key material as far as it can be reached. The Protector
 	// must not be used after it.
