@@ -275,13 +275,14 @@ type NoticeKind uint8
 
 // The kinds of notices.
 const (
-	IKEUp        NoticeKind = iota // established and authenticated
-	IKERekeyed                     // Succeed follows
-	IKEDown                        // closed by either side with all its tunnels, Code says why; Err is nil where that was asked for
-	IKEFailed                      // never came up
-	ChildUp                        // installed in both directions
-	ChildRekeyed                   // replaced by a new one
-	ChildDown                      // removed
-	ChildFailed                    // never came up, or could not be rekeyed
-	PeerDropped                    // a message was dropped; Code says why; for counters, not for logs
+	IKEUp          NoticeKind = iota // established and authenticated
+	IKERekeyed                       // Succeed follows
+	IKEDown                          // closed by either side with all its tunnels, Code says why; Err is nil where that was asked for
+	IKEFailed                        // never came up
+	ChildUp                          // installed in both directions
+	ChildRekeyed                     // replaced by a new one
+	ChildDown                        // removed
+	ChildFailed                      // never came up, or could not be rekeyed
+	PeerDropped                      // a message was dropped; Code says why; for counters, not for logs
+	IKERekeyFailed                   // the IKE SA could not be rekeyed; it is tried again while it lives
 )

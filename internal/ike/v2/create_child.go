@@ -3,6 +3,7 @@ package v2
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"slices"
 
 	"caponier/internal/ike/message"
@@ -115,12 +116,12 @@ func (o *childOffer) finishKE(msg *message.Message, chosen ipsec.Proposal) (secr
 	case group.ID == ipsec.KENone && !ok:
 		return secret.Key{}, nil
 	case o.share == nil || group != o.group || !ok || ke.Method != group.ID:
-		return secret.Key{}, failf(message.InvalidSyntax, "the key exchange of the response is not the one chosen")
+		return secret.Key{}, failf(message.InvalidKEPayload, "the key exchange of the response is not the one chosen")
 	}
 	shared, err := o.share.Finish(ke.Data)
 	o.share = nil
 	if err != nil {
-		return secret.Key{}, failf(message.InvalidSyntax, "key exchange: %w", err)
+		return secret.Key{}, failf(message.InvalidKEPayload, "key exchange: %w", err)
 	}
 	return shared, nil
 }
@@ -339,7 +340,10 @@ func (m *Machine) respondKE(msg *message.Message, group ipsec.Transform) ([]byte
 	public, shared, err := method.Respond(m.env.Rand, ke.Data)
 	switch {
 	case errors.Is(err, suite.ErrPublicValue):
-		return nil, secret.Key{}, failf(message.InvalidSyntax, "key exchange: %w", err)
+		// The IKE SA goes on, which INVALID_SYNTAX would not allow.
+		f := wrongKE(group)
+		f.err = fmt.Errorf("key exchange: %w", err)
+		return nil, secret.Key{}, f
 	case err != nil:
 		return nil, secret.Key{}, internal(err)
 	}

@@ -202,14 +202,14 @@ func TestPeerSPI(t *testing.T) {
 		if f != nil {
 			t.Fatal(f)
 		}
-		true_ := o.spi
+		kept := o.spi
 		o.spi = spi
 		payloads, f := o.request(r, preferredKE(o.proposals))
 		if f != nil {
 			t.Fatal(f)
 		}
 		mustNotify(t, w.ask(message.CreateChildSA, payloads...), message.NoProposalChosen)
-		o.spi = true_
+		o.spi = kept
 		o.discard(r)
 	}
 	w.check(1)
@@ -233,7 +233,7 @@ func TestBadPublicValue(t *testing.T) {
 				payloads[i] = &message.KE{Method: ke.Method, Data: data}
 			}
 		}
-		mustNotify(t, w.ask(message.CreateChildSA, payloads...), message.InvalidSyntax)
+		mustNotify(t, w.ask(message.CreateChildSA, payloads...), message.InvalidKEPayload)
 		o.discard(r)
 		w.check(1)
 	}

@@ -276,6 +276,24 @@ func TestInvalidKEPayloadIsBounded(t *testing.T) {
 	}
 }
 
+// The IKE SA cannot be rekeyed: that is reported, and it goes on.
+func TestRekeyIKERefused(t *testing.T) {
+	w := newWorld(t, 1)
+	_, r := w.pskPair()
+	w.up(Initiate{})
+	good := r.Proposals
+	r.Proposals = proposals(t, suite.ParseIKE, "aes192-sha512-modp2048")
+	w.left.order1(RekeyIKE{})
+	w.run(10 * time.Second)
+	w.left.mustReport(t, IKERekeyFailed, "no-proposal-chosen")
+	r.Proposals = good
+	w.run(time.Minute)
+	w.check(1)
+	if w.left.count(IKERekeyed) != 1 {
+		t.Errorf("left reported %v", w.left.notices)
+	}
+}
+
 func TestCookie(t *testing.T) {
 	w := newWorld(t, 1)
 	w.pskPair()

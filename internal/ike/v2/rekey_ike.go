@@ -51,7 +51,7 @@ func (t *rekeyIKE) request(m *Machine) (message.ExchangeType, []message.Payload,
 		t.share, err = m.newShare(group)
 	}
 	if err != nil {
-		t.failed(m)
+		t.failed(m, internal(err))
 		return 0, nil, false
 	}
 	return message.CreateChildSA, []message.Payload{
@@ -72,7 +72,10 @@ func (t *rekeyIKE) cancel(*Machine) {
 }
 
 // failed tries again later, while the IKE SA lives.
-func (t *rekeyIKE) failed(m *Machine) { m.enqueueAfter(&rekeyIKE{}, retryDelay) }
+func (t *rekeyIKE) failed(m *Machine, f *failure) {
+	m.notice(IKERekeyFailed, "", f)
+	m.enqueueAfter(&rekeyIKE{}, retryDelay)
+}
 
 func (t *rekeyIKE) response(m *Machine, msg *message.Message) {
 	if t.rival == nil {
@@ -81,13 +84,13 @@ func (t *rekeyIKE) response(m *Machine, msg *message.Message) {
 			return
 		}
 	}
-	n, nr, ok := t.complete(m, msg)
+	n, nr, f := t.complete(m, msg)
 	switch {
-	case !ok && t.rival != nil:
+	case f != nil && t.rival != nil:
 		// The peer's rekeying has won, whatever became of ours.
 		m.succeed(t.rival)
-	case !ok:
-		t.failed(m)
+	case f != nil:
+		t.failed(m, f)
 	case t.rival == nil:
 		m.succeed(n)
 		m.enqueue(&deleteIKE{})
@@ -102,28 +105,32 @@ func (t *rekeyIKE) response(m *Machine, msg *message.Message) {
 	t.rival, t.share = nil, nil
 }
 
-// complete makes the IKE SA that the response agreed on.
-func (t *rekeyIKE) complete(m *Machine, msg *message.Message) (*Machine, []byte, bool) {
+// complete makes the IKE SA that the response agreed on, and returns the peer's
+// nonce with it.
+func (t *rekeyIKE) complete(m *Machine, msg *message.Message) (*Machine, []byte, *failure) {
+	if f := refusal(msg); f != nil {
+		return nil, nil, f
+	}
 	sa, _ := message.Find[*message.SA](msg)
 	ke, _ := message.Find[*message.KE](msg)
 	nonce, _ := message.Find[*message.Nonce](msg)
-	if refusal(msg) != nil || sa == nil || ke == nil || nonce == nil {
-		return nil, nil, false
-	}
 	p, ok := accepted(sa, m.conn.Proposals, message.ProtocolIKE)
-	if !ok || len(p.SPI) != 8 || p.Transforms.First(ipsec.TypeKE) != t.sent || ke.Method != t.sent.ID {
-		return nil, nil, false
+	if !ok || len(p.SPI) != 8 || binary.BigEndian.Uint64(p.SPI) == 0 || nonce == nil {
+		return nil, nil, failf(message.NoProposalChosen, "the peer chose what was not offered")
 	}
-	peer := message.SPI(binary.BigEndian.Uint64(p.SPI))
-	if peer == 0 {
-		return nil, nil, false
+	if group := p.Transforms.First(ipsec.TypeKE); ke == nil || group != t.sent || ke.Method != group.ID {
+		return nil, nil, failf(message.InvalidKEPayload, "the key exchange of the response is not the one chosen")
 	}
 	shared, err := t.share.Finish(ke.Data)
 	if err != nil {
-		return nil, nil, false
+		return nil, nil, failf(message.InvalidKEPayload, "key exchange: %w", err)
 	}
+	peer := message.SPI(binary.BigEndian.Uint64(p.SPI))
 	n, err := m.successor(p.Transforms, shared, t.nonce, nonce.Data, t.spi, peer, true)
-	return n, nonce.Data, err == nil
+	if err != nil {
+		return nil, nil, internal(err)
+	}
+	return n, nonce.Data, nil
 }
 
 // successor makes the machine of a new IKE SA, with SKEYSEED of RFC 7296,
