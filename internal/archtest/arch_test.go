@@ -18,7 +18,7 @@ const module = "caponier"
 // on floors below its own, and on its own floor those named before it.
 var floors = [][]string{
 	{"internal/secret", "internal/ipsec", "internal/packet", "internal/dn"},
-	{"internal/suite", "internal/keystore"},
+	{"internal/sm/derive", "internal/sm/gen", "internal/sm", "internal/suite", "internal/keystore"},
 	{"internal/replay", "internal/esp", "internal/ike/message", "internal/ike/keys", "internal/ike/v2", "internal/config"},
 	{"internal/spd", "internal/sad", "internal/pki"},
 	{"internal/logging", "internal/netio", "internal/dataplane", "internal/dataplane/dataplanetest", "internal/dataplane/userspace", "internal/ike", "internal/host"},
@@ -46,6 +46,8 @@ var fences = map[string][]string{
 	"github.com/jsimonetti/rtnetlink": {"internal/host"},
 	"github.com/mdlayher/netlink":     {"internal/host"},
 	"github.com/gaissmai/bart":        {"internal/spd"},
+	"golang.org/x/sys/cpu":            {"internal/sm"},
+	"github.com/emmansun/gmsm":        {},
 	"golang.org/x/term":               {"cmd/caponier", "internal/control"},
 	"golang.org/x/crypto":             {"internal/suite", "internal/pki"},
 	"golang.org/x/net":                {"internal/netio"},
@@ -57,7 +59,7 @@ var fences = map[string][]string{
 // pure lists the packages that may not touch the world: no sockets, clocks,
 // processes, files or logs.
 var pure = []string{
-	"internal/secret", "internal/ipsec", "internal/packet", "internal/dn", "internal/suite",
+	"internal/secret", "internal/ipsec", "internal/packet", "internal/dn", "internal/sm", "internal/suite",
 	"internal/replay", "internal/esp", "internal/ike/message", "internal/ike/keys", "internal/ike/v2",
 	"internal/spd",
 }

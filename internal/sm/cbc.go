@@ -1,0 +1,82 @@
+package sm
+
+import (
+	"crypto/subtle"
+	"errors"
+	"sync"
+	"unsafe"
+)
+
+// ErrKeySize is returned for a key of the wrong length.
+var ErrKeySize = errors.New("sm: SM4 keys have 16 octets")
+
+// inexactOverlap reports whether x and y share memory at different indexes.
+func inexactOverlap(x, y []byte) bool {
+	if len(x) == 0 || len(y) == 0 || &x[0] == &y[0] {
+		return false
+	}
+	x0, y0 := uintptr(unsafe.Pointer(&x[0])), uintptr(unsafe.Pointer(&y[0]))
+	return x0 < y0+uintptr(len(y)) && y0 < x0+uintptr(len(x))
+}
+
+// CBCEncrypter is an SM4 key for encrypting in CBC mode. It may be used by
+// several goroutines at once.
+type CBCEncrypter struct {
+	key      wordKey
+	portable *portableKey // where lanes do not work on folded keys
+}
+
+// NewCBCEncrypter expands a key of KeySize octets.
+func NewCBCEncrypter(key []byte) (*CBCEncrypter, error) { return newCBCEncrypter(best(), key) }
+
+func newCBCEncrypter(e *engine, key []byte) (*CBCEncrypter, error) {
+	if len(key) != KeySize {
+		return nil, ErrKeySize
+	}
+	c := &CBCEncrypter{}
+	rk := schedule(key)
+	switch {
+	case e.cbc[0] == nil:
+		c.portable = new(portableKey)
+		c.portable.spread(&rk)
+	case e.keys == keysRounds:
+		c.key.rounds = rk
+	default:
+		c.key.fold(&rk)
+		if e.keys == keysKappa {
+			c.key.rounds = c.key.kappa
+		}
+	}
+	clear(rk[:])
+	return c, nil
+}
+
+// Wipe overwrites the key, which must not be used after it.
+func (c *CBCEncrypter) Wipe() {
+	c.key = wordKey{}
+	if c.portable != nil {
+		*c.portable = portableKey{}
+	}
+}
+
+var pool = sync.Pool{New: func() any { return NewLanes() }}
+
+// Encrypt encrypts one packet, whose blocks wait for each other: a batch in
+// Lanes is many times faster. It panics where crypto/cipher's CBC encrypter
+// does.
+func (c *CBCEncrypter) Encrypt(dst, iv, src []byte) {
+	l := pool.Get().(*Lanes)
+	l.one[0] = CBCJob{Key: c, IV: iv, Dst: dst, Src: src}
+	l.EncryptCBC(l.one[:])
+	l.one[0] = CBCJob{}
+	pool.Put(l)
+}
+
+// encryptCBC is the slow way: a block at a time.
+func (k *portableKey) encryptCBC(dst, iv, src []byte) {
+	for len(src) > 0 {
+		subtle.XORBytes(dst, src[:BlockSize], iv)
+		k.crypt(dst[:BlockSize], dst[:BlockSize])
+		iv, dst, src = dst[:BlockSize], dst[BlockSize:], src[BlockSize:]
+	}
+}

@@ -1,0 +1,5 @@
+//go:build !amd64
+
+package sm
+
+func engines() []*engine { return []*engine{&portableEngine} }

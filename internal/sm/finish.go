@@ -1,0 +1,213 @@
+package sm
+
+import (
+	"encoding/binary"
+	"unsafe"
+)
+
+// maxTail is how much may follow the body of a message in a batch, so that what
+// a lane leaves over fits two blocks with the padding.
+const maxTail = 31
+
+// finisher does the ends of HMAC-SM3 messages side by side: the last one or two
+// blocks and the outer hash. Messages end at different times; they wait here
+// until there are enough or no more come.
+type finisher struct {
+	call  laneCall
+	store []byte
+	n     int
+	two   bool // some message has two blocks left
+	tail  [maxLanes][2 * HashBlockSize]byte
+	dst   [maxLanes][]byte
+}
+
+func (f *finisher) init() {
+	f.store = make([]byte, unsafe.Sizeof([2]group{})+stepSize)
+	off := -uintptr(unsafe.Pointer(&f.store[0])) % stepSize
+	f.call.groups = (*[2]group)(unsafe.Pointer(&f.store[off]))
+	f.reset()
+}
+
+func (f *finisher) reset() {
+	f.n, f.two = 0, false
+	for i := range f.call.in {
+		f.call.in[i], f.call.stride[i] = unsafe.Pointer(&f.tail[i]), 0
+	}
+	for g := range f.call.groups {
+		f.call.groups[g].hold = laneRow{}
+	}
+}
+
+// end ends message n, whose last have octets are in its tail and which has
+// total octets with the inner pad. The caller has set the state.
+func (f *finisher) end(have int, total uint64, key *HMACKey, dst []byte) {
+	n := f.n
+	f.n++
+	f.dst[n] = dst
+	g, lane := &f.call.groups[n/groupLanes], n%groupLanes
+	for i, v := range key.outer {
+		g.pend[i][lane] = v
+	}
+	if pad(&f.tail[n], have, total) == 2*HashBlockSize {
+		f.call.stride[n] = stepSize
+		f.two = true
+	} else {
+		g.hold[lane] = ^uint32(0)
+	}
+}
+
+// flush computes what has been collected and writes the codes to their places.
+func (f *finisher) flush(e *engine) {
+	if f.n == 0 {
+		return
+	}
+	w := width(f.n)
+	f.call.steps = 1
+	if f.two {
+		f.call.steps = 2
+	} else {
+		for g := range f.call.groups {
+			f.call.groups[g].hold = laneRow{}
+		}
+	}
+	e.hash[w](unsafe.Pointer(&f.call))
+	e.outer[w](unsafe.Pointer(&f.call))
+	for i := range f.n {
+		g, lane := &f.call.groups[i/groupLanes], i%groupLanes
+		var sum [HashSize]byte
+		for w := range g.state {
+			binary.BigEndian.PutUint32(sum[4*w:], g.state[w][lane])
+		}
+		copy(f.dst[i], sum[:])
+		f.dst[i] = nil
+	}
+	f.reset()
+}
+
+// MACJob is one message to authenticate: Head, Body and Tail one after another.
+// Sum takes as much of the HMAC as it has room for, at most HashSize.
+type MACJob struct {
+	Key              *HMACKey
+	Head, Body, Tail []byte
+	Sum              []byte
+}
+
+// HMAC computes HMAC-SM3 of a batch of messages of any lengths and keys.
+func (l *Lanes) HMAC(jobs []MACJob) {
+	if l.engine.hash[0] == nil || len(jobs) < l.engine.minHash {
+		for i := range jobs {
+			jobs[i].alone()
+		}
+		return
+	}
+	l.reset()
+	next, active := 0, 0
+	for i := range maxLanes {
+		l.startMAC(i, jobs, &next)
+		if l.job[i] >= 0 {
+			active = i + 1
+		}
+	}
+	wide := width(active)
+	for {
+		steps := 0
+		for i := range active {
+			if l.job[i] < 0 {
+				continue
+			}
+			n := 1
+			if l.phase[i] == 1 {
+				n = l.left[i] / stepSize
+			}
+			if steps == 0 || n < steps {
+				steps = n
+			}
+		}
+		if steps == 0 {
+			break
+		}
+		l.call.steps = uint64(steps)
+		l.engine.hash[wide](unsafe.Pointer(&l.call))
+		for i := range active {
+			if l.job[i] < 0 {
+				continue
+			}
+			j := &jobs[l.job[i]]
+			if l.phase[i] == 0 {
+				l.phase[i] = 1
+			} else {
+				l.left[i] -= steps * stepSize
+			}
+			if l.left[i] >= stepSize {
+				l.call.in[i], l.call.stride[i] = unsafe.Pointer(&j.Body[len(j.Body)-l.left[i]]), stepSize
+				continue
+			}
+			l.endMAC(i, j, nil, j.Body[len(j.Body)-l.left[i]:])
+			l.startMAC(i, jobs, &next)
+		}
+	}
+	l.finish.flush(l.engine)
+}
+
+func (j *MACJob) alone() {
+	var sum [HashSize]byte
+	j.Key.Sum(&sum, j.Head, j.Body, j.Tail)
+	copy(j.Sum, sum[:])
+}
+
+// startMAC puts the next job into lane i. Messages that fill no block go to the
+// finisher at once, and those of unusual form are computed alone.
+func (l *Lanes) startMAC(i int, jobs []MACJob, next *int) {
+	l.park(i)
+	for *next < len(jobs) {
+		j := &jobs[*next]
+		*next++
+		if len(j.Head) >= HashBlockSize || len(j.Tail) > maxTail {
+			j.alone()
+			continue
+		}
+		g, lane := l.lane(i)
+		for w, v := range j.Key.inner {
+			g.state[w][lane] = v
+		}
+		if len(j.Head)+len(j.Body) < HashBlockSize {
+			l.endMAC(i, j, j.Head, j.Body)
+			continue
+		}
+		l.job[i], l.left[i], l.phase[i] = *next-1, len(j.Body), 1
+		if len(j.Head) > 0 {
+			b := &l.block[i]
+			n := copy(b[:], j.Head)
+			l.left[i] -= copy(b[n:], j.Body)
+			l.phase[i] = 0
+			l.call.in[i], l.call.stride[i] = unsafe.Pointer(b), 0
+			return
+		}
+		l.call.in[i], l.call.stride[i] = unsafe.Pointer(&j.Body[0]), stepSize
+		return
+	}
+}
+
+// endMAC hands what is left of lane i's message to the finisher.
+func (l *Lanes) endMAC(i int, j *MACJob, head, rest []byte) {
+	g, lane := l.lane(i)
+	f := l.collect(g, lane)
+	t := f.tail[f.n][:]
+	n := copy(t, head)
+	n += copy(t[n:], rest)
+	n += copy(t[n:], j.Tail)
+	f.end(n, HashBlockSize+uint64(len(j.Head)+len(j.Body)+len(j.Tail)), j.Key, j.Sum)
+}
+
+// collect makes room in the finisher and gives it the hash state of a lane.
+func (l *Lanes) collect(g *group, lane int) *finisher {
+	f := &l.finish
+	if f.n == maxLanes {
+		f.flush(l.engine)
+	}
+	to, n := &f.call.groups[f.n/groupLanes], f.n%groupLanes
+	for w := range g.state {
+		to.state[w][n] = g.state[w][lane]
+	}
+	return f
+}

@@ -1,0 +1,148 @@
+package main
+
+import "fmt"
+
+// fused512 generates "SM4-CBC, then HMAC-SM3 over header and ciphertext" of 16
+// packets a group. CBC is bound by latency: each block waits for the one
+// before. So SM3 runs one block behind, between the rounds of SM4, eight rounds
+// of SM4 to four of SM3. The message starts with the six words of the header;
+// then 64 bytes of ciphertext end one block of SM3 (10 words) and begin the
+// next (6), and the ciphertext words are message words already.
+//
+// Lanes that are fresh have no block to hash in the first step: their hash
+// state stays. If all are (cold), the first step does without SM3.
+func fused512(f *File, k *B, groups int) {
+	b := f.builder(fmt.Sprintf("fusedLanes%dAVX512", 16*groups), 'Z', true, withGFNI, k)
+	c := &cipher{b: b, groups: groups}
+	c.constants()
+	c.bases()
+	c.ptrs = b.pointers(groups)
+	hold := b.Mem(groups * row)
+	var x, prev, s []*cell
+	var h []*hash
+	var v, w []int
+	for g := range groups {
+		base := groupBase[g]
+		x, prev, s = append(x, b.cell(5, groups > 1)), append(prev, b.cell(4, true)), append(s, b.cell(8, groups > 1))
+		v, w = append(v, b.Mem(16*row)), append(w, b.Mem(68*row))
+		h = append(h, &hash{b: b, w: func(i int) string { return fmt.Sprintf("%d(%s)(DX*1)", w[g]+i*row, scratch) }, t: constantWalk("R8")})
+		c.freshIV(base, prev[g])
+		for i := range 16 {
+			b.store(b.load(at(base, lanePend+i*row)), b.at(w[g]+i*row))
+		}
+		b.store(b.load(at(base, laneFresh)), b.at(hold+g*row))
+	}
+	warm, done := b.Label(), b.Label()
+	b.Raw("CMPQ %s, $0", at("DI", callCold))
+	top := b.Label()
+	b.Place(top)
+	for g := range groups {
+		c.words(g, v[g])
+	}
+	b.Jump("JEQ", warm)
+
+	// Cold: SM4 alone.
+	y := make([]*cell, groups)
+	for g := range groups {
+		y[g] = b.cell(5, false)
+	}
+	b.Raw("XORQ R12, R12")
+	b.Raw("MOVQ $4, DX")
+	b.depth++
+	b.While("DX", func() {
+		for g := range groups {
+			c.chainIn(y[g], groupBase[g], prev[g], indexed(v[g]))
+		}
+		c.cbcRounds(y)
+		for g := range groups {
+			c.chainOut(y[g], prev[g], indexed(v[g]))
+		}
+		b.Raw("ADDQ $%d, R12", 4*row)
+	})
+	b.depth--
+	b.Jump("JMP", done)
+
+	b.Place(warm)
+	b.depth++
+	b.Raw("XORQ R12, R12")
+	b.Raw("XORQ DX, DX")
+	b.Raw("LEAQ %s, R8", b.file.Const(sm3T()))
+	for g := range groups {
+		for i := range 8 {
+			s[g].set(i, b.load(at(groupBase[g], laneState+i*row)))
+		}
+	}
+	block := func(stretches func()) {
+		for g := range groups {
+			b.Raw("MOVQ %s, %s", groupBase[g], keyBase[g])
+			c.chainIn(x[g], groupBase[g], prev[g], indexed(v[g]))
+		}
+		stretches()
+		for g := range groups {
+			c.chainOut(x[g], prev[g], indexed(v[g]))
+		}
+		b.Raw("ADDQ $%d, R12", 4*row)
+	}
+	mixed := func(count int, late, extend bool) {
+		b.Loop("BX", count, func() {
+			for g := range groups {
+				cs, hs := x[g].open(), s[g].open()
+				h[g].four(hs, late, extend, func(q int) {
+					c.shortRound(cs, q&3, at(keyBase[g], laneKey+q*row))
+				})
+				x[g].close()
+				s[g].close()
+				b.Raw("ADDQ $%d, %s", 8*row, keyBase[g])
+			}
+			b.Raw("ADDQ $%d, DX", 4*row)
+			b.Raw("ADDQ $16, R8")
+		})
+	}
+	block(func() { mixed(3, false, false); mixed(1, false, true) })
+	b.Raw("MOVQ $3, AX")
+	b.While("AX", func() {
+		block(func() { mixed(4, true, true) })
+	})
+	for g := range groups {
+		held := b.load(b.at(hold + g*row))
+		for i, n := range s[g].open() {
+			m := at(groupBase[g], laneState+i*row)
+			b.store(b.xor(m, b.andNot(held, n)), m)
+		}
+	}
+	b.depth--
+
+	b.Place(done)
+	b.depth++
+	for g := range groups {
+		base := groupBase[g]
+		b.store(b.D(opZero), b.at(hold+g*row))
+		out := c.finish(base, v[g])
+		for i := range 6 {
+			b.store(b.load(at(base, laneCarry+i*row)), b.at(w[g]+i*row))
+			b.store(out[10+i], at(base, laneCarry+i*row))
+		}
+		for i := range 10 {
+			b.store(out[i], b.at(w[g]+(6+i)*row))
+		}
+		c.writeRows(out, g)
+	}
+	b.advance(c.ptrs, groups)
+	b.Raw("XORQ AX, AX") // the next step is warm
+	b.Raw("DECQ CX")
+	exit := b.Label()
+	b.Jump("JZ", exit)
+	b.Raw("CMPQ AX, $0")
+	b.Jump("JMP", top)
+	b.depth--
+
+	b.Place(exit)
+	for g := range groups {
+		for i := range 16 {
+			b.store(b.load(b.at(w[g]+i*row)), at(groupBase[g], lanePend+i*row))
+		}
+	}
+	c.savePrev(prev)
+	b.Ret()
+	b.Done()
+}

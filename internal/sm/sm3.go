@@ -1,0 +1,173 @@
+package sm
+
+import (
+	"encoding/binary"
+	"hash"
+	"math/bits"
+)
+
+// Sizes of SM3 in octets.
+const (
+	HashSize      = 32
+	HashBlockSize = 64
+)
+
+var sm3IV = [8]uint32{0x7380166f, 0x4914b2b9, 0x172442d7, 0xda8a0600, 0xa96f30bc, 0x163138aa, 0xe38dee4d, 0xb0fb0e4e}
+
+// sm3Blocks compresses the whole blocks of p into s (GB/T 32905-2016, Section
+// 5.3).
+func sm3Blocks(s *[8]uint32, p []byte) {
+	var w [68]uint32
+	for ; len(p) >= HashBlockSize; p = p[HashBlockSize:] {
+		for i := range 16 {
+			w[i] = binary.BigEndian.Uint32(p[4*i:])
+		}
+		for j := 16; j < 68; j++ {
+			x := w[j-16] ^ w[j-9] ^ bits.RotateLeft32(w[j-3], 15)
+			w[j] = x ^ bits.RotateLeft32(x, 15) ^ bits.RotateLeft32(x, 23) ^ bits.RotateLeft32(w[j-13], 7) ^ w[j-6]
+		}
+		a, b, c, d, e, f, g, h := s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]
+		for j := range 16 {
+			r := bits.RotateLeft32(a, 12)
+			ss := bits.RotateLeft32(r+e+bits.RotateLeft32(0x79cc4519, j), 7)
+			t1 := (a ^ b ^ c) + d + (ss ^ r) + (w[j] ^ w[j+4])
+			t2 := (e ^ f ^ g) + h + ss + w[j]
+			a, b, c, d = t1, a, bits.RotateLeft32(b, 9), c
+			e, f, g, h = t2^bits.RotateLeft32(t2, 9)^bits.RotateLeft32(t2, 17), e, bits.RotateLeft32(f, 19), g
+		}
+		for j := 16; j < 64; j++ {
+			r := bits.RotateLeft32(a, 12)
+			ss := bits.RotateLeft32(r+e+bits.RotateLeft32(0x7a879d8a, j), 7)
+			t1 := (a&b | a&c | b&c) + d + (ss ^ r) + (w[j] ^ w[j+4])
+			t2 := (e&f | ^e&g) + h + ss + w[j]
+			a, b, c, d = t1, a, bits.RotateLeft32(b, 9), c
+			e, f, g, h = t2^bits.RotateLeft32(t2, 9)^bits.RotateLeft32(t2, 17), e, bits.RotateLeft32(f, 19), g
+		}
+		s[0] ^= a
+		s[1] ^= b
+		s[2] ^= c
+		s[3] ^= d
+		s[4] ^= e
+		s[5] ^= f
+		s[6] ^= g
+		s[7] ^= h
+	}
+}
+
+// digest is a running SM3; it is a hash.Hash.
+type digest struct {
+	s   [8]uint32
+	buf [HashBlockSize]byte
+	n   uint64 // octets written
+}
+
+// New returns SM3 as a hash.Hash.
+func New() hash.Hash {
+	d := &digest{}
+	d.Reset()
+	return d
+}
+
+func (d *digest) Size() int      { return HashSize }
+func (d *digest) BlockSize() int { return HashBlockSize }
+func (d *digest) Reset()         { d.s, d.n = sm3IV, 0 }
+
+func (d *digest) Write(p []byte) (int, error) {
+	total := len(p)
+	have := int(d.n % HashBlockSize)
+	d.n += uint64(total)
+	if have > 0 {
+		n := copy(d.buf[have:], p)
+		p = p[n:]
+		if have+n < HashBlockSize {
+			return total, nil
+		}
+		sm3Blocks(&d.s, d.buf[:])
+	}
+	whole := len(p) &^ (HashBlockSize - 1)
+	sm3Blocks(&d.s, p[:whole])
+	copy(d.buf[:], p[whole:])
+	return total, nil
+}
+
+func (d *digest) Sum(in []byte) []byte {
+	c := *d
+	var out [HashSize]byte
+	c.finish(&out)
+	return append(in, out[:]...)
+}
+
+func (d *digest) finish(out *[HashSize]byte) {
+	var tail [2 * HashBlockSize]byte
+	have := copy(tail[:], d.buf[:d.n%HashBlockSize])
+	sm3Blocks(&d.s, tail[:pad(&tail, have, d.n)])
+	putState(out, &d.s)
+}
+
+// pad ends a message of total octets whose last have are in tail, and returns
+// how much of tail is to be hashed.
+func pad(tail *[2 * HashBlockSize]byte, have int, total uint64) int {
+	tail[have] = 0x80
+	end := HashBlockSize
+	if have+9 > HashBlockSize {
+		end = 2 * HashBlockSize
+	}
+	clear(tail[have+1 : end-8])
+	binary.BigEndian.PutUint64(tail[end-8:end], total*8)
+	return end
+}
+
+func putState(out *[HashSize]byte, s *[8]uint32) {
+	for i, v := range s {
+		binary.BigEndian.PutUint32(out[4*i:], v)
+	}
+}
+
+// Sum returns the SM3 digest of p.
+func Sum(p []byte) (out [HashSize]byte) {
+	d := digest{s: sm3IV}
+	d.Write(p)
+	d.finish(&out)
+	return out
+}
+
+// HMACKey is an HMAC-SM3 key (RFC 2104) as the hash states behind its two pads.
+// It may be used by several goroutines at once.
+type HMACKey struct{ inner, outer [8]uint32 }
+
+// NewHMACKey prepares a key of any length.
+func NewHMACKey(key []byte) *HMACKey {
+	var block [HashBlockSize]byte
+	if len(key) > HashBlockSize {
+		sum := Sum(key)
+		copy(block[:], sum[:])
+	} else {
+		copy(block[:], key)
+	}
+	k := &HMACKey{inner: sm3IV, outer: sm3IV}
+	for i := range block {
+		block[i] ^= 0x36
+	}
+	sm3Blocks(&k.inner, block[:])
+	for i := range block {
+		block[i] ^= 0x36 ^ 0x5c
+	}
+	sm3Blocks(&k.outer, block[:])
+	clear(block[:])
+	return k
+}
+
+// Wipe overwrites the key, which must not be used after it.
+func (k *HMACKey) Wipe() { *k = HMACKey{} }
+
+// Sum computes the HMAC over the concatenation of parts. It does not allocate.
+func (k *HMACKey) Sum(out *[HashSize]byte, parts ...[]byte) {
+	d := digest{s: k.inner, n: HashBlockSize}
+	for _, p := range parts {
+		d.Write(p)
+	}
+	d.finish(out)
+	d.s, d.n = k.outer, HashBlockSize
+	d.Write(out[:])
+	d.finish(out)
+}
