@@ -2,6 +2,7 @@ package v2
 
 import (
 	"encoding/binary"
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -347,4 +348,163 @@ func FuzzDatagram(f *testing.F) {
 			t.Errorf("%d machines left, %d right", n, len(w.right.machines))
 		}
 	})
+}
+
+// answer sends a response of the right machine to the left one's outstanding
+// request.
+func (w *world) answer(first message.PayloadType, inner []byte) {
+	l, r := w.left.machine(), w.right.machine()
+	h := r.header(l.outstanding.kind, l.sendID, message.FlagResponse)
+	w.left.step(l, Received{Raw: sealRaw(r, h, first, inner), Local: l.local, Remote: l.remote})
+}
+
+// An authentic response that cannot be read: nobody knows what was agreed on, so
+// the IKE SA is deleted.
+func TestMalformedResponse(t *testing.T) {
+	w := established(t)
+	w.mangle = func(f flight) []flight {
+		if f.dst.Addr() == leftAddr {
+			return nil
+		}
+		return []flight{f}
+	}
+	w.left.order1(RekeyChild{})
+	w.run(100 * time.Millisecond)
+	w.answer(message.TypeNonce, []byte{0, 0, 0, 5, 1})
+	w.mangle = nil
+	w.run(20 * time.Second)
+	w.check(0)
+	w.left.mustReport(t, IKEDown, "invalid-syntax")
+	w.right.mustReport(t, IKEDown, "deleted")
+}
+
+// A peer that answers more than was asked for: the CHILD SA is deleted again.
+func TestWiderAnswer(t *testing.T) {
+	w := newWorld(t, 1)
+	l, _ := w.pskPair()
+	w.up(Initiate{})
+	l.Children[1].Remote = sel(t, "10.12.1.0/24")
+	w.mangle = func(f flight) []flight {
+		// What the left side checks the answer against is less than what it sent.
+		if o, ok := w.left.machine().outstanding.task.(*createChild); ok {
+			o.offer.remoteTS = sel(t, "10.12.1.7/32")
+		}
+		return []flight{f}
+	}
+	w.left.order1(CreateChild{Child: l.Children[1]})
+	w.mangle = nil
+	w.run(20 * time.Second)
+	w.check(1)
+	w.left.mustReport(t, ChildFailed, "ts-unacceptable")
+	w.right.mustReport(t, ChildDown, "deleted")
+}
+
+// A tunnel is deleted while it is being set up, or rekeyed.
+func TestDeleteDuringExchange(t *testing.T) {
+	for _, e := range []Event{RekeyChild{}, CreateChild{}} {
+		w := newWorld(t, 1)
+		l, _ := w.pskPair()
+		w.up(Initiate{})
+		name := "lan"
+		if _, ok := e.(CreateChild); ok {
+			e, name = CreateChild{Child: l.Children[1]}, "dmz"
+		}
+		w.left.order1(e)
+		w.left.order1(DeleteChild{Name: name})
+		w.run(20 * time.Second)
+		if name == "lan" {
+			w.check(0)
+		} else {
+			w.check(1)
+		}
+	}
+}
+
+func TestCannotSign(t *testing.T) {
+	for _, side := range []string{"left", "right"} {
+		w := newWorld(t, 1)
+		l, r := w.certPair("ed25519")
+		rsa := credentials()["rsa-l"].key // not the certificate's: the scheme does not fit it
+		if side == "left" {
+			w.left.keys[l] = rsa
+		} else {
+			w.right.keys[r] = rsa
+		}
+		w.initiate(Initiate{})
+		w.run(time.Minute)
+		w.left.mustReport(t, IKEFailed, "authentication-failed")
+		w.check(0)
+		if len(w.left.machines)+len(w.right.machines) != 0 {
+			t.Errorf("%s cannot sign: machines remain", side)
+		}
+	}
+}
+
+// INITIAL_CONTACT is sent unless the peer is known already.
+func TestInitialContact(t *testing.T) {
+	for _, known := range []bool{false, true} {
+		w := newWorld(t, 1)
+		w.pskPair()
+		m := w.initiate(Initiate{Known: known})
+		seen := false
+		w.mangle = func(f flight) []flight {
+			msg, err := message.Parse(f.ike)
+			if err == nil && msg.Header.Exchange == message.IKEAuth && !msg.Header.Flags.Has(message.FlagResponse) {
+				if err := msg.Open(f.ike, w.right.machines[0].session.open); err != nil {
+					t.Fatal(err)
+				}
+				_, seen = msg.Notify(message.InitialContact)
+			}
+			return []flight{f}
+		}
+		w.run(time.Second)
+		if m.state != Established || seen == known {
+			t.Errorf("known %v: state %s, INITIAL_CONTACT %v", known, m.state, seen)
+		}
+	}
+}
+
+type noRandom struct{}
+
+func (noRandom) Read([]byte) (int, error) { return 0, errNoRandom }
+
+var errNoRandom = errors.New("no random octets")
+
+func TestNoRandom(t *testing.T) {
+	w := newWorld(t, 1)
+	w.pskPair()
+	w.left.env.Rand = noRandom{}
+	w.initiate(Initiate{})
+	w.left.mustReport(t, IKEFailed, "internal-error")
+	w.check(0)
+
+	w = established(t)
+	for _, g := range []*gateway{w.left, w.right} {
+		g.machine().env.Rand = noRandom{}
+		g.order1(RekeyChild{})
+		g.order1(RekeyIKE{})
+	}
+	w.run(10 * time.Second)
+	w.left.mustReport(t, ChildFailed, "internal-error")
+	w.left.mustReport(t, IKERekeyFailed, "internal-error")
+	if len(w.left.sad) != 2 || len(w.left.reserved)+len(w.right.reserved) != 0 {
+		t.Errorf("%d SAs, %d SPIs", len(w.left.sad), len(w.left.reserved))
+	}
+}
+
+func TestHardLifetime(t *testing.T) {
+	w := newWorld(t, 1)
+	w.pskPair(func(l, r *Connection) {
+		l.Lifetime = time.Hour
+		r.Proposals = r.Proposals[:1:1]
+	})
+	w.up(Initiate{})
+	w.right.conns[0].Proposals = w.right.conns[0].Proposals[:0] // refuses every rekeying
+	w.run(61 * time.Minute)
+	w.left.mustReport(t, IKEDown, "lifetime-expired")
+	w.right.mustReport(t, IKEDown, "deleted")
+	w.check(0)
+	if w.left.count(IKERekeyFailed) < 3 {
+		t.Error("the rekeying was not tried again")
+	}
 }
