@@ -9,25 +9,90 @@ import (
 	"caponier/internal/secret"
 )
 
-// modpGroups are the MODP groups (RFC 3526). They come with no vectors: the
-// ones here were computed with Python's pow, and are given by SHA-256 of the
-// initiator's and the responder's public values and the shared secret.
-var modpGroups = []entry{{
-	transform: ipsec.Transform{Type: ipsec.TypeKE, ID: ipsec.KEMODP2048},
-	words:     []string{"modp2048"},
-	ke: newMODPGroup(32, "FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74"+
-		"020BBEA63B139B22514A08798E3404DDEF9519B3CD3A431B302B0A6DF25F1437"+
-		"4FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED"+
-		"EE386BFB5A899FA5AE9F24117C4B1FE649286651ECE45B3DC2007CB8A163BF05"+
-		"98DA48361C55D39A69163FA8FD24CF5F83655D23DCA3AD961C62F356208552BB"+
-		"9ED529077096966D670C354E4ABC9804F1746C08CA18217C32905E462E36CE3B"+
-		"E39E772C180E86039B2783A2EC07A28FB5C55DF06F4C52C9DE2BCBF695581718"+
-		"3995497CEA956AE515D2261898FA051015728E5A8AACAA68FFFFFFFFFFFFFFFF"),
-	check: digestAnswer(
-		"c88f01f510d9ac3f70a292daa2316de544e9aab8afe84049c62a9c57862d1433",
-		"c6ef9c5d78ae012a011164acb397ce2088685d8f06bf9be0b283ab46476bee53",
-		"1641e1f511a6f01b7c7a78b5cc5f8244feb72c6604d43bb73f2cfc0f64d906aa", "7bc14246b13aaf9afa0b4f27a00184fb3fc65b6a847caebd4cd8245202e391bb", "8228ccdd3498f625d251e6b567cdbac2be54a98f480e4de101ac57fe242a56a4"),
-}}
+// modpGroups are the MODP groups (RFC 3526; RFC 2409 for the smallest). They come
+// with no vectors: the ones here were computed with Python's pow, and are given
+// by SHA-256 of the initiator's and the responder's public values and the shared
+// secret.
+//
+// The exponents are longer than the smaller of the two estimates of RFC 3526,
+// Section 8.
+var modpGroups = []entry{
+	{
+		transform: ipsec.Transform{Type: ipsec.TypeKE, ID: ipsec.KEMODP2048},
+		words:     []string{"modp2048"},
+		ke:        newMODPGroup(32, modp2048),
+		check: modpAnswer(
+			"1641e1f511a6f01b7c7a78b5cc5f8244feb72c6604d43bb73f2cfc0f64d906aa",
+			"7bc14246b13aaf9afa0b4f27a00184fb3fc65b6a847caebd4cd8245202e391bb",
+			"8228ccdd3498f625d251e6b567cdbac2be54a98f480e4de101ac57fe242a56a4"),
+	},
+	{
+		transform: ipsec.Transform{Type: ipsec.TypeKE, ID: ipsec.KEMODP3072},
+		words:     []string{"modp3072"},
+		ke:        newMODPGroup(40, modp3072),
+		check: modpAnswer(
+			"9d815cd56bbe38ccda170f10cf2169ab37532a660a37562daddcd535d417b242",
+			"8d70d827b1eba1bb8c27fdc81acba12e7052e82fd918a0c8c92b2003100117ce",
+			"e0e8a271b3fe84392c3902125f26cea29d95f127b1a9717b76bf5b4ccd133155"),
+	},
+	{
+		transform: ipsec.Transform{Type: ipsec.TypeKE, ID: ipsec.KEMODP4096},
+		words:     []string{"modp4096"},
+		ke:        newMODPGroup(48, modp4096),
+		check: modpAnswer(
+			"7ff8d2a9692909a5509be6024adfb41a4773713ad01d19a6c53aff9bad821399",
+			"5b7c1357650979ff545a35382159cbe362e7f9acf16c412373fe8fe703be2221",
+			"23b936b4187ac691500b0c44e931388d82b0bbeaf520e20778d15814022a95ed"),
+	},
+	{
+		transform: ipsec.Transform{Type: ipsec.TypeKE, ID: ipsec.KEMODP6144},
+		words:     []string{"modp6144"},
+		ke:        newMODPGroup(56, modp6144),
+		check: modpAnswer(
+			"9721b75ad6357ca075bdf6befac4e06c88c042852ee6dbc17c233ae6b3036180",
+			"aca2a610dbf09b7c0f56ed0118f5573d8e985c68bd12be3033a5e463afd11a54",
+			"fce36acac06d7baead2e3d91ec282c0331490e5cc8f6752b199f970b8c256f86"),
+	},
+	{
+		transform: ipsec.Transform{Type: ipsec.TypeKE, ID: ipsec.KEMODP8192},
+		words:     []string{"modp8192"},
+		ke:        newMODPGroup(64, modp8192),
+		check: modpAnswer(
+			"5c5db5c4d40459eb32d71d1490e9436e05a9c00bba43d968ebba7aa55c755392",
+			"36961a45611b39d66d068cf3f50dcc3c63ea3f829946bcafc2af881d1659e8e8",
+			"af251e1ae0a0c1afaae0416c857fc182c6e5cc42e241a7353491bace64fe75c3"),
+	},
+	{
+		transform: ipsec.Transform{Type: ipsec.TypeKE, ID: ipsec.KEMODP1536},
+		words:     []string{"modp1536"},
+		weak:      "its strength is less than 112 bits",
+		ke:        newMODPGroup(32, modp1536),
+		check: modpAnswer(
+			"b412e45769e18b335510aa26afc731008c7d5b0307ddf79bdd03b009ed9ad038",
+			"a2de8731b6f044a6d98c7851d2fc5ab31f40669f8b096eaaa61a20c2e1843f39",
+			"dd93f3816e40d049622c7d13f5a13af4cf03ab78c2eff763ee1a173efe556792"),
+	},
+	{
+		transform: ipsec.Transform{Type: ipsec.TypeKE, ID: ipsec.KEMODP1024},
+		words:     []string{"modp1024"},
+		weak:      "it is within reach of a state's computers",
+		ke:        newMODPGroup(32, modp1024),
+		check: modpAnswer(
+			"3e41187e3c048358184ca9bd0339d03ac8cc02ff1a20df0a661866c14ebf73df",
+			"3ef49d60dcc4142a7f15512cfa6700986d685f05057907bd778a6601679e61f4",
+			"ecb70104a96a0c4e2b4f0f06dc3bee06456f076eb3e746f6d467e047fb041921"),
+	},
+}
+
+// modpAnswer is digestAnswer with the private keys of RFC 5903, Section 8.1,
+// written twice and cut to the length of the group's exponents.
+func modpAnswer(publicI, publicR, shared string) func(*entry) error {
+	const (
+		secretI = "c88f01f510d9ac3f70a292daa2316de544e9aab8afe84049c62a9c57862d1433"
+		secretR = "c6ef9c5d78ae012a011164acb397ce2088685d8f06bf9be0b283ab46476bee53"
+	)
+	return digestAnswer(secretI+secretI, secretR+secretR, publicI, publicR, shared)
+}
 
 // modpGroup is a KeyExchange over a group whose prime p = 2q+1 is safe and
 // whose generator 2 spans the subgroup of order q (RFC 3526).

@@ -26,7 +26,9 @@ func TestExchange(t *testing.T) {
 		id             uint16
 		public, shared int
 	}{
-		{ipsec.KEX25519, 32, 32}, {ipsec.KEECP256, 64, 32}, {ipsec.KEECP384, 96, 48}, {ipsec.KEMODP2048, 256, 256},
+		{ipsec.KEX25519, 32, 32}, {ipsec.KEECP256, 64, 32}, {ipsec.KEECP384, 96, 48}, {ipsec.KEECP521, 132, 66},
+		{ipsec.KEMODP1024, 128, 128}, {ipsec.KEMODP1536, 192, 192}, {ipsec.KEMODP2048, 256, 256}, {ipsec.KEMODP3072, 384, 384},
+		{ipsec.KEMODP4096, 512, 512}, {ipsec.KEMODP6144, 768, 768}, {ipsec.KEMODP8192, 1024, 1024},
 	} {
 		k := newKE(t, tt.id)
 		for range 5 {
@@ -63,7 +65,7 @@ type zeros struct{}
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
 func TestStuckRandomSource(t *testing.T) {
-	for _, id := range []uint16{ipsec.KEECP256, ipsec.KEECP384} {
+	for _, id := range []uint16{ipsec.KEECP256, ipsec.KEECP384, ipsec.KEECP521} {
 		if _, err := newKE(t, id).Initiate(zeros{}); err == nil {
 			t.Errorf("group %d: a private key of zeros", id)
 		}
@@ -96,6 +98,12 @@ func TestBadPublicValues(t *testing.T) {
 		{"infinity", ipsec.KEECP384, make([]byte, 96)},
 		{"off the curve", ipsec.KEECP384, bytes.Repeat([]byte{1}, 96)},
 		{"of the other curve", ipsec.KEECP384, make([]byte, 64)},
+		{"empty", ipsec.KEECP521, nil},
+		{"infinity", ipsec.KEECP521, make([]byte, 132)},
+		{"off the curve", ipsec.KEECP521, bytes.Repeat([]byte{1}, 132)},
+		{"above the field", ipsec.KEECP521, bytes.Repeat([]byte{0xff}, 132)},
+		{"without the zero bits", ipsec.KEECP521, make([]byte, 131)},
+		{"of another group", ipsec.KEMODP3072, modp(big.NewInt(5))},
 		{"empty", ipsec.KEMODP2048, nil},
 		{"0", ipsec.KEMODP2048, modp(new(big.Int))},
 		{"1", ipsec.KEMODP2048, modp(one)},
@@ -126,23 +134,69 @@ func TestBadPublicValues(t *testing.T) {
 	}
 }
 
-func TestMODPPrime(t *testing.T) {
-	p := newKE(t, ipsec.KEMODP2048).(modpGroup).p
-	q := new(big.Int).Rsh(p, 1)
-	if p.BitLen() != 2048 || !p.ProbablyPrime(10) || !q.ProbablyPrime(10) {
-		t.Error("the prime is not safe")
-	}
-	if new(big.Int).Exp(generator, q, p).Cmp(big.NewInt(1)) != 0 {
-		t.Error("2 is not of order q")
-	}
-	shared := modpShare{group: newKE(t, ipsec.KEMODP2048).(modpGroup), x: big.NewInt(3)}.Public()
-	if len(shared) != 256 || shared[255] != 8 {
-		t.Errorf("a small value is not padded to the group: %x", shared)
+// TestMODPPrimes computes each prime from its formula (RFC 2409, Section 6.2; RFC
+// 3526).
+func TestMODPPrimes(t *testing.T) {
+	const precision = 8192
+	pi := computePi(precision)
+	one := big.NewInt(1)
+	for _, tt := range []struct {
+		id uint16
+		n  uint
+		k  int64
+	}{
+		{ipsec.KEMODP1024, 1024, 129093},
+		{ipsec.KEMODP1536, 1536, 741804},
+		{ipsec.KEMODP2048, 2048, 124476},
+		{ipsec.KEMODP3072, 3072, 1690314},
+		{ipsec.KEMODP4096, 4096, 240904},
+		{ipsec.KEMODP6144, 6144, 929484},
+		{ipsec.KEMODP8192, 8192, 4743158},
+	} {
+		group := newKE(t, tt.id).(modpGroup)
+		want := new(big.Int).Rsh(pi, precision-(tt.n-130))
+		want.Add(want, big.NewInt(tt.k)).Lsh(want, 64)
+		want.Add(want, new(big.Int).Lsh(one, tt.n))
+		want.Sub(want, new(big.Int).Lsh(one, tt.n-64)).Sub(want, one)
+		if group.p.Cmp(want) != 0 {
+			t.Errorf("modp%d: %x, want %x", tt.n, group.p, want)
+		}
+		q := new(big.Int).Rsh(group.p, 1)
+		if tt.n <= 3072 && (!group.p.ProbablyPrime(1) || !q.ProbablyPrime(1)) {
+			t.Errorf("modp%d: the prime is not safe", tt.n)
+		}
+		if new(big.Int).Exp(generator, q, group.p).Cmp(one) != 0 {
+			t.Errorf("modp%d: 2 is not of order q", tt.n)
+		}
+		small := modpShare{group: group, x: big.NewInt(3)}.Public()
+		if len(small) != int(tt.n/8) || small[len(small)-1] != 8 {
+			t.Errorf("modp%d: a small value is not padded to the group: %x", tt.n, small)
+		}
 	}
 }
 
+// computePi returns floor(2^bits * pi), by Machin's formula: pi = 16 arctan(1/5)
+// - 4 arctan(1/239).
+func computePi(bits uint) *big.Int {
+	const guard = 64
+	arctan := func(inverse int64) *big.Int {
+		term := new(big.Int).Lsh(big.NewInt(1), bits+guard)
+		term.Quo(term, big.NewInt(inverse))
+		sum := new(big.Int).Set(term)
+		square := big.NewInt(inverse * inverse)
+		for n := int64(3); term.Sign() != 0; n += 2 {
+			term.Quo(term, square).Neg(term)
+			sum.Add(sum, new(big.Int).Quo(term, big.NewInt(n)))
+		}
+		return sum
+	}
+	pi := new(big.Int).Lsh(arctan(5), 4)
+	pi.Sub(pi, new(big.Int).Lsh(arctan(239), 2))
+	return pi.Rsh(pi, guard)
+}
+
 func TestUnknownExchange(t *testing.T) {
-	for _, id := range []uint16{ipsec.KENone, 1, 2, 22} {
+	for _, id := range []uint16{ipsec.KENone, 1, 3, 22} {
 		if _, err := NewKeyExchange(ipsec.Transform{Type: ipsec.TypeKE, ID: id}); !errors.Is(err, ErrUnknown) {
 			t.Errorf("group %d: %v", id, err)
 		}

@@ -109,7 +109,10 @@ func TestParseRefuses(t *testing.T) {
 }
 
 func TestWordsAndNames(t *testing.T) {
-	if got, want := Words(ipsec.TypeKE), []string{"x25519", "curve25519", "ecp256", "ecp384", "modp2048"}; !slices.Equal(got, want) {
+	if got, want := Words(ipsec.TypeKE), []string{
+		"x25519", "curve25519", "ecp256", "ecp384", "ecp521",
+		"modp2048", "modp3072", "modp4096", "modp6144", "modp8192", "modp1536", "modp1024",
+	}; !slices.Equal(got, want) {
 		t.Errorf("key exchange words %q, want %q", got, want)
 	}
 	for _, tt := range []struct {
@@ -132,6 +135,9 @@ func TestDefaults(t *testing.T) {
 		for _, x := range p {
 			if !Supported(x) {
 				t.Errorf("%s is not supported", Name(x))
+			}
+			if why, weak := Weak(x); weak {
+				t.Errorf("%s is weak: %s", Name(x), why)
 			}
 		}
 	}

@@ -83,7 +83,7 @@ func TestWeak(t *testing.T) {
 	for word, want := range map[string]bool{
 		"sha1": true, "prfsha1": true, "null": true, "aes128gmac": true, "aes256gcm8": true, "aes256ccm8": true,
 		"aes128ccm12": false, "aes128gcm12": false, "aes128ctr": false, "aesxcbc": false, "prfaescmac": false,
-		"chacha20poly1305": false, "esn": false,
+		"chacha20poly1305": false, "esn": false, "modp1024": true, "modp1536": true, "modp2048": false,
 	} {
 		e, err := parseWord(word)
 		if err != nil {
