@@ -3,6 +3,7 @@ module caponier
 go 1.26.0
 
 require (
+	github.com/cloudflare/circl v1.6.5 // indirect
 	github.com/emmansun/gmsm v0.44.0 // indirect
 	github.com/gaissmai/bart v0.30.0 // indirect
 	github.com/goccy/go-yaml v1.19.2 // indirect

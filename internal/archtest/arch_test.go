@@ -43,6 +43,7 @@ var fences = map[string][]string{
 	"github.com/spf13/cobra":          {"cmd/caponier"},
 	"github.com/spf13/pflag":          {"cmd/caponier"},
 	"github.com/goccy/go-yaml":        {"internal/config"},
+	"github.com/cloudflare/circl":     {"internal/suite"},
 	"github.com/jsimonetti/rtnetlink": {"internal/host"},
 	"github.com/mdlayher/netlink":     {"internal/host"},
 	"github.com/gaissmai/bart":        {"internal/spd"},

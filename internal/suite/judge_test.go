@@ -7,6 +7,10 @@ import (
 	"math/rand/v2"
 	"os/exec"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"caponier/internal/ipsec"
 )
 
 // opensslSeals seals with OpenSSL, through python3-cryptography, what a
@@ -85,23 +89,80 @@ func TestSealAgainstOpenSSL(t *testing.T) {
 				hex.EncodeToString(iv), hex.EncodeToString(plain), hex.EncodeToString(aad), hex.EncodeToString(tail)})
 		}
 	}
-	stdin, err := json.Marshal(questions)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(python, "-c", opensslSeals)
-	cmd.Stdin = bytes.NewReader(stdin)
-	stdout, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("python3-cryptography, which this test needs as its judge: %v", err)
-	}
 	var want []string
-	if err := json.Unmarshal(stdout, &want); err != nil || len(want) != len(got) {
-		t.Fatalf("%d answers to %d questions: %v", len(want), len(got), err)
+	askPython(t, opensslSeals, questions, &want)
+	if len(want) != len(got) {
+		t.Fatalf("%d answers to %d questions", len(want), len(got))
 	}
 	for i := range want {
 		if got[i] != want[i] {
 			t.Errorf("%s, %d octets:\n%.200s, want\n%.200s", names[i], len(questions[i].Plain)/2, got[i], want[i])
 		}
+	}
+}
+
+// opensslExchanges computes public values and shared secrets with OpenSSL.
+const opensslExchanges = `
+import json, sys
+from cryptography.hazmat.primitives.asymmetric import ec, x25519, x448
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+curves = {19: ec.SECP256R1(), 20: ec.SECP384R1(), 21: ec.SECP521R1()}
+def exchange(group, own, peer):
+    own, peer = bytes.fromhex(own), bytes.fromhex(peer)
+    if group in (31, 32):
+        m, k = (x25519, "X25519") if group == 31 else (x448, "X448")
+        key = getattr(m, k + "PrivateKey").from_private_bytes(own)
+        public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        return public, key.exchange(getattr(m, k + "PublicKey").from_public_bytes(peer))
+    key = ec.derive_private_key(int.from_bytes(own, "big"), curves[group])
+    n, point = key.public_key().public_numbers(), ec.EllipticCurvePublicKey.from_encoded_point(curves[group], b"\4" + peer)
+    size = (key.key_size + 7) // 8
+    return n.x.to_bytes(size, "big") + n.y.to_bytes(size, "big"), key.exchange(ec.ECDH(), point)
+json.dump([[x.hex() for x in exchange(*q)] for q in json.load(sys.stdin)], sys.stdout)
+`
+
+func TestExchangeAgainstOpenSSL(t *testing.T) {
+	rng := rand.NewChaCha8([32]byte{8})
+	var questions [][3]any
+	var got [][2]string
+	for id, size := range map[uint16]int{ipsec.KEECP256: 32, ipsec.KEECP384: 48, ipsec.KEECP521: 66, ipsec.KEX25519: 32, ipsec.KEX448: 56} {
+		k := newKE(t, id)
+		for range 10 {
+			private := random(rng, size)
+			private[0] &= 1 // below the order of every curve
+			i, err := k.Initiate(bytes.NewReader(private))
+			if err != nil {
+				t.Fatal(err)
+			}
+			public, shared, err := k.Respond(rng, i.Public())
+			if err != nil {
+				t.Fatal(err)
+			}
+			questions = append(questions, [3]any{id, hex.EncodeToString(private), hex.EncodeToString(public)})
+			got = append(got, [2]string{hex.EncodeToString(i.Public()), hex.EncodeToString(shared.Bytes())})
+		}
+	}
+	var want [][2]string
+	askPython(t, opensslExchanges, questions, &want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// askPython gives a script the questions as JSON, and reads the answers.
+func askPython(t *testing.T, script string, questions, answers any) {
+	t.Helper()
+	stdin, err := json.Marshal(questions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(python, "-c", script)
+	cmd.Stdin = bytes.NewReader(stdin)
+	stdout, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("python3-cryptography, which this test needs as its judge: %v", err)
+	}
+	if err := json.Unmarshal(stdout, answers); err != nil {
+		t.Fatal(err)
 	}
 }

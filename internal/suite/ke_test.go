@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"math/big"
+	"slices"
 	"testing"
 	"testing/iotest"
 
@@ -27,6 +28,7 @@ func TestExchange(t *testing.T) {
 		public, shared int
 	}{
 		{ipsec.KEX25519, 32, 32}, {ipsec.KEECP256, 64, 32}, {ipsec.KEECP384, 96, 48}, {ipsec.KEECP521, 132, 66},
+		{ipsec.KEX448, 56, 56},
 		{ipsec.KEMODP1024, 128, 128}, {ipsec.KEMODP1536, 192, 192}, {ipsec.KEMODP2048, 256, 256}, {ipsec.KEMODP3072, 384, 384},
 		{ipsec.KEMODP4096, 512, 512}, {ipsec.KEMODP6144, 768, 768}, {ipsec.KEMODP8192, 1024, 1024},
 	} {
@@ -72,6 +74,16 @@ func TestStuckRandomSource(t *testing.T) {
 	}
 }
 
+// x448Field returns p + v in the little-endian form of X448, with p = 2^448 -
+// 2^224 - 1.
+func x448Field(v int64) []byte {
+	p := new(big.Int).Lsh(big.NewInt(1), 448)
+	p.Sub(p, new(big.Int).Lsh(big.NewInt(1), 224))
+	b := p.Add(p, big.NewInt(v-1)).FillBytes(make([]byte, 56))
+	slices.Reverse(b)
+	return b
+}
+
 func TestBadPublicValues(t *testing.T) {
 	p := newKE(t, ipsec.KEMODP2048).(modpGroup).p
 	modp := func(v *big.Int) []byte { return v.FillBytes(make([]byte, 256)) }
@@ -88,6 +100,14 @@ func TestBadPublicValues(t *testing.T) {
 		{"zero", ipsec.KEX25519, make([]byte, 32)},
 		{"one", ipsec.KEX25519, append([]byte{1}, make([]byte, 31)...)},
 		{"of order 8", ipsec.KEX25519, smallOrder},
+		{"empty", ipsec.KEX448, nil},
+		{"short", ipsec.KEX448, bytes.Repeat([]byte{5}, 55)},
+		{"long", ipsec.KEX448, bytes.Repeat([]byte{5}, 57)},
+		{"zero", ipsec.KEX448, make([]byte, 56)},
+		{"one", ipsec.KEX448, append([]byte{1}, make([]byte, 55)...)},
+		{"minus one", ipsec.KEX448, x448Field(-1)},
+		{"zero, not reduced", ipsec.KEX448, x448Field(0)},
+		{"one, not reduced", ipsec.KEX448, x448Field(1)},
 		{"empty", ipsec.KEECP256, nil},
 		{"infinity", ipsec.KEECP256, make([]byte, 64)},
 		{"off the curve", ipsec.KEECP256, bytes.Repeat([]byte{1}, 64)},

@@ -110,7 +110,7 @@ func TestParseRefuses(t *testing.T) {
 
 func TestWordsAndNames(t *testing.T) {
 	if got, want := Words(ipsec.TypeKE), []string{
-		"x25519", "curve25519", "ecp256", "ecp384", "ecp521",
+		"x25519", "curve25519", "ecp256", "ecp384", "ecp521", "x448", "curve448",
 		"modp2048", "modp3072", "modp4096", "modp6144", "modp8192", "modp1536", "modp1024",
 	}; !slices.Equal(got, want) {
 		t.Errorf("key exchange words %q, want %q", got, want)

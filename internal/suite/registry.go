@@ -47,7 +47,7 @@ var registry = slices.Concat(
 	aesGCM, chacha, aesCCM, aesCTR, aesCBC, aesGMAC, null,
 	hmacIntegrity, aesIntegrity,
 	hmacPRF, aesPRF,
-	montgomeryGroups, nistGroups, modpGroups,
+	montgomeryGroups, nistGroups, x448Group, modpGroups,
 	esn,
 )
 
