@@ -43,6 +43,10 @@ var scapyNames = map[string][2]string{
 	cbc256.name: {"AES-CBC", "SHA2-256-128"},
 	cbc384.name: {"AES-CBC", "SHA2-384-192"},
 	cbc512.name: {"AES-CBC", "SHA2-512-256"},
+	ccm192.name: {"AES-CCM", "NULL"},
+	chacha.name: {"CHACHA20-POLY1305", "NULL"},
+	ctr128.name: {"AES-CTR", "AES-CMAC-96"},
+	nulls.name:  {"NULL", "HMAC-SHA1-96"},
 }
 
 // scapy runs all cases in one process.
@@ -122,8 +126,9 @@ func scapyCases(t *testing.T, do string) (cases []scapyCase, inners [][]byte, al
 		}
 	}
 	// Extended sequence numbers: scapy knows them for combined modes only.
-	for _, a := range []algorithms{gcm128, gcm256} {
+	for _, a := range []algorithms{gcm128, gcm256, ccm192, chacha} {
 		c := cases[0]
+		c.Crypt = scapyNames[a.name][0]
 		sa := testSA(t, a, ipsec.Out)
 		high := uint32(5)
 		c.CryptKey, c.ESN, c.Seq = hex.EncodeToString(sa.EncrKey.Bytes()), &high, 77
