@@ -253,8 +253,14 @@ func (h *Host) apply(routes map[route]bool, rules map[rule]bool) error {
 			change("remove rule "+r.String(), h.removeRule(r))
 		}
 	}
+	taken := make(map[slot]bool)
+	for r := range routes {
+		taken[r.slot()] = true
+	}
 	for r := range haveRoutes {
-		if !routes[r] {
+		// What was replaced is gone, and for IPv6 the kernel would remove the new
+		// one in its stead: it does not compare sources.
+		if !routes[r] && !taken[r.slot()] {
 			change("remove route "+r.String(), h.removeRoute(r))
 		}
 	}

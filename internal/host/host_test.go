@@ -316,8 +316,36 @@ func TestAddressChangeMovesTheSource(t *testing.T) {
 	g.set(h, siteToSite)
 	g.ip("addr", "del", "10.1.0.1/24", "dev", "lan")
 	g.ip("addr", "add", "10.1.0.2/24", "dev", "lan")
+	g.ip("addr", "del", "fd00:1::1/64", "dev", "lan")
+	g.ip("addr", "add", "fd00:1::2/64", "dev", "lan", "nodad")
 	g.set(h, siteToSite)
-	g.check(map[string]string{"10.2.0.9": "capo0 from 10.1.0.2"})
+	g.check(map[string]string{"10.2.0.9": "capo0 from 10.1.0.2", "fd00:2::9": "capo0 from fd00:1::2"})
+}
+
+// TestPolicyChangeMovesTheSource: the same far prefix, but no address of the host
+// is in the new local one any more; and back.
+func TestPolicyChangeMovesTheSource(t *testing.T) {
+	g := newGateway(t)
+	h := g.open()
+	narrow := FromPolicies([]ipsec.Policy{
+		protect(selectors("10.1.0.7/32", "fd00:1::7/128"), selectors("10.2.0.0/16", "fd00:2::/48")),
+	})
+	for range 2 {
+		g.set(h, siteToSite)
+		g.check(map[string]string{
+			"10.2.0.9": "capo0 from 10.1.0.1", "fd00:2::9": "capo0 from fd00:1::1",
+			"fd00:2::9 from fd00:1::7 iif lan": "capo0",
+		})
+		g.set(h, narrow)
+		for _, far := range []string{"10.2.0.9", "fd00:2::9"} {
+			if got := g.way(far); !strings.HasPrefix(got, "capo0") {
+				t.Errorf("%s goes to %q", far, got)
+			}
+		}
+		g.check(map[string]string{
+			"10.2.0.9 from 10.1.0.7 iif lan": "capo0", "fd00:2::9 from fd00:1::7 iif lan": "capo0",
+		})
+	}
 }
 
 func TestOpenNamesWhatIsWrong(t *testing.T) {

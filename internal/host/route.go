@@ -106,7 +106,15 @@ func (r route) message() *rtnetlink.RouteMessage {
 	return m
 }
 
-// addRoute replaces one that differs only in device or source.
+// slot is the place of a route in the system, which holds one at a time.
+type slot struct {
+	table, metric uint32
+	to            netip.Prefix
+}
+
+func (r route) slot() slot { return slot{r.table, r.metric, r.to} }
+
+// addRoute replaces the one in its slot.
 func (h *Host) addRoute(r route) error { return h.route.Route.Replace(r.message()) }
 
 func (h *Host) removeRoute(r route) error {
