@@ -83,188 +83,278 @@ func init() {
 		}},
 	}
 	gatewayKeys = []key[Gateway]{
-		{name: "name", kind: kindName, implied: "the host name", effect: EffectAtOnce,
+		{
+			name: "name", kind: kindName, implied: "the host name", effect: EffectAtOnce,
 			set: func(d *decoder, v *Gateway, n *node, _ string) {
 				if d.name(n) {
 					v.Name = n.text
 				}
-			}, get: func(v *Gateway) any { return v.Name }},
-		{name: "state", kind: kindPath, def: "/var/lib/caponier", effect: EffectRestart,
+			}, get: func(v *Gateway) any { return v.Name },
+		},
+		{
+			name: "state", kind: kindPath, def: "/var/lib/caponier", effect: EffectRestart,
 			set: func(d *decoder, v *Gateway, n *node, _ string) { d.path(&v.State, n) },
-			get: func(v *Gateway) any { return v.State }},
-		{name: "control", kind: kindPath, def: "/run/caponier/control.sock", effect: EffectRestart,
+			get: func(v *Gateway) any { return v.State },
+		},
+		{
+			name: "control", kind: kindPath, def: "/run/caponier/control.sock", effect: EffectRestart,
 			set: func(d *decoder, v *Gateway, n *node, _ string) { d.path(&v.Control, n) },
-			get: func(v *Gateway) any { return v.Control }},
-		{name: "dataplane", kind: dataPlaneWords.String(), def: "userspace", effect: EffectRestart,
+			get: func(v *Gateway) any { return v.Control },
+		},
+		{
+			name: "dataplane", kind: dataPlaneWords.String(), def: "userspace", effect: EffectRestart,
 			set: func(d *decoder, v *Gateway, n *node, _ string) { word(d, &v.DataPlane, n, dataPlaneWords) },
-			get: func(v *Gateway) any { return v.DataPlane }},
-		{name: "capture", kind: captureWords.String(), def: "tun", effect: EffectRestart,
+			get: func(v *Gateway) any { return v.DataPlane },
+		},
+		{
+			name: "capture", kind: captureWords.String(), def: "tun", effect: EffectRestart,
 			set: func(d *decoder, v *Gateway, n *node, _ string) { word(d, &v.Capture, n, captureWords) },
-			get: func(v *Gateway) any { return v.Capture }},
-		{name: "workers", kind: "number, 0 to 256", def: "0", effect: EffectRestart,
+			get: func(v *Gateway) any { return v.Capture },
+		},
+		{
+			name: "workers", kind: "number, 0 to 256", def: "0", effect: EffectRestart,
 			set: func(d *decoder, v *Gateway, n *node, _ string) { number(d, &v.Workers, n, 0, 256) },
-			get: func(v *Gateway) any { return v.Workers }},
-		{name: "mtu", kind: "number, 576 to 65535", implied: "from the outer path", effect: EffectRestart,
+			get: func(v *Gateway) any { return v.Workers },
+		},
+		{
+			name: "mtu", kind: "number, 576 to 65535", implied: "from the outer path", effect: EffectRestart,
 			set: func(d *decoder, v *Gateway, n *node, _ string) { number(d, &v.MTU, n, 576, 65535) },
-			get: func(v *Gateway) any { return v.MTU }},
-		{name: "shutdown", kind: shutdownWords.String(), def: "block", effect: EffectAtOnce,
+			get: func(v *Gateway) any { return v.MTU },
+		},
+		{
+			name: "shutdown", kind: shutdownWords.String(), def: "block", effect: EffectAtOnce,
 			set: func(d *decoder, v *Gateway, n *node, _ string) { word(d, &v.Shutdown, n, shutdownWords) },
-			get: func(v *Gateway) any { return v.Shutdown }},
-		{name: "log", kind: "section", section: true,
+			get: func(v *Gateway) any { return v.Shutdown },
+		},
+		{
+			name: "log", kind: "section", section: true,
 			set: func(d *decoder, v *Gateway, n *node, path string) {
 				decodeSection(d, n, path, logKeys, &v.Log, false)
-			}},
+			},
+		},
 	}
 	logKeys = []key[Log]{
-		{name: "file", kind: kindPath, implied: "standard error", effect: EffectRestart,
+		{
+			name: "file", kind: kindPath, implied: "standard error", effect: EffectRestart,
 			set: func(d *decoder, v *Log, n *node, _ string) { d.path(&v.File, n) },
-			get: func(v *Log) any { return v.File }},
-		{name: "format", kind: logFormatWords.String(), def: "text", effect: EffectRestart,
+			get: func(v *Log) any { return v.File },
+		},
+		{
+			name: "format", kind: logFormatWords.String(), def: "text", effect: EffectRestart,
 			set: func(d *decoder, v *Log, n *node, _ string) { word(d, &v.Format, n, logFormatWords) },
-			get: func(v *Log) any { return v.Format }},
-		{name: "level", kind: logLevelWords.String(), def: "info", effect: EffectAtOnce,
+			get: func(v *Log) any { return v.Format },
+		},
+		{
+			name: "level", kind: logLevelWords.String(), def: "info", effect: EffectAtOnce,
 			set: func(d *decoder, v *Log, n *node, _ string) { d.level(&v.Level, n) },
-			get: func(v *Log) any { return v.Level }},
-		{name: "levels", kind: "levels by subsystem", implied: "level for all", effect: EffectAtOnce,
+			get: func(v *Log) any { return v.Level },
+		},
+		{
+			name: "levels", kind: "levels by subsystem", implied: "level for all", effect: EffectAtOnce,
 			set: func(d *decoder, v *Log, n *node, path string) { d.levels(v, n, path) },
-			get: func(v *Log) any { return v.Levels }},
+			get: func(v *Log) any { return v.Levels },
+		},
 	}
 	connectionKeys = []key[Connection]{
-		{name: "version", kind: versionWords.String(), def: "2", effect: EffectReconnect,
+		{
+			name: "version", kind: versionWords.String(), def: "2", effect: EffectReconnect,
 			set: func(d *decoder, v *Connection, n *node, _ string) {
 				var i uint8
 				word(d, &i, n, versionWords)
 				v.Version = 2
-			}, get: func(v *Connection) any { return v.Version }},
-		{name: "local", kind: "section", section: true,
+			}, get: func(v *Connection) any { return v.Version },
+		},
+		{
+			name: "local", kind: "section", section: true,
 			set: func(d *decoder, v *Connection, n *node, path string) {
 				decodeSection(d, n, path, localKeys, &v.Local, true)
-			}},
-		{name: "remote", kind: "section", section: true, required: true,
+			},
+		},
+		{
+			name: "remote", kind: "section", section: true, required: true,
 			set: func(d *decoder, v *Connection, n *node, path string) {
 				decodeSection(d, n, path, remoteKeys, &v.Remote, true)
-			}},
-		{name: "proposals", kind: kindProposals, implied: "built in", effect: EffectRekey,
+			},
+		},
+		{
+			name: "proposals", kind: kindProposals, implied: "built in", effect: EffectRekey,
 			set: func(d *decoder, v *Connection, n *node, path string) {
 				d.proposals(&v.Proposals, &v.ProposalWords, n, path, suite.ParseIKE)
-			}, get: func(v *Connection) any { return v.Proposals }},
-		{name: "encapsulation", kind: encapsulationWords.String(), def: "auto", effect: EffectReconnect,
+			}, get: func(v *Connection) any { return v.Proposals },
+		},
+		{
+			name: "encapsulation", kind: encapsulationWords.String(), def: "auto", effect: EffectReconnect,
 			set: func(d *decoder, v *Connection, n *node, _ string) {
 				word(d, &v.Encapsulation, n, encapsulationWords)
 			},
-			get: func(v *Connection) any { return v.Encapsulation }},
-		{name: "dpd", kind: kindDuration, def: "30s", effect: EffectAtOnce,
+			get: func(v *Connection) any { return v.Encapsulation },
+		},
+		{
+			name: "dpd", kind: kindDuration, def: "30s", effect: EffectAtOnce,
 			set: func(d *decoder, v *Connection, n *node, _ string) { d.duration(&v.DPD, n, 0) },
-			get: func(v *Connection) any { return v.DPD }},
-		{name: "lifetime", kind: kindDuration, def: "4h", effect: EffectNext,
+			get: func(v *Connection) any { return v.DPD },
+		},
+		{
+			name: "lifetime", kind: kindDuration, def: "4h", effect: EffectNext,
 			set: func(d *decoder, v *Connection, n *node, _ string) { d.duration(&v.Lifetime, n, minLifetime) },
-			get: func(v *Connection) any { return v.Lifetime }},
-		{name: "tunnels", kind: "sections by name", section: true,
+			get: func(v *Connection) any { return v.Lifetime },
+		},
+		{
+			name: "tunnels", kind: "sections by name", section: true,
 			set: func(d *decoder, v *Connection, n *node, path string) {
 				d.named(n, path, "tunnel", func(name string, f field, path string) {
 					t := &Tunnel{Name: name, Source: f.key.pos}
 					decodeSection(d, f.value, path, tunnelKeys, t, true)
 					v.Tunnels = append(v.Tunnels, t)
 				})
-			}},
+			},
+		},
 	}
 	party := []key[Party]{
-		{name: "address", kind: kindAddresses, def: "%any", effect: EffectReconnect,
+		{
+			name: "address", kind: kindAddresses, def: "%any", effect: EffectReconnect,
 			set: func(d *decoder, v *Party, n *node, path string) { d.addresses(&v.Addresses, n, path) },
-			get: func(v *Party) any { return v.Addresses }},
-		{name: "id", kind: kindIdentity, effect: EffectReconnect,
+			get: func(v *Party) any { return v.Addresses },
+		},
+		{
+			name: "id", kind: kindIdentity, effect: EffectReconnect,
 			set: func(d *decoder, v *Party, n *node, _ string) { d.identity(&v.ID, n) },
-			get: func(v *Party) any { return v.ID }},
-		{name: "auth", kind: authWords.String(), implied: "cert", effect: EffectReconnect,
+			get: func(v *Party) any { return v.ID },
+		},
+		{
+			name: "auth", kind: authWords.String(), implied: "cert", effect: EffectReconnect,
 			set: func(d *decoder, v *Party, n *node, _ string) { word(d, &v.Auth, n, authWords) },
-			get: func(v *Party) any { return v.Auth }},
-		{name: "psk-file", kind: kindPath, effect: EffectReconnect,
+			get: func(v *Party) any { return v.Auth },
+		},
+		{
+			name: "psk-file", kind: kindPath, effect: EffectReconnect,
 			set: func(d *decoder, v *Party, n *node, _ string) { d.path(&v.PSKFile, n) },
-			get: func(v *Party) any { return [2]any{v.PSKFile, sha256.Sum256(v.PSK.Bytes())} }},
+			get: func(v *Party) any { return [2]any{v.PSKFile, sha256.Sum256(v.PSK.Bytes())} },
+		},
 	}
 	localKeys = append(slices.Clone(party),
-		key[Party]{name: "cert", kind: kindPath, effect: EffectReconnect,
+		key[Party]{
+			name: "cert", kind: kindPath, effect: EffectReconnect,
 			set: func(d *decoder, v *Party, n *node, _ string) { d.path(&v.Cert.Path, n) },
-			get: func(v *Party) any { return v.Cert }},
-		key[Party]{name: "key", kind: kindPath, effect: EffectReconnect,
+			get: func(v *Party) any { return v.Cert },
+		},
+		key[Party]{
+			name: "key", kind: kindPath, effect: EffectReconnect,
 			set: func(d *decoder, v *Party, n *node, _ string) { d.path(&v.Key.Path, n) },
-			get: func(v *Party) any { return v.Key }},
+			get: func(v *Party) any { return v.Key },
+		},
 		key[Party]{name: "sign-cert", later: true}, key[Party]{name: "sign-key", later: true},
 		key[Party]{name: "encrypt-cert", later: true}, key[Party]{name: "encrypt-key", later: true},
 	)
 	find(localKeys, "id").implied = "the certificate's subject, or the address"
 	find(localKeys, "auth").implied = "as the remote end"
 	remoteKeys = append(slices.Clone(party),
-		key[Party]{name: "ca", kind: kindPaths, effect: EffectReconnect,
+		key[Party]{
+			name: "ca", kind: kindPaths, effect: EffectReconnect,
 			set: func(d *decoder, v *Party, n *node, path string) {
 				d.each(n, path, func(item *node, _ string) {
 					var f File
 					d.path(&f.Path, item)
 					v.CA = append(v.CA, f)
 				})
-			}, get: func(v *Party) any { return v.CA }},
-		key[Party]{name: "pin", kind: kindPath, effect: EffectReconnect,
+			}, get: func(v *Party) any { return v.CA },
+		},
+		key[Party]{
+			name: "pin", kind: kindPath, effect: EffectReconnect,
 			set: func(d *decoder, v *Party, n *node, _ string) { d.path(&v.Pin.Path, n) },
-			get: func(v *Party) any { return v.Pin }},
+			get: func(v *Party) any { return v.Pin },
+		},
 	)
 	find(remoteKeys, "id").implied = "whom pin or the pre-shared key proves"
 	tunnelKeys = []key[Tunnel]{
-		{name: "mode", kind: modeWords.String(), def: "tunnel", effect: EffectRenegotiate,
+		{
+			name: "mode", kind: modeWords.String(), def: "tunnel", effect: EffectRenegotiate,
 			set: func(d *decoder, v *Tunnel, n *node, _ string) { word(d, &v.Mode, n, modeWords) },
-			get: func(v *Tunnel) any { return v.Mode }},
-		{name: "protocol", kind: protocolWords.String(), def: "esp", effect: EffectRenegotiate,
+			get: func(v *Tunnel) any { return v.Mode },
+		},
+		{
+			name: "protocol", kind: protocolWords.String(), def: "esp", effect: EffectRenegotiate,
 			set: func(d *decoder, v *Tunnel, n *node, _ string) {
 				var i uint8
 				word(d, &i, n, protocolWords)
 				v.Protocol = ipsec.ESP
-			}, get: func(v *Tunnel) any { return v.Protocol }},
-		{name: "local", kind: kindSelectors, required: true, effect: EffectRenegotiate,
+			}, get: func(v *Tunnel) any { return v.Protocol },
+		},
+		{
+			name: "local", kind: kindSelectors, required: true, effect: EffectRenegotiate,
 			set: func(d *decoder, v *Tunnel, n *node, path string) { d.selectors(&v.Local, n, path) },
-			get: func(v *Tunnel) any { return v.Local }},
-		{name: "remote", kind: kindSelectors, required: true, effect: EffectRenegotiate,
+			get: func(v *Tunnel) any { return v.Local },
+		},
+		{
+			name: "remote", kind: kindSelectors, required: true, effect: EffectRenegotiate,
 			set: func(d *decoder, v *Tunnel, n *node, path string) { d.selectors(&v.Remote, n, path) },
-			get: func(v *Tunnel) any { return v.Remote }},
-		{name: "proposals", kind: kindProposals, implied: "built in", effect: EffectRekey,
+			get: func(v *Tunnel) any { return v.Remote },
+		},
+		{
+			name: "proposals", kind: kindProposals, implied: "built in", effect: EffectRekey,
 			set: func(d *decoder, v *Tunnel, n *node, path string) {
 				d.proposals(&v.Proposals, &v.ProposalWords, n, path, suite.ParseESP)
-			}, get: func(v *Tunnel) any { return v.Proposals }},
-		{name: "start", kind: startWords.String(), def: "none", effect: EffectAtOnce,
+			}, get: func(v *Tunnel) any { return v.Proposals },
+		},
+		{
+			name: "start", kind: startWords.String(), def: "none", effect: EffectAtOnce,
 			set: func(d *decoder, v *Tunnel, n *node, _ string) { word(d, &v.Start, n, startWords) },
-			get: func(v *Tunnel) any { return v.Start }},
-		{name: "lifetime", kind: kindDuration, def: "1h", effect: EffectNext,
+			get: func(v *Tunnel) any { return v.Start },
+		},
+		{
+			name: "lifetime", kind: kindDuration, def: "1h", effect: EffectNext,
 			set: func(d *decoder, v *Tunnel, n *node, _ string) { d.duration(&v.Lifetime.Time, n, minLifetime) },
-			get: func(v *Tunnel) any { return v.Lifetime.Time }},
-		{name: "lifetime-bytes", kind: "octets, with k, M, G or T", implied: "no limit", effect: EffectNext,
+			get: func(v *Tunnel) any { return v.Lifetime.Time },
+		},
+		{
+			name: "lifetime-bytes", kind: "octets, with k, M, G or T", implied: "no limit", effect: EffectNext,
 			set: func(d *decoder, v *Tunnel, n *node, _ string) { d.size(&v.Lifetime.Bytes, n) },
-			get: func(v *Tunnel) any { return v.Lifetime.Bytes }},
-		{name: "lifetime-packets", kind: "number", implied: "no limit", effect: EffectNext,
+			get: func(v *Tunnel) any { return v.Lifetime.Bytes },
+		},
+		{
+			name: "lifetime-packets", kind: "number", implied: "no limit", effect: EffectNext,
 			set: func(d *decoder, v *Tunnel, n *node, _ string) { number(d, &v.Lifetime.Packets, n, 1, 1<<63) },
-			get: func(v *Tunnel) any { return v.Lifetime.Packets }},
-		{name: "replay-window", kind: "number, 32 to 65536", def: "4096", effect: EffectNext,
+			get: func(v *Tunnel) any { return v.Lifetime.Packets },
+		},
+		{
+			name: "replay-window", kind: "number, 32 to 65536", def: "4096", effect: EffectNext,
 			set: func(d *decoder, v *Tunnel, n *node, _ string) { number(d, &v.ReplayWindow, n, 32, 65536) },
-			get: func(v *Tunnel) any { return v.ReplayWindow }},
-		{name: "reqid", kind: "number", implied: "assigned", effect: EffectRenegotiate,
+			get: func(v *Tunnel) any { return v.ReplayWindow },
+		},
+		{
+			name: "reqid", kind: "number", implied: "assigned", effect: EffectRenegotiate,
 			set: func(d *decoder, v *Tunnel, n *node, _ string) { number(d, &v.ReqID, n, 1, maxReqID) },
-			get: func(v *Tunnel) any { return v.ReqID }},
+			get: func(v *Tunnel) any { return v.ReqID },
+		},
 	}
 	policyKeys = []key[Policy]{
-		{name: "name", kind: kindName, required: true,
+		{
+			name: "name", kind: kindName, required: true,
 			set: func(d *decoder, v *Policy, n *node, _ string) {
 				if d.name(n) {
 					v.Name = n.text
 				}
-			}},
-		{name: "local", kind: kindSelectors, required: true, effect: EffectAtOnce,
+			},
+		},
+		{
+			name: "local", kind: kindSelectors, required: true, effect: EffectAtOnce,
 			set: func(d *decoder, v *Policy, n *node, path string) { d.selectors(&v.Local, n, path) },
-			get: func(v *Policy) any { return v.Local }},
-		{name: "remote", kind: kindSelectors, required: true, effect: EffectAtOnce,
+			get: func(v *Policy) any { return v.Local },
+		},
+		{
+			name: "remote", kind: kindSelectors, required: true, effect: EffectAtOnce,
 			set: func(d *decoder, v *Policy, n *node, path string) { d.selectors(&v.Remote, n, path) },
-			get: func(v *Policy) any { return v.Remote }},
-		{name: "action", kind: actionWords.String(), required: true, effect: EffectAtOnce,
+			get: func(v *Policy) any { return v.Remote },
+		},
+		{
+			name: "action", kind: actionWords.String(), required: true, effect: EffectAtOnce,
 			set: func(d *decoder, v *Policy, n *node, _ string) { word(d, &v.Action, n, actionWords) },
-			get: func(v *Policy) any { return v.Action }},
-		{name: "priority", kind: "low | normal | high, or a number", def: "normal", effect: EffectAtOnce,
+			get: func(v *Policy) any { return v.Action },
+		},
+		{
+			name: "priority", kind: "low | normal | high, or a number", def: "normal", effect: EffectAtOnce,
 			set: func(d *decoder, v *Policy, n *node, _ string) { d.priority(&v.Priority, n) },
-			get: func(v *Policy) any { return v.Priority }},
+			get: func(v *Policy) any { return v.Priority },
+		},
 	}
 }

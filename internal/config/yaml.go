@@ -147,6 +147,7 @@ func checkTokens(src *source, tokens token.Tokens) *Problem {
 			if tk.Position != nil && tk.Position.Column > 8*maxDepth {
 				return src.problem(tk, "the file is nested too deeply")
 			}
+		default:
 		}
 		if depth > maxDepth {
 			return src.problem(tk, "the file is nested too deeply")

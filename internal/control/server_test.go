@@ -19,9 +19,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"caponier/internal/logging"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // call runs a command and returns its results.

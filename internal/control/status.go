@@ -156,9 +156,9 @@ func HalfOf(s ipsec.SAStatus) Half {
 
 // Passing reports whether packets went both ways within PassingWindow before
 // now.
-func (c ChildSA) Passing(now time.Time) bool {
+func (sa *ChildSA) Passing(now time.Time) bool {
 	recent := func(h Half) bool { return !h.Used.IsZero() && now.Sub(h.Used) <= PassingWindow }
-	return recent(c.In) && recent(c.Out)
+	return recent(sa.In) && recent(sa.Out)
 }
 
 // Settle derives the State of the connection and of its tunnels from the facts

@@ -149,6 +149,7 @@ func (l PolicyList) Text(w io.Writer, s Style) error {
 			protection = fmt.Sprintf("%s %s reqid %d", p.Protocol, p.Mode, p.ReqID)
 		case ipsec.Bypass:
 			action.colour = yellow
+		case ipsec.Discard:
 		}
 		t.add(plain(p.Name), action, plain(fmt.Sprint(p.Priority)), plain(selectors(p.Local)),
 			plain(selectors(p.Remote)), plain(protection))

@@ -68,7 +68,7 @@ var counterNames = [espDrops]string{
 
 // espDrop is the counter of an error of package esp or sad.
 func espDrop(err error) counter {
-	drop, _ := err.(esp.Drop)
+	drop, _ := err.(esp.Drop) //nolint:errorlint // the drops of esp are values, never wrapped
 	return espDrops + counter(drop)
 }
 

@@ -137,7 +137,11 @@ func TestDroppedPacketsDoNotAllocate(t *testing.T) {
 	}
 	unknown := binary.BigEndian.AppendUint32(nil, 0xdeadbeef)
 	junk := [][]byte{
-		{0xff}, {}, {1, 2, 3}, {0, 0, 0, 9, 1, 1, 1, 1, 1}, append(unknown, make([]byte, 100)...),
+		{0xff},
+		{},
+		{1, 2, 3},
+		{0, 0, 0, 9, 1, 1, 1, 1, 1},
+		append(unknown, make([]byte, 100)...),
 		append(binary.BigEndian.AppendUint32(nil, 1001), make([]byte, 100)...),
 	}
 	if n := testing.AllocsPerRun(100, func() {
