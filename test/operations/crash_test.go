@@ -1,0 +1,159 @@
+package operations
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"caponier/internal/lab/netns"
+)
+
+// foreign are rules and routes of somebody else, some of them where the
+// gateway's own ones stand.
+func foreign(n netns.NS) error {
+	return errors.Join(
+		n.IP("rule", "add", "pref", "300", "from", "172.16.0.0/16", "lookup", "77"),
+		n.IP("rule", "add", "pref", "220", "to", "172.17.0.0/16", "lookup", "77"),
+		n.IP("-6", "rule", "add", "pref", "221", "to", "2001:db8:77::/64", "lookup", "77"),
+		n.IP("route", "add", "172.18.0.0/16", "via", outer4B.String(), "table", "77"),
+		n.IP("route", "add", "172.19.0.0/16", "via", outer4B.String(), "table", "220"),
+		n.IP("route", "add", "unreachable", "172.20.0.0/16", "table", "220", "metric", "1073741824"),
+		n.IP("route", "add", "172.21.0.0/16", "via", outer4B.String(), "table", "221"),
+	)
+}
+
+// TestNothingLeaks kills, restarts and stops a gateway while traffic for its
+// tunnels goes on and plain routes lead to the peer: from its first start until
+// it is told to let go, not one inner packet leaves in clear.
+func TestNothingLeaks(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	if err := foreign(s.gwA.ns); err != nil {
+		t.Fatal(err)
+	}
+	flows := []*flow{
+		startFlow(t, s.hostA, net4in4.hostA, s.hostB, net4in4.hostB, 5*time.Millisecond, 100),
+		startFlow(t, s.hostA, net6in4.hostA, s.hostB, net6in4.hostB, 5*time.Millisecond, 100),
+	}
+	resumes := func(when string) {
+		t.Helper()
+		for _, f := range flows {
+			f.passes(10*time.Second, when)
+		}
+		s.tap.mustBeTight(t, when)
+	}
+	// What the tap must never see again, it can see.
+	resumesInClear := func(when string) {
+		t.Helper()
+		for _, f := range flows {
+			f.passes(10*time.Second, when)
+		}
+		if before := s.tap.inClear(); before == 0 {
+			t.Fatal("the tap does not see packets in clear")
+		}
+	}
+	blocked := func(when string) {
+		t.Helper()
+		time.Sleep(300 * time.Millisecond)
+		before := flows[0].tally()
+		time.Sleep(700 * time.Millisecond)
+		if after := flows[0].tally(); after.sent-after.lost != before.sent-before.lost {
+			t.Errorf("%s: traffic passes", when)
+		}
+		s.tap.mustBeTight(t, when)
+	}
+	resumesInClear("before the first start")
+	before := snapshot(t, s.gwA.ns)
+
+	tunnels := []tunnel{through(net4in4), through(net6in4)}
+	s.gwB.configure(nil, peers(nil, append(tunnels, through(netMore))...))
+	s.gwA.configure(nil, peers(nil, append(tunnels, through(netMore))...))
+	s.gwB.start()
+	s.gwA.start()
+	time.Sleep(50 * time.Millisecond) // what was on its way
+	s.tap.arm()
+	resumes("after the first start")
+
+	s.gwA.kill()
+	blocked("after kill -9")
+	// Another configuration: what the killed one has left for its third tunnel is
+	// found and removed, its other refusals serve on.
+	left := snapshot(t, s.gwA.ns)
+	if !has(left, "unreachable "+netMore.B.String()) || !has(left, "unreachable "+net6in4.B.String()) {
+		t.Errorf("the killed gateway left no refusals:\n%s", strings.Join(left, "\n"))
+	}
+	s.gwA.configure(nil, peers(nil, tunnels...))
+	s.gwA.start()
+	resumes("after the restart")
+	if now := snapshot(t, s.gwA.ns); has(now, "unreachable "+netMore.B.String()) {
+		t.Error("what the killed gateway left is still there after the restart")
+	}
+
+	// The responder: its traffic makes it call, and the initiator follows.
+	s.gwB.kill()
+	blocked("after kill -9 of the peer")
+	s.gwB.start()
+	mustPing(t, s.hostB, net4in4.hostB, net4in4.hostA, 1)
+	mustPing(t, s.hostB, net6in4.hostB, net6in4.hostA, 1)
+	resumes("after the restart of the peer")
+
+	// Killed again and again, in the middle of its start too.
+	for i := range 6 {
+		s.gwA.kill()
+		s.gwA.launch()
+		time.Sleep(time.Duration(i) * 15 * time.Millisecond)
+	}
+	s.gwA.kill()
+	blocked("after kills during the start")
+	s.gwA.start()
+	resumes("after kills during the start")
+
+	s.gwA.stop()
+	blocked("after SIGTERM with shutdown: block")
+	s.gwA.start()
+	resumes("after the start that follows")
+
+	s.gwA.configure([]string{"shutdown: release"}, peers(nil, tunnels...))
+	s.gwA.signal(syscall.SIGHUP)
+	eventually(t, 5*time.Second, "reload", func() bool { return strings.Contains(s.gwA.logText(), "configuration reloaded") })
+	s.tap.mustBeTight(t, "until it is told to let go")
+	s.gwA.stop()
+	sameSystem(t, "after SIGTERM with shutdown: release", before, snapshot(t, s.gwA.ns))
+	// The peer's end still blocks: only requests cross.
+	seen := s.tap.inClear()
+	time.Sleep(300 * time.Millisecond)
+	if s.tap.inClear() == seen {
+		t.Error("after SIGTERM with shutdown: release, traffic is still held back")
+	}
+}
+
+func has(lines []string, part string) bool {
+	return slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, part) })
+}
+
+// TestReleaseAfterCrash: the crash of a gateway blocks, whatever its stop would
+// do; the next run gives everything back.
+func TestReleaseAfterCrash(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	before := snapshot(t, s.gwA.ns)
+	s.gwA.configure([]string{"shutdown: release"}, peers(nil, through(net4in4), through(net6in4)))
+	s.gwA.start()
+	s.tap.arm()
+	if got := ping(t, s.hostA, net4in4.hostA, net4in4.hostB, 1); got != 0 {
+		t.Error("an answer without a tunnel")
+	}
+	// A crash keeps traffic back even where a stop would let it go.
+	s.gwA.kill()
+	if got := ping(t, s.hostA, net4in4.hostA, net4in4.hostB, 1); got != 0 {
+		t.Error("an answer after kill -9")
+	}
+	s.tap.mustBeTight(t, "after kill -9")
+	s.gwA.start()
+	s.gwA.stop()
+	sameSystem(t, "after a stop that follows a crash", before, snapshot(t, s.gwA.ns))
+	mustPing(t, s.hostA, net4in4.hostA, net4in4.hostB, 1)
+}
