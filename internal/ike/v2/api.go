@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/rules"
 	"caponier/internal/ipsec"
 	"caponier/internal/secret"
 	"caponier/internal/suite"
@@ -64,10 +65,7 @@ const (
 )
 
 // Identity is an IKE identity (RFC 7296, Section 3.5).
-type Identity struct {
-	Kind message.IDType
-	Data string // the octets of the ID payload, so that Identity is comparable
-}
+type Identity = rules.Identity
 
 // Child is the configuration of one tunnel.
 type Child struct {
@@ -268,6 +266,9 @@ type Notice struct {
 	// "authentication-failed", "ts-unacceptable", "peer-not-responding", ...
 	Code string
 	Err  error // the cause in words, for failures
+	// InitialContact stands with IKEUp: the peer says that it has no other IKE SA
+	// between these identities (RFC 7296, Section 2.4).
+	InitialContact bool
 }
 
 // NoticeKind is what a Notice is about.

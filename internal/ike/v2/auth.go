@@ -8,6 +8,7 @@ import (
 
 	"caponier/internal/ike/keys"
 	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/rules"
 	"caponier/internal/ipsec"
 	"caponier/internal/suite"
 )
@@ -21,9 +22,9 @@ func (m *Machine) peerOctets() []byte { return m.authOctets(!m.initiator) }
 func (m *Machine) authOctets(initiator bool) []byte {
 	s, k := m.setup, m.session
 	if initiator {
-		return keys.AuthOctets(k.prf, s.firstI, s.nonceR, k.keys.Pi, s.idI)
+		return keys.AuthOctets(k.PRF, s.firstI, s.nonceR, k.Keys.Pi, s.idI)
 	}
-	return keys.AuthOctets(k.prf, s.firstR, s.nonceI, k.keys.Pr, s.idR)
+	return keys.AuthOctets(k.PRF, s.firstR, s.nonceI, k.Keys.Pr, s.idR)
 }
 
 // authenticate makes our AUTH payload: at once with a shared key, otherwise by
@@ -33,7 +34,7 @@ func (m *Machine) authenticate() {
 	if local.Auth == AuthPSK {
 		m.authenticated(&message.Auth{
 			Method: message.AuthSharedKey,
-			Data:   keys.PSKAuth(m.session.prf, local.PSK, m.ownOctets()),
+			Data:   keys.PSKAuth(m.session.PRF, local.PSK, m.ownOctets()),
 		})
 		return
 	}
@@ -89,7 +90,7 @@ func (m *Machine) verify(msg *message.Message, auth *message.Auth) {
 	}
 	octets := m.peerOctets()
 	if remote.Auth == AuthPSK {
-		want := keys.PSKAuth(m.session.prf, remote.PSK, octets)
+		want := keys.PSKAuth(m.session.PRF, remote.PSK, octets)
 		if !hmac.Equal(want, auth.Data) {
 			m.judged(errors.New("the pre-shared keys of both ends differ"))
 			return
@@ -145,19 +146,19 @@ func (m *Machine) startAuth() {
 		return
 	}
 	m.localID = id
-	m.setup.idI = id.payload(false).Body()
+	m.setup.idI = id.Payload(false).Body()
 	m.authenticate()
 }
 
 func (m *Machine) sendAuth(auth *message.Auth) {
 	s := m.setup
-	payloads := []message.Payload{m.localID.payload(false)}
+	payloads := []message.Payload{m.localID.Payload(false)}
 	payloads = append(payloads, m.certificates()...)
 	if req := m.certReqs([]*Connection{m.conn}); req != nil {
 		payloads = append(payloads, req)
 	}
 	if m.conn.Remote.ID != (Identity{}) {
-		payloads = append(payloads, m.conn.Remote.ID.payload(true))
+		payloads = append(payloads, m.conn.Remote.ID.Payload(true))
 	}
 	child, f := m.newOffer(s.children[0], s.flow)
 	if f != nil {
@@ -169,7 +170,7 @@ func (m *Machine) sendAuth(auth *message.Auth) {
 	if !s.known {
 		payloads = append(payloads, &message.Notify{Kind: message.InitialContact})
 	}
-	payloads = append(payloads, child.payloads(withoutKE(child.proposals))...)
+	payloads = append(payloads, child.payloads(rules.WithoutKE(child.proposals))...)
 	m.becomeAuthSent()
 	m.launch(message.IKEAuth, payloads, authTask{})
 }
@@ -208,10 +209,10 @@ func (authTask) response(m *Machine, msg *message.Message) {
 		m.refuseAuth(failf(message.AuthenticationFailed, "the peer did not authenticate itself"))
 		return
 	}
-	m.remoteID = identityOf(id)
+	m.remoteID = rules.IdentityOf(id)
 	m.setup.idR = id.Body()
 	m.setup.authResponse = msg
-	if !m.conn.Remote.ID.permits(m.remoteID) {
+	if !m.conn.Remote.ID.Permits(m.remoteID) {
 		m.refuseAuth(failf(message.AuthenticationFailed, "the peer is %s and not %s", m.remoteID, m.conn.Remote.ID))
 		return
 	}
@@ -234,7 +235,7 @@ func (m *Machine) refuseAuth(f *failure) {
 func (m *Machine) initiatorUp() {
 	s := m.setup
 	m.becomeEstablished()
-	m.notice(IKEUp, "", nil)
+	m.noticeUp(s.authResponse)
 	m.childResponse(s.firstChild, s.authResponse, s.nonceI, s.nonceR)
 	for _, c := range s.children[1:] {
 		m.enqueueChild(c, nil)
@@ -251,7 +252,7 @@ func (m *Machine) answerAuth(msg *message.Message) {
 	s := m.setup
 	id, _ := msg.ID(false)
 	auth, ok := message.Find[*message.Auth](msg)
-	m.remoteID = identityOf(id)
+	m.remoteID = rules.IdentityOf(id)
 	s.idI = id.Body()
 	s.authRequest = msg
 	if !ok {
@@ -260,15 +261,15 @@ func (m *Machine) answerAuth(msg *message.Message) {
 	}
 	var asked Identity
 	if p, ok := msg.ID(true); ok {
-		asked = identityOf(p)
+		asked = rules.IdentityOf(p)
 	}
 	if f := m.chooseConnection(asked, auth.Method); f != nil {
 		m.rejectAuth(f)
 		return
 	}
-	s.idR = m.localID.payload(true).Body()
+	s.idR = m.localID.Payload(true).Body()
 	if _, ok := msg.Notify(message.SignatureHashAlgorithms); ok && s.peerHashes == nil {
-		s.peerHashes = peerHashes(msg)
+		s.peerHashes = rules.PeerHashes(msg)
 	}
 	m.verify(msg, auth)
 }
@@ -283,10 +284,10 @@ func (m *Machine) chooseConnection(asked Identity, method message.AuthMethod) *f
 	}
 	var anyone *Connection
 	for _, c := range m.candidates {
-		if c.Remote.Auth != kind || !m.allowsSession(c) || !c.Remote.ID.permits(m.remoteID) {
+		if c.Remote.Auth != kind || !m.allowsSession(c) || !c.Remote.ID.Permits(m.remoteID) {
 			continue
 		}
-		if local, err := m.localIdentity(c); err != nil || !asked.permits(local) {
+		if local, err := m.localIdentity(c); err != nil || !asked.Permits(local) {
 			continue
 		}
 		if c.Remote.ID != (Identity{}) {
@@ -307,7 +308,7 @@ func (m *Machine) chooseConnection(asked Identity, method message.AuthMethod) *f
 // on for another candidate.
 func (m *Machine) allowsSession(c *Connection) bool {
 	return slices.ContainsFunc(c.Proposals, func(p ipsec.Proposal) bool {
-		_, ok := match(m.session.chosen, p)
+		_, ok := rules.Match(m.session.Chosen, p)
 		return ok
 	})
 }
@@ -336,7 +337,7 @@ func (m *Machine) rejectAuth(f *failure) {
 // SA up (RFC 7296, Section 1.2).
 func (m *Machine) acceptAuth(auth *message.Auth) {
 	s := m.setup
-	payloads := []message.Payload{m.localID.payload(true)}
+	payloads := []message.Payload{m.localID.Payload(true)}
 	payloads = append(payloads, m.certificates()...)
 	payloads = append(payloads, auth)
 	m.becomeEstablished()
@@ -348,7 +349,7 @@ func (m *Machine) acceptAuth(auth *message.Auth) {
 		m.installChild(child, true) // before the answer: the peer may send at once
 	}
 	m.respond(message.IKEAuth, payloads...)
-	m.notice(IKEUp, "", nil)
+	m.noticeUp(s.authRequest)
 	if f != nil {
 		m.notice(ChildFailed, "", f)
 		return

@@ -140,7 +140,7 @@ func (m *Machine) keyChild(c *child, shared secret.Key, ni, nr []byte, ours bool
 	if integ.ID == ipsec.IntegNone {
 		integ = ipsec.Transform{}
 	}
-	k, err := keys.DeriveChild(m.session.prf, m.session.keys.D, shared, ni, nr, encr, integ)
+	k, err := keys.DeriveChild(m.session.PRF, m.session.Keys.D, shared, ni, nr, encr, integ)
 	if err != nil {
 		return failf(message.NoProposalChosen, "%w", err)
 	}
@@ -277,8 +277,11 @@ func (m *Machine) installFailed(e InstallFailed) {
 	} else {
 		c.inUp, c.reserved = false, true // a failed InstallSA has changed nothing
 	}
-	if c.state != childDeleting {
-		m.notice(ChildFailed, c.conf.Name, &failure{code: codeInstall, err: e.Err})
+	if c.state == childLive {
+		m.notice(ChildDown, c.conf.Name, &failure{code: codeInstall, err: e.Err})
+		c.state = childReplaced
+	}
+	if c.state == childReplaced {
 		m.enqueueDelete(c)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/rules"
 	"caponier/internal/ipsec"
 	"caponier/internal/secret"
 	"caponier/internal/suite"
@@ -46,7 +47,7 @@ func (o *childOffer) discard(m *Machine) {
 // payloads are the SA and TS payloads of the offer.
 func (o *childOffer) payloads(proposals []ipsec.Proposal) []message.Payload {
 	return []message.Payload{
-		offer(proposals, wireProtocol(o.conf.Protocol), spiOctets(o.spi)),
+		rules.Offer(proposals, wireProtocol(o.conf.Protocol), spiOctets(o.spi)),
 		&message.TS{Selectors: o.localTS},
 		&message.TS{Responder: true, Selectors: o.remoteTS},
 	}
@@ -84,7 +85,7 @@ func (o *childOffer) complete(m *Machine, msg *message.Message, proposals []ipse
 	if sa == nil || !okI || !okR {
 		return nil, failf(message.NoProposalChosen, "the peer's response has no CHILD SA")
 	}
-	p, ok := accepted(sa, proposals, wireProtocol(o.conf.Protocol))
+	p, ok := rules.Accepted(sa, proposals, wireProtocol(o.conf.Protocol))
 	if !ok || !m.usableSPI(o.conf.Protocol, p.SPI) {
 		return nil, failf(message.NoProposalChosen, "the peer chose what was not offered")
 	}
@@ -96,7 +97,7 @@ func (o *childOffer) complete(m *Machine, msg *message.Message, proposals []ipse
 	if f != nil {
 		return c, f
 	}
-	if !within(tsi.Selectors, o.localTS) || !within(tsr.Selectors, o.remoteTS) {
+	if !rules.Within(tsi.Selectors, o.localTS) || !rules.Within(tsr.Selectors, o.remoteTS) {
 		return c, failf(message.TSUnacceptable, "the peer answered traffic selectors %s === %s, which are not within %s === %s",
 			tsi.Selectors, tsr.Selectors, o.localTS, o.remoteTS)
 	}
@@ -198,7 +199,7 @@ func nonceOf(n *message.Nonce) []byte {
 func (m *Machine) childResponse(o *childOffer, msg *message.Message, ni, nr []byte) {
 	proposals := o.proposals
 	if msg.Header.Exchange == message.IKEAuth {
-		proposals = withoutKE(proposals)
+		proposals = rules.WithoutKE(proposals)
 	}
 	c, f := o.complete(m, msg, proposals, ni, nr)
 	if f != nil {
@@ -367,14 +368,14 @@ func (m *Machine) matchChild(offered []message.Proposal, tsi, tsr []ipsec.Select
 		tunnels = []*Child{old.conf}
 	}
 	if auth {
-		offered = withoutOfferedKE(offered)
+		offered = rules.WithoutOfferedKE(offered)
 	}
 	var met, found []childMatch
 	for _, conf := range tunnels {
 		x := childMatch{
 			conf:     conf,
-			localTS:  narrow(tsr, orHost(conf.Local, m.local.Addr())),
-			remoteTS: narrow(tsi, orHost(conf.Remote, m.remote.Addr())),
+			localTS:  rules.Narrow(tsr, rules.OrHost(conf.Local, m.local.Addr())),
+			remoteTS: rules.Narrow(tsi, rules.OrHost(conf.Remote, m.remote.Addr())),
 		}
 		if len(x.localTS) == 0 || len(x.remoteTS) == 0 {
 			continue
@@ -382,9 +383,9 @@ func (m *Machine) matchChild(offered []message.Proposal, tsi, tsr []ipsec.Select
 		met = append(met, x)
 		proposals := conf.Proposals
 		if auth {
-			proposals = withoutKE(proposals)
+			proposals = rules.WithoutKE(proposals)
 		}
-		if p, ok := choose(proposals, offered, wireProtocol(conf.Protocol)); ok && m.usableSPI(conf.Protocol, p.SPI) {
+		if p, ok := rules.Choose(proposals, offered, wireProtocol(conf.Protocol)); ok && m.usableSPI(conf.Protocol, p.SPI) {
 			x.p = p
 			found = append(found, x)
 		}
@@ -394,10 +395,10 @@ func (m *Machine) matchChild(offered []message.Proposal, tsi, tsr []ipsec.Select
 		return childMatch{}, failf(message.TSUnacceptable, "no tunnel fits the peer's traffic selectors %s === %s", tsr, tsi)
 	case len(found) == 0:
 		return childMatch{}, failf(message.NoProposalChosen, "tunnel %s accepts none of the peer's proposals: %s",
-			met[0].conf.Name, describe(offered))
+			met[0].conf.Name, rules.Describe(offered))
 	}
 	for _, x := range found {
-		if covered(tsr[0], x.localTS) && covered(tsi[0], x.remoteTS) {
+		if rules.Covered(tsr[0], x.localTS) && rules.Covered(tsi[0], x.remoteTS) {
 			return x, nil
 		}
 	}

@@ -1,11 +1,14 @@
 package v2
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
 
 	"caponier/internal/ike/message"
+	"caponier/internal/ipsec"
+	"caponier/internal/suite"
 )
 
 // The error contract of a Machine:
@@ -96,4 +99,11 @@ func refusal(msg *message.Message) *failure {
 		}
 	}
 	return nil
+}
+
+// wrongKE is the failure of a KE payload for another method than the chosen one.
+func wrongKE(want ipsec.Transform) *failure {
+	f := failf(message.InvalidKEPayload, "the peer's key exchange is not %s", suite.Name(want))
+	f.data = binary.BigEndian.AppendUint16(nil, want.ID)
+	return f
 }

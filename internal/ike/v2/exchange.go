@@ -244,6 +244,6 @@ func (m *Machine) seal(h message.Header, payloads []message.Payload) ([]byte, er
 	msg := message.Message{Header: h, Payloads: payloads}
 	// The counter, and not the message ID, feeds the IV: a request and a response
 	// with one ID are sealed with the same key.
-	m.session.sealed++
-	return msg.Seal(nil, m.session.seal, m.session.sealed)
+	m.session.Sealed++
+	return msg.Seal(nil, m.session.Seal, m.session.Sealed)
 }

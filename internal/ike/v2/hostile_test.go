@@ -8,13 +8,14 @@ import (
 	"time"
 
 	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/rules"
 	"caponier/internal/ipsec"
 )
 
 // sealRaw makes a message of arbitrary octets inside the encryption, as the peer
 // of m could send it.
 func sealRaw(from *Machine, h message.Header, first message.PayloadType, inner []byte) []byte {
-	p := from.session.seal
+	p := from.session.Seal
 	msg := message.Message{Header: h}
 	raw, _ := msg.Append(nil)
 	raw[16] = byte(message.TypeEncrypted)
@@ -26,9 +27,9 @@ func sealRaw(from *Machine, h message.Header, first message.PayloadType, inner [
 	raw = binary.BigEndian.AppendUint16(raw, uint16(total))
 	binary.BigEndian.PutUint32(raw[24:], uint32(28+total))
 	aad := slices.Clone(raw)
-	from.session.sealed++
+	from.session.Sealed++
 	iv := make([]byte, p.IVLen())
-	p.NextIV(iv, from.session.sealed)
+	p.NextIV(iv, from.session.Sealed)
 	sealed := make([]byte, len(plain)+p.ICVLen())
 	p.Seal(sealed, iv, plain, aad, nil)
 	return append(append(raw, iv...), sealed...)
@@ -55,7 +56,7 @@ func (w *world) askRaw(l, r *Machine, raw []byte) *message.Message {
 		if s, ok := a.(Send); ok && answer == nil {
 			msg, err := message.Parse(s.Data)
 			if err == nil {
-				err = msg.Open(s.Data, r.session.open)
+				err = msg.Open(s.Data, r.session.Open)
 			}
 			if err != nil {
 				w.t.Fatal(err)
@@ -126,7 +127,7 @@ func TestRekeyOfUnknownSPI(t *testing.T) {
 	if f != nil {
 		t.Fatal(f)
 	}
-	payloads, f := o.request(r, preferredKE(o.proposals), &message.Notify{
+	payloads, f := o.request(r, rules.PreferredKE(o.proposals), &message.Notify{
 		Protocol: message.ProtocolESP, SPI: []byte{0xde, 0xad, 0xbe, 0xef}, Kind: message.RekeySA,
 	})
 	if f != nil {
@@ -169,7 +170,7 @@ func TestChildrenAreBounded(t *testing.T) {
 		if f != nil {
 			t.Fatal(f)
 		}
-		payloads, f := o.request(r, preferredKE(o.proposals))
+		payloads, f := o.request(r, rules.PreferredKE(o.proposals))
 		if f != nil {
 			t.Fatal(f)
 		}
@@ -205,7 +206,7 @@ func TestPeerSPI(t *testing.T) {
 		}
 		kept := o.spi
 		o.spi = spi
-		payloads, f := o.request(r, preferredKE(o.proposals))
+		payloads, f := o.request(r, rules.PreferredKE(o.proposals))
 		if f != nil {
 			t.Fatal(f)
 		}
@@ -225,7 +226,7 @@ func TestBadPublicValue(t *testing.T) {
 		if f != nil {
 			t.Fatal(f)
 		}
-		payloads, f := o.request(r, preferredKE(o.proposals))
+		payloads, f := o.request(r, rules.PreferredKE(o.proposals))
 		if f != nil {
 			t.Fatal(f)
 		}
@@ -257,8 +258,8 @@ func FuzzSealed(f *testing.F) {
 	w := established(f)
 	r := w.right.machine()
 	o, _ := r.newOffer(w.right.conns[0].Children[1], nil)
-	child, _ := o.request(r, preferredKE(o.proposals))
-	rekey, _ := o.request(r, preferredKE(o.proposals), &message.Notify{
+	child, _ := o.request(r, rules.PreferredKE(o.proposals))
+	rekey, _ := o.request(r, rules.PreferredKE(o.proposals), &message.Notify{
 		Protocol: message.ProtocolESP, SPI: spiOctets(r.children[0].in), Kind: message.RekeySA,
 	})
 	_, ike, _ := (&rekeyIKE{}).request(r)
@@ -450,7 +451,7 @@ func TestInitialContact(t *testing.T) {
 		w.mangle = func(f flight) []flight {
 			msg, err := message.Parse(f.ike)
 			if err == nil && msg.Header.Exchange == message.IKEAuth && !msg.Header.Flags.Has(message.FlagResponse) {
-				if err := msg.Open(f.ike, w.right.machines[0].session.open); err != nil {
+				if err := msg.Open(f.ike, w.right.machines[0].session.Open); err != nil {
 					t.Fatal(err)
 				}
 				_, seen = msg.Notify(message.InitialContact)

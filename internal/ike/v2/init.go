@@ -1,13 +1,13 @@
 package v2
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
 
 	"caponier/internal/ike/keys"
 	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/rules"
 	"caponier/internal/ipsec"
 	"caponier/internal/secret"
 	"caponier/internal/suite"
@@ -61,7 +61,7 @@ func (m *Machine) initiate(e Initiate) {
 		m.fail(internal(err))
 		return
 	}
-	m.setup = &setup{nonceI: nonce, children: children, flow: e.Flow, known: e.Known, group: preferredKE(m.conn.Proposals)}
+	m.setup = &setup{nonceI: nonce, children: children, flow: e.Flow, known: e.Known, group: rules.PreferredKE(m.conn.Proposals)}
 	m.sendInit()
 }
 
@@ -82,11 +82,11 @@ func (m *Machine) sendInit() {
 		payloads = append(payloads, &message.Notify{Kind: message.Cookie, Data: s.cookie})
 	}
 	payloads = append(payloads,
-		offer(m.conn.Proposals, message.ProtocolIKE, nil),
+		rules.Offer(m.conn.Proposals, message.ProtocolIKE, nil),
 		&message.KE{Method: s.group.ID, Data: s.share.Public()},
 		&message.Nonce{Data: slices.Clone(s.nonceI)})
 	payloads = append(payloads, m.natNotifies(m.spiI, 0, m.local, m.remote, m.conn.Encapsulation)...)
-	payloads = append(payloads, hashNotify())
+	payloads = append(payloads, rules.HashNotify())
 	msg := message.Message{Header: m.header(message.IKESAInit, 0, 0), Payloads: payloads}
 	raw, err := msg.Append(nil)
 	if err != nil {
@@ -115,27 +115,6 @@ func (initTask) request(*Machine) (message.ExchangeType, []message.Payload, bool
 func (initTask) response(*Machine, *message.Message) {}
 func (initTask) cancel(*Machine)                     {}
 
-// hashNotify is the SIGNATURE_HASH_ALGORITHMS notification (RFC 7427, Section 4).
-func hashNotify() *message.Notify {
-	n := &message.Notify{Kind: message.SignatureHashAlgorithms}
-	for _, h := range suite.SignatureHashes() {
-		n.Data = binary.BigEndian.AppendUint16(n.Data, h)
-	}
-	return n
-}
-
-func peerHashes(msg *message.Message) []uint16 {
-	n, ok := msg.Notify(message.SignatureHashAlgorithms)
-	if !ok {
-		return nil
-	}
-	var out []uint16
-	for b := n.Data; len(b) >= 2; b = b[2:] {
-		out = append(out, binary.BigEndian.Uint16(b))
-	}
-	return out
-}
-
 // receiveInit takes an IKE_SA_INIT message, which nothing authenticates yet.
 func (m *Machine) receiveInit(msg *message.Message, r Received) {
 	h := msg.Header
@@ -145,7 +124,7 @@ func (m *Machine) receiveInit(msg *message.Message, r Received) {
 		m.endIfUnborn()
 		return
 	}
-	if f := checkContent(msg); f != nil {
+	if f := wellFormed(msg); f != nil {
 		m.drop(dropMalformed, f)
 		m.endIfUnborn()
 		return
@@ -188,7 +167,7 @@ func (m *Machine) initResponse(msg *message.Message, r Received) {
 			n, _ := msg.Notify(message.InvalidKEPayload)
 			m.repeatWithKE(n)
 		case message.NoProposalChosen:
-			f.err = fmt.Errorf("the peer accepts none of our IKE proposals: %s", describeOwn(m.conn.Proposals))
+			f.err = fmt.Errorf("the peer accepts none of our IKE proposals: %s", rules.DescribeOwn(m.conn.Proposals))
 			m.fail(f)
 		default:
 			s.hint = f
@@ -203,7 +182,7 @@ func (m *Machine) initResponse(msg *message.Message, r Received) {
 		m.drop(dropMalformed, nil)
 		return
 	}
-	p, ok := accepted(sa, m.conn.Proposals, message.ProtocolIKE)
+	p, ok := rules.Accepted(sa, m.conn.Proposals, message.ProtocolIKE)
 	if !ok || p.Transforms.First(ipsec.TypeKE) != s.group || ke.Method != s.group.ID {
 		m.drop(dropMalformed, errors.New("the peer chose what was not offered"))
 		return
@@ -223,20 +202,20 @@ func (m *Machine) initResponse(msg *message.Message, r Received) {
 	s.share = nil
 	s.nonceR = slices.Clone(nonce.Data)
 	s.firstR = slices.Clone(r.Raw)
-	s.peerHashes = peerHashes(msg)
+	s.peerHashes = rules.PeerHashes(msg)
 	m.nat = m.detectNAT(msg, r, m.conn.Encapsulation)
 	m.float()
 	m.startAuth()
 }
 
 // firstSession derives the keys that IKE_SA_INIT gives (RFC 7296, Section 2.14).
-func (m *Machine) firstSession(chosen ipsec.Proposal, shared secret.Key, ni, nr []byte, spiI, spiR message.SPI) (*session, error) {
+func (m *Machine) firstSession(chosen ipsec.Proposal, shared secret.Key, ni, nr []byte, spiI, spiR message.SPI) (*keys.Session, error) {
 	defer shared.Wipe()
 	prf, err := suite.NewPRF(chosen.First(ipsec.TypePRF))
 	if err != nil {
 		return nil, err
 	}
-	return newSession(chosen, prf, keys.Seed(prf, ni, nr, shared), ni, nr, spiI, spiR, m.initiator)
+	return keys.NewSession(chosen, prf, keys.Seed(prf, ni, nr, shared), ni, nr, uint64(spiI), uint64(spiR), m.initiator)
 }
 
 // repeatWithCookie obeys COOKIE (RFC 7296, Section 2.6).
@@ -254,7 +233,7 @@ func (m *Machine) repeatWithCookie(n *message.Notify) {
 // repeatWithKE obeys INVALID_KE_PAYLOAD (RFC 7296, Section 1.2).
 func (m *Machine) repeatWithKE(n *message.Notify) {
 	s := m.setup
-	group, ok := demandedKE(n, m.conn.Proposals, s.group)
+	group, ok := rules.DemandedKE(n, m.conn.Proposals, s.group)
 	if !ok || s.keRetries == maxKERetries {
 		s.hint = failf(message.InvalidKEPayload, "the peer asks for a key exchange that we do not offer")
 		m.drop(dropUnexpected, s.hint.err)
@@ -285,7 +264,7 @@ func (m *Machine) initRequest(msg *message.Message, r Received) {
 	ke, _ := message.Find[*message.KE](msg)
 	nonce, _ := message.Find[*message.Nonce](msg)
 	for _, c := range m.candidates {
-		p, ok := choose(c.Proposals, sa.Proposals, message.ProtocolIKE)
+		p, ok := rules.Choose(c.Proposals, sa.Proposals, message.ProtocolIKE)
 		if !ok {
 			continue
 		}
@@ -296,7 +275,7 @@ func (m *Machine) initRequest(msg *message.Message, r Received) {
 		m.acceptInit(msg, r, c, p, ke, nonce)
 		return
 	}
-	f := failf(message.NoProposalChosen, "none of the peer's IKE proposals is acceptable: %s", describe(sa.Proposals))
+	f := failf(message.NoProposalChosen, "none of the peer's IKE proposals is acceptable: %s", rules.Describe(sa.Proposals))
 	m.refuseInit(r, f)
 }
 
@@ -351,7 +330,7 @@ func (m *Machine) acceptInit(msg *message.Message, r Received, c *Connection, p 
 	if authorities := m.certReqs(m.candidates); authorities != nil {
 		payloads = append(payloads, authorities)
 	}
-	payloads = append(payloads, hashNotify())
+	payloads = append(payloads, rules.HashNotify())
 	answer := message.Message{Header: m.header(message.IKESAInit, 0, message.FlagResponse), Payloads: payloads}
 	raw, err := answer.Append(nil)
 	if err != nil {
@@ -361,7 +340,7 @@ func (m *Machine) acceptInit(msg *message.Message, r Received, c *Connection, p 
 	m.setup = &setup{
 		nonceI: slices.Clone(nonce.Data), nonceR: nr,
 		firstI: slices.Clone(r.Raw), firstR: raw,
-		peerHashes: peerHashes(msg),
+		peerHashes: rules.PeerHashes(msg),
 	}
 	m.nat = m.detectNAT(msg, r, c.Encapsulation)
 	m.local, m.remote = r.Local, r.Remote

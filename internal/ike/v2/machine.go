@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"caponier/internal/ike/keys"
 	"caponier/internal/ike/message"
 )
 
@@ -26,8 +27,8 @@ type Machine struct {
 	spiI, spiR    message.SPI
 	local, remote netip.AddrPort
 	nat           nat
-	session       *session // nil before IKE_SA_INIT is done
-	setup         *setup   // nil once established
+	session       *keys.Session // nil before IKE_SA_INIT is done
+	setup         *setup        // nil once established
 
 	localID, remoteID Identity
 	established       time.Time
@@ -82,6 +83,9 @@ func (m *Machine) LocalSPI() message.SPI {
 // Connection returns the configuration of the IKE SA, or nil at a responder that
 // has not chosen it yet.
 func (m *Machine) Connection() *Connection { return m.conn }
+
+// Identities returns who this side and the peer are; zero until they are known.
+func (m *Machine) Identities() (local, remote Identity) { return m.localID, m.remoteID }
 
 // Addrs returns the addresses that IKE messages travel between now.
 func (m *Machine) Addrs() (local, remote netip.AddrPort) { return m.local, m.remote }
@@ -168,6 +172,13 @@ func (m *Machine) notice(kind NoticeKind, child string, f *failure) {
 		n.Code, n.Err = f.code, f.err
 	}
 	m.act(Report{What: n})
+}
+
+// noticeUp reports that the IKE SA is established by msg, in which the peer
+// authenticated itself.
+func (m *Machine) noticeUp(msg *message.Message) {
+	_, initial := msg.Notify(message.InitialContact)
+	m.act(Report{What: Notice{Kind: IKEUp, InitialContact: initial}})
 }
 
 // drop reports a message that changed nothing.

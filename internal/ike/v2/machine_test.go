@@ -49,18 +49,18 @@ func TestCertificates(t *testing.T) {
 func TestMixedAuthentication(t *testing.T) {
 	w := newWorld(t, 1)
 	l, r := w.certPair("ed25519")
-	l.Local = Party{ID: Identity{message.IDRFC822, "carol@example.org"}, Auth: AuthPSK, PSK: secretOf([]byte("k"))}
+	l.Local = Party{ID: Identity{Kind: message.IDRFC822, Data: "carol@example.org"}, Auth: AuthPSK, PSK: secretOf([]byte("k"))}
 	r.Remote = Party{Auth: AuthPSK, PSK: secretOf([]byte("k"))}
 	w.up(Initiate{})
 }
 
 func TestIdentities(t *testing.T) {
 	for _, id := range []Identity{
-		{message.IDIPv4, "\xc0\x00\x02\x01"},
-		{message.IDIPv6, string(netip.MustParseAddr("2001:db8::1").AsSlice())},
-		{message.IDFQDN, "a.example"},
-		{message.IDRFC822, "a@example"},
-		{message.IDKeyID, "\x00\x01key"},
+		{Kind: message.IDIPv4, Data: "\xc0\x00\x02\x01"},
+		{Kind: message.IDIPv6, Data: string(netip.MustParseAddr("2001:db8::1").AsSlice())},
+		{Kind: message.IDFQDN, Data: "a.example"},
+		{Kind: message.IDRFC822, Data: "a@example"},
+		{Kind: message.IDKeyID, Data: "\x00\x01key"},
 		{}, // the address
 	} {
 		t.Run(id.String(), func(t *testing.T) {
@@ -68,7 +68,7 @@ func TestIdentities(t *testing.T) {
 			w.pskPair(func(l, r *Connection) {
 				l.Local.ID, r.Remote.ID = id, id
 				if id == (Identity{}) {
-					r.Remote.ID = Identity{message.IDIPv4, "\xc0\x00\x02\x01"}
+					r.Remote.ID = Identity{Kind: message.IDIPv4, Data: "\xc0\x00\x02\x01"}
 				}
 			})
 			w.up(Initiate{})
@@ -506,7 +506,7 @@ func TestInstallFailed(t *testing.T) {
 		w.initiate(Initiate{})
 		w.run(20 * time.Second)
 		w.check(0)
-		w.right.mustReport(t, ChildFailed, "install-failed")
+		w.right.mustReport(t, ChildDown, "install-failed")
 		w.left.mustReport(t, ChildDown, "deleted")
 	}
 }
@@ -730,7 +730,7 @@ func TestKeysAreWiped(t *testing.T) {
 	w.pskPair()
 	w.up(Initiate{})
 	old := w.left.machine()
-	k := old.session.keys
+	k := old.session.Keys
 	if slices.Max(k.Pi.Bytes()) != 0 || slices.Max(k.D.Bytes()) == 0 {
 		t.Error("SK_p is kept, or SK_d is not")
 	}

@@ -1,11 +1,11 @@
 package v2
 
 import (
-	"bytes"
 	"net/netip"
 
 	"caponier/internal/ike/keys"
 	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/rules"
 )
 
 // The ports of IKE, and of IKE and ESP in UDP (RFC 7296, Section 2.23).
@@ -16,7 +16,6 @@ const (
 
 // nat is what IKE_SA_INIT found out about the way between the two ends.
 type nat struct {
-	known         bool // the peer sent NAT_DETECTION notifications
 	local, remote bool // this side, the peer, is behind a NAT
 	encap         bool // ESP travels in UDP
 }
@@ -42,31 +41,12 @@ func (m *Machine) natNotifies(spiI, spiR message.SPI, local, remote netip.AddrPo
 	}
 }
 
-// detectNAT compares what the peer says of the addresses with what arrived (RFC
-// 7296, Section 2.23).
+// detectNAT takes in what the peer says of the addresses. Where ESP must never
+// travel in UDP, it does not matter.
 func (m *Machine) detectNAT(msg *message.Message, r Received, e Encapsulation) nat {
-	h := msg.Header
-	source := keys.NATDetection(uint64(h.InitiatorSPI), uint64(h.ResponderSPI), r.Remote)
-	destination := keys.NATDetection(uint64(h.InitiatorSPI), uint64(h.ResponderSPI), r.Local)
-	var seen struct{ source, sourceMatch, destination, destinationMatch bool }
-	for _, p := range msg.Payloads {
-		n, ok := p.(*message.Notify)
-		if !ok {
-			continue
-		}
-		switch n.Kind {
-		case message.NATDetectionSourceIP: // several from a peer that does not know which address it sends from
-			seen.source = true
-			seen.sourceMatch = seen.sourceMatch || bytes.Equal(n.Data, source)
-		case message.NATDetectionDestinationIP:
-			seen.destination = true
-			seen.destinationMatch = seen.destinationMatch || bytes.Equal(n.Data, destination)
-		default:
-		}
-	}
 	var found nat
-	if e != EncapNever && seen.source && seen.destination {
-		found = nat{known: true, local: !seen.destinationMatch, remote: !seen.sourceMatch}
+	if e != EncapNever {
+		found.local, found.remote = rules.DetectNAT(msg, r.Local, r.Remote)
 	}
 	found.encap = e == EncapAlways || found.local || found.remote
 	return found

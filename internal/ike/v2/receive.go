@@ -1,85 +1,14 @@
 package v2
 
 import (
-	"slices"
-
 	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/rules"
 )
 
-// content says which payloads a message has. Notifications, vendor IDs and
-// payloads of unknown types may stand in every message (RFC 7296, Section 1.2
-// to 1.4 and Appendix C).
-type content struct {
-	required, allowed []message.PayloadType
-}
-
-type contentKey struct {
-	exchange message.ExchangeType
-	response bool
-}
-
-var contents = map[contentKey]content{
-	{message.IKESAInit, false}: {required: types(message.TypeSA, message.TypeKE, message.TypeNonce)},
-	{message.IKESAInit, true}: {
-		required: types(message.TypeSA, message.TypeKE, message.TypeNonce),
-		allowed:  types(message.TypeCertReq),
-	},
-	// AUTH is missing from the request of a peer that wants EAP.
-	{message.IKEAuth, false}: {
-		required: types(message.TypeIDi, message.TypeSA, message.TypeTSi, message.TypeTSr),
-		allowed:  types(message.TypeAuth, message.TypeIDr, message.TypeCert, message.TypeCertReq),
-	},
-	// SA and traffic selectors are missing where the CHILD SA failed.
-	{message.IKEAuth, true}: {
-		allowed: types(message.TypeIDr, message.TypeAuth, message.TypeCert, message.TypeSA, message.TypeTSi, message.TypeTSr),
-	},
-	{message.CreateChildSA, false}: {
-		required: types(message.TypeSA, message.TypeNonce),
-		allowed:  types(message.TypeKE, message.TypeTSi, message.TypeTSr),
-	},
-	{message.CreateChildSA, true}: {
-		required: types(message.TypeSA, message.TypeNonce),
-		allowed:  types(message.TypeKE, message.TypeTSi, message.TypeTSr),
-	},
-	{message.Informational, false}: {allowed: types(message.TypeDelete)},
-	{message.Informational, true}:  {allowed: types(message.TypeDelete)},
-}
-
-func types(t ...message.PayloadType) []message.PayloadType { return t }
-
-// repeatable are the payloads that a message may have several of.
-var repeatable = types(message.TypeCert, message.TypeCertReq, message.TypeDelete)
-
-// checkContent compares a message with the table.
-func checkContent(msg *message.Message) *failure {
-	h := msg.Header
-	response := h.Flags.Has(message.FlagResponse)
-	want, ok := contents[contentKey{h.Exchange, response}]
-	if !ok {
-		return failf(message.InvalidSyntax, "unexpected exchange %s", h.Exchange)
-	}
-	var seen []message.PayloadType
-	for _, p := range msg.Payloads {
-		switch p.(type) {
-		case *message.Notify, *message.VendorID, *message.Unknown:
-			continue
-		}
-		t := p.Type()
-		if !slices.Contains(want.required, t) && !slices.Contains(want.allowed, t) {
-			return failf(message.InvalidSyntax, "unexpected %s payload in %s", t, h.Exchange)
-		}
-		if slices.Contains(seen, t) && !slices.Contains(repeatable, t) {
-			return failf(message.InvalidSyntax, "second %s payload in %s", t, h.Exchange)
-		}
-		seen = append(seen, t)
-	}
-	if _, cookie := msg.Notify(message.Cookie); response && (cookie || refusal(msg) != nil) {
-		return nil // it takes the place of the payloads
-	}
-	for _, t := range want.required {
-		if !slices.Contains(seen, t) {
-			return failf(message.InvalidSyntax, "no %s payload in %s", t, h.Exchange)
-		}
+// wellFormed checks what kinds of payloads a message has.
+func wellFormed(msg *message.Message) *failure {
+	if err := rules.CheckContent(msg); err != nil {
+		return failf(message.InvalidSyntax, "%w", err)
 	}
 	return nil
 }
@@ -143,7 +72,7 @@ func (m *Machine) receiveRequest(msg *message.Message, r Received) {
 		c.unproven = false // with a window of 1, the peer has all our responses
 	}
 	if f == nil {
-		f = checkContent(msg)
+		f = wellFormed(msg)
 	}
 	if f != nil {
 		m.answerSyntax(h.Exchange, f)
@@ -203,7 +132,7 @@ func (m *Machine) open(msg *message.Message, r Received) (*failure, bool) {
 		m.drop(dropMalformed, nil)
 		return nil, false
 	}
-	err := msg.Open(r.Raw, m.session.open)
+	err := msg.Open(r.Raw, m.session.Open)
 	if kind, ok := message.NotifyOf(err); ok {
 		m.heard = m.now
 		return &failure{code: codeOf(kind), err: err, notify: kind}, true
@@ -229,7 +158,7 @@ func (m *Machine) receiveResponse(msg *message.Message, r Received) {
 	m.follow(r)
 	t := m.finish()
 	if f == nil {
-		f = checkContent(msg)
+		f = wellFormed(msg)
 	}
 	if f == nil {
 		if n, bad := msg.UnsupportedCritical(); bad {

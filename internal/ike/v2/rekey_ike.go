@@ -7,6 +7,7 @@ import (
 
 	"caponier/internal/ike/keys"
 	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/rules"
 	"caponier/internal/ipsec"
 	"caponier/internal/secret"
 	"caponier/internal/suite"
@@ -55,7 +56,7 @@ func (t *rekeyIKE) request(m *Machine) (message.ExchangeType, []message.Payload,
 		return 0, nil, false
 	}
 	return message.CreateChildSA, []message.Payload{
-		offer(m.conn.Proposals, message.ProtocolIKE, ikeSPIOctets(spi)),
+		rules.Offer(m.conn.Proposals, message.ProtocolIKE, ikeSPIOctets(spi)),
 		&message.Nonce{Data: t.nonce},
 		&message.KE{Method: group.ID, Data: t.share.Public()},
 	}, true
@@ -66,7 +67,7 @@ func ikeSPIOctets(spi message.SPI) []byte { return binary.BigEndian.AppendUint64
 func (t *rekeyIKE) cancel(*Machine) {
 	t.share = nil
 	if t.rival != nil {
-		t.rival.session.wipe()
+		t.rival.session.Wipe()
 		t.rival = nil
 	}
 }
@@ -114,7 +115,7 @@ func (t *rekeyIKE) complete(m *Machine, msg *message.Message) (*Machine, []byte,
 	sa, _ := message.Find[*message.SA](msg)
 	ke, _ := message.Find[*message.KE](msg)
 	nonce, _ := message.Find[*message.Nonce](msg)
-	p, ok := accepted(sa, m.conn.Proposals, message.ProtocolIKE)
+	p, ok := rules.Accepted(sa, m.conn.Proposals, message.ProtocolIKE)
 	if !ok || len(p.SPI) != 8 || binary.BigEndian.Uint64(p.SPI) == 0 || nonce == nil {
 		return nil, nil, failf(message.NoProposalChosen, "the peer chose what was not offered")
 	}
@@ -143,12 +144,12 @@ func (m *Machine) successor(chosen ipsec.Proposal, shared secret.Key, ni, nr []b
 	if err != nil {
 		return nil, err
 	}
-	seed := keys.RekeySeed(m.session.prf, m.session.keys.D, shared, ni, nr)
-	session, err := newSession(chosen, prf, seed, ni, nr, spiI, spiR, initiator)
+	seed := keys.RekeySeed(m.session.PRF, m.session.Keys.D, shared, ni, nr)
+	session, err := keys.NewSession(chosen, prf, seed, ni, nr, uint64(spiI), uint64(spiR), initiator)
 	if err != nil {
 		return nil, err
 	}
-	session.forgetAuthKeys()
+	session.ForgetAuthKeys()
 	return &Machine{
 		env: m.env, initiator: initiator, conn: m.conn, state: Established, now: m.now,
 		spiI: spiI, spiR: spiR, local: m.local, remote: m.remote, nat: m.nat, session: session,
@@ -158,7 +159,7 @@ func (m *Machine) successor(chosen ipsec.Proposal, shared secret.Key, ni, nr []b
 
 // succeed hands the CHILD SAs, and what waits for an exchange, over to n.
 func (m *Machine) succeed(n *Machine) {
-	n.now, n.local, n.remote = m.now, m.local, m.remote
+	n.now, n.conn, n.local, n.remote = m.now, m.conn, m.local, m.remote
 	n.children, m.children = m.children, nil
 	n.queue, m.queue = m.queue, nil
 	n.queue = slices.DeleteFunc(n.queue, func(w waiting) bool {
@@ -205,7 +206,7 @@ func (m *Machine) answerRekeyIKE(msg *message.Message) {
 	}
 	if t := m.rekeyingIKE(); t != nil {
 		if t.rival != nil {
-			t.rival.session.wipe()
+			t.rival.session.Wipe()
 		}
 		t.rival, t.rivalLow = n, low
 		m.respond(message.CreateChildSA, reply...)
@@ -234,9 +235,9 @@ func (m *Machine) busyWithChild() bool {
 func (m *Machine) acceptRekeyIKE(msg *message.Message) (n *Machine, low []byte, reply []message.Payload, f *failure) {
 	sa, _ := message.Find[*message.SA](msg)
 	nonce, _ := message.Find[*message.Nonce](msg)
-	p, ok := choose(m.conn.Proposals, sa.Proposals, message.ProtocolIKE)
+	p, ok := rules.Choose(m.conn.Proposals, sa.Proposals, message.ProtocolIKE)
 	if !ok || len(p.SPI) != 8 || binary.BigEndian.Uint64(p.SPI) == 0 {
-		return nil, nil, nil, failf(message.NoProposalChosen, "none of the peer's IKE proposals is acceptable: %s", describe(sa.Proposals))
+		return nil, nil, nil, failf(message.NoProposalChosen, "none of the peer's IKE proposals is acceptable: %s", rules.Describe(sa.Proposals))
 	}
 	public, shared, f := m.respondKE(msg, p.Transforms.First(ipsec.TypeKE))
 	if f != nil {

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/rules"
 	"caponier/internal/ipsec"
 )
 
@@ -29,7 +30,7 @@ type retry struct {
 func (r *retry) group(own []ipsec.Proposal) ipsec.Transform {
 	r.sent = r.asked
 	if r.sent.ID == ipsec.KENone {
-		r.sent = preferredKE(own)
+		r.sent = rules.PreferredKE(own)
 	}
 	return r.sent
 }
@@ -37,7 +38,7 @@ func (r *retry) group(own []ipsec.Proposal) ipsec.Transform {
 // again reports whether a response asks for another try, and after how long.
 func (r *retry) again(m *Machine, msg *message.Message, own []ipsec.Proposal) (bool, time.Duration) {
 	if n, ok := msg.Notify(message.InvalidKEPayload); ok {
-		group, ok := demandedKE(n, own, r.sent)
+		group, ok := rules.DemandedKE(n, own, r.sent)
 		if !ok || r.refused == maxKERetries {
 			return false, 0
 		}

@@ -415,7 +415,7 @@ func (w *world) pskPair(change ...func(l, r *Connection)) (l, r *Connection) {
 	}
 	l.Children = []*Child{child("lan", "10.1.0.0/16", "10.2.0.0/16"), child("dmz", "10.11.0.0/16", "10.12.0.0/16")}
 	r.Children = []*Child{child("lan", "10.2.0.0/16", "10.1.0.0/16"), child("dmz", "10.12.0.0/16", "10.11.0.0/16")}
-	lid, rid := Identity{message.IDFQDN, "left.example"}, Identity{message.IDFQDN, "right.example"}
+	lid, rid := Identity{Kind: message.IDFQDN, Data: "left.example"}, Identity{Kind: message.IDFQDN, Data: "right.example"}
 	psk := []byte("correct horse battery staple")
 	l.Local, l.Remote = Party{ID: lid, Auth: AuthPSK, PSK: secretOf(psk)}, Party{ID: rid, Auth: AuthPSK, PSK: secretOf(psk)}
 	r.Local, r.Remote = Party{ID: rid, Auth: AuthPSK, PSK: secretOf(psk)}, Party{ID: lid, Auth: AuthPSK, PSK: secretOf(psk)}
@@ -467,7 +467,7 @@ func (w *world) certPair(kind string) (l, r *Connection) {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		return Identity{message.IDDERASN1DN, string(c.RawSubject)}
+		return Identity{Kind: message.IDDERASN1DN, Data: string(c.RawSubject)}
 	}
 	authority := make([]byte, 20)
 	l.Local = Party{Auth: AuthCert, Certificates: [][]byte{cl.der}}

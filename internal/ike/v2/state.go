@@ -117,7 +117,7 @@ func (m *Machine) becomeEstablished() {
 	m.stop(m.setupTimer)
 	m.setup = nil
 	m.candidates = nil
-	m.session.forgetAuthKeys()
+	m.session.ForgetAuthKeys()
 	m.established = m.now
 	m.startLife()
 }
@@ -151,7 +151,7 @@ func (m *Machine) becomeGone() {
 	m.release()
 	m.state = Gone
 	if m.session != nil {
-		m.session.wipe()
+		m.session.Wipe()
 	}
 	m.act(Done{})
 }

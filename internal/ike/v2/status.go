@@ -68,7 +68,7 @@ func (m *Machine) Status() Status {
 		s.RemoteID = m.remoteID.String()
 	}
 	if m.session != nil {
-		s.Proposal = suite.ProposalString(m.session.chosen)
+		s.Proposal = suite.ProposalString(m.session.Chosen)
 	}
 	if m.outstanding != nil {
 		s.Waiting++
@@ -106,10 +106,10 @@ func (m *Machine) ExportKeys() (ExportedKeys, bool) {
 	if m.session == nil || m.state == Gone {
 		return ExportedKeys{}, false
 	}
-	k := m.session.keys
+	k := m.session.Keys
 	return ExportedKeys{
 		InitiatorSPI: m.spiI, ResponderSPI: m.spiR,
 		Ei: k.Ei.Clone(), Er: k.Er.Clone(), Ai: k.Ai.Clone(), Ar: k.Ar.Clone(),
-		Encr: m.session.chosen.First(ipsec.TypeEncr), Integ: m.session.chosen.First(ipsec.TypeInteg),
+		Encr: m.session.Chosen.First(ipsec.TypeEncr), Integ: m.session.Chosen.First(ipsec.TypeInteg),
 	}, true
 }

@@ -1,4 +1,4 @@
-package v2
+package rules
 
 import (
 	"encoding/binary"
@@ -25,9 +25,9 @@ func ofType(p ipsec.Proposal, t ipsec.TransformType) []ipsec.Transform {
 	return []ipsec.Transform{{Type: t}}
 }
 
-// match chooses one transform of each type from offered, by the preference of
+// Match chooses one transform of each type from offered, by the preference of
 // own. The result has exactly the types that offered names.
-func match(own, offered ipsec.Proposal) (ipsec.Proposal, bool) {
+func Match(own, offered ipsec.Proposal) (ipsec.Proposal, bool) {
 	var out ipsec.Proposal
 	for _, t := range transformTypes {
 		theirs := ofType(offered, t)
@@ -43,15 +43,15 @@ func match(own, offered ipsec.Proposal) (ipsec.Proposal, bool) {
 	return out, true
 }
 
-// choose finds the first of our proposals that matches one of the peer's (RFC
+// Choose finds the first of our proposals that matches one of the peer's (RFC
 // 7296, Section 2.7).
-func choose(own []ipsec.Proposal, offered []message.Proposal, protocol message.ProtocolID) (message.Proposal, bool) {
+func Choose(own []ipsec.Proposal, offered []message.Proposal, protocol message.ProtocolID) (message.Proposal, bool) {
 	for _, o := range own {
 		for _, p := range offered {
 			if p.Protocol != protocol || p.Unknown {
 				continue
 			}
-			if chosen, ok := match(o, p.Transforms); ok {
+			if chosen, ok := Match(o, p.Transforms); ok {
 				p.Transforms = chosen
 				return p, true
 			}
@@ -60,10 +60,10 @@ func choose(own []ipsec.Proposal, offered []message.Proposal, protocol message.P
 	return message.Proposal{}, false
 }
 
-// accepted checks the peer's choice among what was offered: one proposal, with
+// Accepted checks the peer's choice among what was offered: one proposal, with
 // the number of one of ours and exactly one of our transforms of each type (RFC
 // 7296, Section 2.7 and 3.3.6).
-func accepted(sa *message.SA, offered []ipsec.Proposal, protocol message.ProtocolID) (message.Proposal, bool) {
+func Accepted(sa *message.SA, offered []ipsec.Proposal, protocol message.ProtocolID) (message.Proposal, bool) {
 	if sa == nil || len(sa.Proposals) != 1 {
 		return message.Proposal{}, false
 	}
@@ -76,14 +76,14 @@ func accepted(sa *message.SA, offered []ipsec.Proposal, protocol message.Protoco
 			return message.Proposal{}, false
 		}
 	}
-	if _, ok := match(p.Transforms, offered[p.Number-1]); !ok {
+	if _, ok := Match(p.Transforms, offered[p.Number-1]); !ok {
 		return message.Proposal{}, false
 	}
 	return p, true
 }
 
-// offer is the SA payload for our proposals.
-func offer(own []ipsec.Proposal, protocol message.ProtocolID, spi []byte) *message.SA {
+// Offer is the SA payload for our proposals.
+func Offer(own []ipsec.Proposal, protocol message.ProtocolID, spi []byte) *message.SA {
 	sa := &message.SA{}
 	for i, p := range own {
 		sa.Proposals = append(sa.Proposals, message.Proposal{
@@ -93,9 +93,9 @@ func offer(own []ipsec.Proposal, protocol message.ProtocolID, spi []byte) *messa
 	return sa
 }
 
-// withoutKE leaves out key exchange methods: IKE_AUTH has none (RFC 7296,
+// WithoutKE leaves out key exchange methods: IKE_AUTH has none (RFC 7296,
 // Section 1.2).
-func withoutKE(own []ipsec.Proposal) []ipsec.Proposal {
+func WithoutKE(own []ipsec.Proposal) []ipsec.Proposal {
 	out := make([]ipsec.Proposal, len(own))
 	for i, p := range own {
 		for _, t := range p {
@@ -107,17 +107,17 @@ func withoutKE(own []ipsec.Proposal) []ipsec.Proposal {
 	return out
 }
 
-// withoutOfferedKE is withoutKE for what a peer offers.
-func withoutOfferedKE(offered []message.Proposal) []message.Proposal {
+// WithoutOfferedKE is WithoutKE for what a peer offers.
+func WithoutOfferedKE(offered []message.Proposal) []message.Proposal {
 	out := slices.Clone(offered)
 	for i := range out {
-		out[i].Transforms = withoutKE([]ipsec.Proposal{out[i].Transforms})[0]
+		out[i].Transforms = WithoutKE([]ipsec.Proposal{out[i].Transforms})[0]
 	}
 	return out
 }
 
-// preferredKE is the method that our KE payload is for.
-func preferredKE(own []ipsec.Proposal) ipsec.Transform {
+// PreferredKE is the method that our KE payload is for.
+func PreferredKE(own []ipsec.Proposal) ipsec.Transform {
 	for _, p := range own {
 		if t := p.First(ipsec.TypeKE); t.ID != ipsec.KENone {
 			return t
@@ -126,10 +126,10 @@ func preferredKE(own []ipsec.Proposal) ipsec.Transform {
 	return ipsec.Transform{}
 }
 
-// demandedKE returns the method that an INVALID_KE_PAYLOAD asks for, if it is
+// DemandedKE returns the method that an INVALID_KE_PAYLOAD asks for, if it is
 // one that was offered and not the one that was sent (RFC 7296, Section 1.2 and
 // 1.3): a stranger must not make us use another.
-func demandedKE(n *message.Notify, own []ipsec.Proposal, sent ipsec.Transform) (ipsec.Transform, bool) {
+func DemandedKE(n *message.Notify, own []ipsec.Proposal, sent ipsec.Transform) (ipsec.Transform, bool) {
 	if len(n.Data) != 2 {
 		return ipsec.Transform{}, false
 	}
@@ -145,15 +145,8 @@ func demandedKE(n *message.Notify, own []ipsec.Proposal, sent ipsec.Transform) (
 	return ipsec.Transform{}, false
 }
 
-// wrongKE is the failure of a KE payload for another method than the chosen one.
-func wrongKE(want ipsec.Transform) *failure {
-	f := failf(message.InvalidKEPayload, "the peer's key exchange is not %s", suite.Name(want))
-	f.data = binary.BigEndian.AppendUint16(nil, want.ID)
-	return f
-}
-
-// describe prints what was offered, for the message of a failure.
-func describe(offered []message.Proposal) string {
+// Describe prints what was offered, for the message of a failure.
+func Describe(offered []message.Proposal) string {
 	words := make([]string, len(offered))
 	for i, p := range offered {
 		words[i] = suite.ProposalString(p.Transforms)
@@ -161,7 +154,8 @@ func describe(offered []message.Proposal) string {
 	return strings.Join(words, ", ")
 }
 
-func describeOwn(own []ipsec.Proposal) string {
+// DescribeOwn is Describe for our proposals.
+func DescribeOwn(own []ipsec.Proposal) string {
 	words := make([]string, len(own))
 	for i, p := range own {
 		words[i] = suite.ProposalString(p)

@@ -1,0 +1,76 @@
+package rules
+
+import (
+	"encoding/hex"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"caponier/internal/dn"
+	"caponier/internal/ike/message"
+)
+
+// Identity is an IKE identity (RFC 7296, Section 3.5).
+type Identity struct {
+	Kind message.IDType
+	Data string // the octets of the ID payload, so that Identity is comparable
+}
+
+// String prints the identity as operators write it: a distinguished name, an
+// address, a domain name, or octets in hexadecimal behind "0x".
+func (id Identity) String() string {
+	switch id.Kind {
+	case 0:
+		return "%any"
+	case message.IDIPv4, message.IDIPv6:
+		if a, ok := netip.AddrFromSlice([]byte(id.Data)); ok {
+			return a.String()
+		}
+	case message.IDFQDN, message.IDRFC822:
+		// The octets are a peer's: what could disturb a terminal is escaped.
+		return strings.Trim(strconv.QuoteToASCII(id.Data), `"`)
+	case message.IDDERASN1DN:
+		return dn.FormatDN([]byte(id.Data))
+	default:
+	}
+	return "0x" + hex.EncodeToString([]byte(id.Data))
+}
+
+// Equals compares identities: distinguished names by their meaning, domain
+// names without regard to case, the rest octet by octet.
+func (id Identity) Equals(o Identity) bool {
+	if id.Kind != o.Kind {
+		return false
+	}
+	switch id.Kind {
+	case message.IDDERASN1DN:
+		return dn.Equal([]byte(id.Data), []byte(o.Data))
+	case message.IDFQDN, message.IDRFC822:
+		return strings.EqualFold(id.Data, o.Data)
+	default:
+		return id.Data == o.Data
+	}
+}
+
+// Permits reports whether a peer that claims o may be the one that is
+// configured; the zero Identity permits all.
+func (id Identity) Permits(o Identity) bool { return id == Identity{} || id.Equals(o) }
+
+// IdentityOf reads an ID payload.
+func IdentityOf(p *message.ID) Identity {
+	return Identity{Kind: p.Kind, Data: string(p.Data)}
+}
+
+// Payload is the IDr payload for responder, otherwise IDi.
+func (id Identity) Payload(responder bool) *message.ID {
+	return &message.ID{Responder: responder, Kind: id.Kind, Data: []byte(id.Data)}
+}
+
+// AddressIdentity is the identity of a host without another.
+func AddressIdentity(a netip.Addr) Identity {
+	kind := message.IDIPv6
+	if a = a.Unmap(); a.Is4() {
+		kind = message.IDIPv4
+	}
+	return Identity{Kind: kind, Data: string(a.AsSlice())}
+}
