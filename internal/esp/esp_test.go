@@ -423,8 +423,11 @@ func TestPeekSPI(t *testing.T) {
 		b    []byte
 		want bool
 	}{
-		{make([]byte, 8), false}, {[]byte{0, 0, 0, 255, 0, 0, 0, 1}, false}, {[]byte{0, 0, 1, 0, 0, 0, 0, 1}, true},
-		{[]byte{0xff}, false}, {[]byte{9, 9, 9, 9, 0, 0, 0}, false},
+		{make([]byte, 8), false},
+		{[]byte{0, 0, 0, 255, 0, 0, 0, 1}, false},
+		{[]byte{0, 0, 1, 0, 0, 0, 0, 1}, true},
+		{[]byte{0xff}, false},
+		{[]byte{9, 9, 9, 9, 0, 0, 0}, false},
 	} {
 		if _, ok := PeekSPI(tt.b); ok != tt.want {
 			t.Errorf("%x: %t", tt.b, ok)

@@ -17,11 +17,15 @@ const ctrNonceLen = 4
 // ctrAnswers are test vectors 9, 6 and 3 of RFC 3686, Section 6: key and nonce,
 // IV, ciphertext of the octets 0, 1, 2 ... 35.
 var ctrAnswers = map[int][3]string{
-	256: {"ff7a617ce69148e4f1726e2f43581de2aa62d9f805532edff1eed687fb54153d001cc5b7", "51a51d70a1c11148",
-		"eb6c52821d0bbbf7ce7594462aca4faab407df866569fd07f48cc0b583d6071f1ec0e6b8"},
+	256: {
+		"ff7a617ce69148e4f1726e2f43581de2aa62d9f805532edff1eed687fb54153d001cc5b7", "51a51d70a1c11148",
+		"eb6c52821d0bbbf7ce7594462aca4faab407df866569fd07f48cc0b583d6071f1ec0e6b8",
+	},
 	192: {"02bf391ee8ecb159b959617b0965279bf59b60a786d3e0fe0007bdfd", "5cbd60278dcc0912", "96893fc55e5c722f540b7dd1ddf7e758d288bc95c69165884536c811662f2188abee0935"},
-	128: {"7691be035e5020a8ac6e618529f9a0dc00e0017b", "27777f3f4a1786f0",
-		"c1cf48a89f2ffdd9cf4652e9efdb72d74540a42bde6d7836d59a5ceaaef3105325b2072f"},
+	128: {
+		"7691be035e5020a8ac6e618529f9a0dc00e0017b", "27777f3f4a1786f0",
+		"c1cf48a89f2ffdd9cf4652e9efdb72d74540a42bde6d7836d59a5ceaaef3105325b2072f",
+	},
 }
 
 // ctrPlain is the plaintext of ctrAnswers.

@@ -28,30 +28,38 @@ var hmacIntegrity = []entry{
 	{
 		transform: ipsec.Transform{Type: ipsec.TypeInteg, ID: ipsec.IntegHMACSHA256128},
 		words:     []string{"sha256", "sha2_256"},
-		integ: &integrity{keyLen: 32, icvLen: 16, mac: keyed(sha256.New),
-			prf: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFHMACSHA256}},
+		integ: &integrity{
+			keyLen: 32, icvLen: 16, mac: keyed(sha256.New),
+			prf: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFHMACSHA256},
+		},
 		check: macAnswer(answerSHA256[:2*16]),
 	},
 	{
 		transform: ipsec.Transform{Type: ipsec.TypeInteg, ID: ipsec.IntegHMACSHA384192},
 		words:     []string{"sha384", "sha2_384"},
-		integ: &integrity{keyLen: 48, icvLen: 24, mac: keyed(sha512.New384),
-			prf: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFHMACSHA384}},
+		integ: &integrity{
+			keyLen: 48, icvLen: 24, mac: keyed(sha512.New384),
+			prf: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFHMACSHA384},
+		},
 		check: macAnswer(answerSHA384[:2*24]),
 	},
 	{
 		transform: ipsec.Transform{Type: ipsec.TypeInteg, ID: ipsec.IntegHMACSHA512256},
 		words:     []string{"sha512", "sha2_512"},
-		integ: &integrity{keyLen: 64, icvLen: 32, mac: keyed(sha512.New),
-			prf: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFHMACSHA512}},
+		integ: &integrity{
+			keyLen: 64, icvLen: 32, mac: keyed(sha512.New),
+			prf: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFHMACSHA512},
+		},
 		check: macAnswer(answerSHA512[:2*32]),
 	},
 	{
 		transform: ipsec.Transform{Type: ipsec.TypeInteg, ID: ipsec.IntegHMACSHA196},
 		words:     []string{"sha1", "sha"},
 		weak:      weakSHA1,
-		integ: &integrity{keyLen: 20, icvLen: 12, mac: keyed(sha1.New),
-			prf: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFHMACSHA1}},
+		integ: &integrity{
+			keyLen: 20, icvLen: 12, mac: keyed(sha1.New),
+			prf: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFHMACSHA1},
+		},
 		check: macAnswer(answerSHA1[:2*12]),
 	},
 }

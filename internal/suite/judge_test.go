@@ -85,8 +85,10 @@ func TestSealAgainstOpenSSL(t *testing.T) {
 			p.Seal(sealed, iv, plain, aad, tail)
 			names = append(names, pair.String())
 			got = append(got, hex.EncodeToString(sealed))
-			questions = append(questions, question{pair.encr.ID, pair.integ.ID, hex.EncodeToString(key), hex.EncodeToString(ikey),
-				hex.EncodeToString(iv), hex.EncodeToString(plain), hex.EncodeToString(aad), hex.EncodeToString(tail)})
+			questions = append(questions, question{
+				pair.encr.ID, pair.integ.ID, hex.EncodeToString(key), hex.EncodeToString(ikey),
+				hex.EncodeToString(iv), hex.EncodeToString(plain), hex.EncodeToString(aad), hex.EncodeToString(tail),
+			})
 		}
 	}
 	var want []string

@@ -27,10 +27,18 @@ func TestExchange(t *testing.T) {
 		id             uint16
 		public, shared int
 	}{
-		{ipsec.KEX25519, 32, 32}, {ipsec.KEECP256, 64, 32}, {ipsec.KEECP384, 96, 48}, {ipsec.KEECP521, 132, 66},
+		{ipsec.KEX25519, 32, 32},
+		{ipsec.KEECP256, 64, 32},
+		{ipsec.KEECP384, 96, 48},
+		{ipsec.KEECP521, 132, 66},
 		{ipsec.KEX448, 56, 56},
-		{ipsec.KEMODP1024, 128, 128}, {ipsec.KEMODP1536, 192, 192}, {ipsec.KEMODP2048, 256, 256}, {ipsec.KEMODP3072, 384, 384},
-		{ipsec.KEMODP4096, 512, 512}, {ipsec.KEMODP6144, 768, 768}, {ipsec.KEMODP8192, 1024, 1024},
+		{ipsec.KEMODP1024, 128, 128},
+		{ipsec.KEMODP1536, 192, 192},
+		{ipsec.KEMODP2048, 256, 256},
+		{ipsec.KEMODP3072, 384, 384},
+		{ipsec.KEMODP4096, 512, 512},
+		{ipsec.KEMODP6144, 768, 768},
+		{ipsec.KEMODP8192, 1024, 1024},
 	} {
 		k := newKE(t, tt.id)
 		for range 5 {

@@ -16,15 +16,19 @@ var aesIntegrity = []entry{
 	{
 		transform: ipsec.Transform{Type: ipsec.TypeInteg, ID: ipsec.IntegAESXCBC96},
 		words:     []string{"aesxcbc"},
-		integ: &integrity{keyLen: aes.BlockSize, icvLen: 12, mac: newXCBC,
-			prf: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFAESXCBC}},
+		integ: &integrity{
+			keyLen: aes.BlockSize, icvLen: 12, mac: newXCBC,
+			prf: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFAESXCBC},
+		},
 		check: macVector(xcbcKey, xcbcData, "47f51b4564966215b8985c63"),
 	},
 	{
 		transform: ipsec.Transform{Type: ipsec.TypeInteg, ID: ipsec.IntegAESCMAC96},
 		words:     []string{"aescmac"},
-		integ: &integrity{keyLen: aes.BlockSize, icvLen: 12, mac: newCMAC,
-			prf: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFAESCMAC}},
+		integ: &integrity{
+			keyLen: aes.BlockSize, icvLen: 12, mac: newCMAC,
+			prf: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFAESCMAC},
+		},
 		check: macVector("2b7e151628aed2a6abf7158809cf4f3c",
 			"6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e5130c81c46a35ce411",
 			"dfa66747de9ae63030ca3261"),

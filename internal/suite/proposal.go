@@ -94,8 +94,10 @@ func parse(words string) (ipsec.Proposal, error) {
 		return nil, &WordError{Word: plain, Reason: "cannot share a proposal with the combined-mode algorithm " + combined +
 			": write two proposals"}
 	case combined != "" && integ != "":
-		return nil, &WordError{Word: integ, Reason: "has no place beside " + combined + ", which checks integrity itself",
-			Nearest: Name(prf)}
+		return nil, &WordError{
+			Word: integ, Reason: "has no place beside " + combined + ", which checks integrity itself",
+			Nearest: Name(prf),
+		}
 	case plain != "" && integ == "":
 		return nil, &WordError{Word: plain, Reason: "needs an integrity algorithm beside it, such as sha256"}
 	}

@@ -201,6 +201,44 @@ func TestProtectorsDoNotAllocate(t *testing.T) {
 	}
 }
 
+// TestWipe looks at what our own modes held, through pointers taken before.
+func TestWipe(t *testing.T) {
+	for _, pair := range pairs() {
+		p := newTestProtector(t, pair, 1)
+		buf, iv := make([]byte, 64+p.ICVLen()), make([]byte, p.IVLen())
+		p.Seal(buf, iv, buf[:64], make([]byte, 8), nil)
+		if err := p.Open(buf, iv, buf, make([]byte, 8), nil); err != nil {
+			t.Fatal(err)
+		}
+		var held [][]byte
+		switch p := p.(type) {
+		case *combined:
+			held = append(held, p.nonce)
+			switch aead := p.aead.(type) {
+			case *ccm:
+				held = append(held, aead.stream.counter[:], aead.mac.state[:], aead.tag[:])
+			case *shortGCM:
+				held = append(held, aead.scratch)
+			case *gmac:
+				held = append(held, aead.scratch)
+			}
+		case *composed:
+			if mac, ok := p.mac.(*aesMAC); ok {
+				held = append(held, mac.whole[:], mac.padded[:], mac.state[:], mac.held[:])
+			}
+			if mode, ok := p.cipherMode.(*ctr); ok {
+				held = append(held, mode.counter[:], mode.stream[:], mode.end[:])
+			}
+		}
+		p.Wipe()
+		for i, b := range held {
+			if !bytes.Equal(b, make([]byte, len(b))) {
+				t.Errorf("%s: %x of secret %d is left", pair, b, i)
+			}
+		}
+	}
+}
+
 func TestGCMNonceLayout(t *testing.T) {
 	key := bytes.Repeat([]byte{3}, 16)
 	salt := []byte{0xa, 0xb, 0xc, 0xd}
@@ -239,8 +277,10 @@ func TestGCMNonceLayout(t *testing.T) {
 }
 
 func TestCBCIVs(t *testing.T) {
-	transforms := pair{ipsec.Transform{Type: ipsec.TypeEncr, ID: ipsec.EncrAESCBC, KeyBits: 128},
-		ipsec.Transform{Type: ipsec.TypeInteg, ID: ipsec.IntegHMACSHA256128}}
+	transforms := pair{
+		ipsec.Transform{Type: ipsec.TypeEncr, ID: ipsec.EncrAESCBC, KeyBits: 128},
+		ipsec.Transform{Type: ipsec.TypeInteg, ID: ipsec.IntegHMACSHA256128},
+	}
 	p, other := newTestProtector(t, transforms, 1), newTestProtector(t, transforms, 9)
 	seen := map[string]bool{}
 	ones := 0

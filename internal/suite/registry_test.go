@@ -103,8 +103,12 @@ func TestPRF(t *testing.T) {
 		id   uint16
 		size int
 	}{
-		{ipsec.PRFHMACSHA1, 20}, {ipsec.PRFHMACSHA256, 32}, {ipsec.PRFHMACSHA384, 48}, {ipsec.PRFHMACSHA512, 64},
-		{ipsec.PRFAESXCBC, 16}, {ipsec.PRFAESCMAC, 16},
+		{ipsec.PRFHMACSHA1, 20},
+		{ipsec.PRFHMACSHA256, 32},
+		{ipsec.PRFHMACSHA384, 48},
+		{ipsec.PRFHMACSHA512, 64},
+		{ipsec.PRFAESXCBC, 16},
+		{ipsec.PRFAESCMAC, 16},
 	} {
 		p, err := NewPRF(ipsec.Transform{Type: ipsec.TypePRF, ID: tt.id})
 		if err != nil {

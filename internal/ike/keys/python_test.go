@@ -62,8 +62,11 @@ func TestAgainstPython(t *testing.T) {
 		hash string
 		id   uint16
 	}{
-		{"sha1", ipsec.PRFHMACSHA1}, {"sha256", ipsec.PRFHMACSHA256}, {"sha384", ipsec.PRFHMACSHA384},
-		{"sha512", ipsec.PRFHMACSHA512}, {"cmac", ipsec.PRFAESCMAC},
+		{"sha1", ipsec.PRFHMACSHA1},
+		{"sha256", ipsec.PRFHMACSHA256},
+		{"sha384", ipsec.PRFHMACSHA384},
+		{"sha512", ipsec.PRFHMACSHA512},
+		{"cmac", ipsec.PRFAESCMAC},
 	}
 	ciphers := []struct{ encr, integ ipsec.Transform }{{gcm128, ipsec.Transform{}}, {cbc128, mac256}}
 
