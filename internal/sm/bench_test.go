@@ -1,6 +1,7 @@
 package sm
 
 import (
+	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hmac"
 	"fmt"
@@ -129,6 +130,66 @@ func BenchmarkSeal(b *testing.B) {
 					h.Write(p)
 					h.Sum(sum[:0])
 				}
+			}
+		})
+	}
+}
+
+var sizes = []int{64, 256, 512, 1400, 9000}
+
+func benchGCM(b *testing.B, open bool) {
+	r := rand.New(rand.NewPCG(1, 1))
+	key, nonce, aad := random(r, 16), random(r, 12), random(r, 8)
+	for _, size := range sizes {
+		run := func(name string, a cipher.AEAD) {
+			b.Run(fmt.Sprintf("size=%d/impl=%s", size, name), func(b *testing.B) {
+				plain, buf := random(r, size), make([]byte, 0, size+16)
+				sealed := a.Seal(nil, nonce, plain, aad)
+				b.SetBytes(int64(size))
+				for b.Loop() {
+					if open {
+						if _, err := a.Open(buf, nonce, sealed, aad); err != nil {
+							b.Fatal(err)
+						}
+					} else {
+						a.Seal(buf, nonce, plain, aad)
+					}
+				}
+			})
+		}
+		for _, e := range engines() {
+			g, _ := newGCM(e, key)
+			run(e.name, g)
+		}
+		run("gmsm", peerGCM(b, key))
+		block, _ := aes.NewCipher(key)
+		a, _ := cipher.NewGCM(block)
+		run("aes128", a)
+	}
+}
+
+func BenchmarkSM4GCMSeal(b *testing.B) { benchGCM(b, false) }
+func BenchmarkSM4GCMOpen(b *testing.B) { benchGCM(b, true) }
+
+func BenchmarkSM4CBCDecrypt(b *testing.B) {
+	r := rand.New(rand.NewPCG(1, 1))
+	key, iv := random(r, 16), random(r, 16)
+	for _, size := range []int{64, 256, 1408, 9008} {
+		src, dst := random(r, size), make([]byte, size)
+		for _, e := range engines() {
+			b.Run(fmt.Sprintf("size=%d/impl=%s", size, e.name), func(b *testing.B) {
+				d, _ := newCBCDecrypter(e, key)
+				b.SetBytes(int64(size))
+				for b.Loop() {
+					d.Decrypt(dst, iv, src)
+				}
+			})
+		}
+		b.Run(fmt.Sprintf("size=%d/impl=gmsm", size), func(b *testing.B) {
+			c, _ := gmsm4.NewCipher(key)
+			b.SetBytes(int64(size))
+			for b.Loop() {
+				cipher.NewCBCDecrypter(c, iv).CryptBlocks(dst, src)
 			}
 		})
 	}

@@ -36,7 +36,7 @@ func newCBCEncrypter(e *engine, key []byte) (*CBCEncrypter, error) {
 	c := &CBCEncrypter{}
 	rk := schedule(key)
 	switch {
-	case e.cbc[0] == nil:
+	case e.cbc[0] == 0:
 		c.portable = new(portableKey)
 		c.portable.spread(&rk)
 	case e.keys == keysRounds:

@@ -10,6 +10,9 @@ const (
 	keysRounds
 )
 
+// kernel is the number of an assembly function; 0 is none.
+type kernel uint8
+
 var portableEngine = engine{name: "portable"}
 
 // best returns the fastest engine of this machine.

@@ -2,12 +2,9 @@ package sm
 
 import (
 	"sync"
-	"unsafe"
 
 	"golang.org/x/sys/cpu"
 )
-
-type kernel = func(unsafe.Pointer)
 
 var engines = sync.OnceValue(func() []*engine {
 	var es []*engine
@@ -16,10 +13,19 @@ var engines = sync.OnceValue(func() []*engine {
 		es = append(es, &engine{
 			name:  "avx512-gfni",
 			keys:  keysDelta,
-			cbc:   [2]kernel{cbcLanes16AVX512, cbcLanes32AVX512},
-			hash:  [2]kernel{sm3Lanes16AVX512, sm3Lanes32AVX512},
-			outer: [2]kernel{sm3Outer16AVX512, sm3Outer32AVX512},
-			fused: [2]kernel{fusedLanes16AVX512, fusedLanes32AVX512},
+			cbc:   [2]kernel{kCbcLanes16AVX512, kCbcLanes32AVX512},
+			hash:  [2]kernel{kSm3Lanes16AVX512, kSm3Lanes32AVX512},
+			outer: [2]kernel{kSm3Outer16AVX512, kSm3Outer32AVX512},
+			fused: [2]kernel{kFusedLanes16AVX512, kFusedLanes32AVX512},
+			units: []unit{
+				{blocks: 16, ctr: kCtr16AVX512, ecb: kBlocks16AVX512},
+				{blocks: 32, ctr: kCtr32AVX512, ecb: kBlocks32AVX512},
+				{blocks: 64, ctr: kCtr64AVX512, ecb: kBlocks64AVX512},
+				{blocks: 96, ctr: kCtr96AVX512, ecb: kBlocks96AVX512, mixed: true},
+			},
+			tag:     kTagAVX512,
+			powers:  kPowersAVX512,
+			minHash: 3,
 		})
 	}
 	return append(es, &portableEngine)

@@ -70,8 +70,8 @@ func (f *finisher) flush(e *engine) {
 			f.call.groups[g].hold = laneRow{}
 		}
 	}
-	e.hash[w](unsafe.Pointer(&f.call))
-	e.outer[w](unsafe.Pointer(&f.call))
+	e.hash[w].call(unsafe.Pointer(&f.call))
+	e.outer[w].call(unsafe.Pointer(&f.call))
 	for i := range f.n {
 		g, lane := &f.call.groups[i/groupLanes], i%groupLanes
 		var sum [HashSize]byte
@@ -94,7 +94,7 @@ type MACJob struct {
 
 // HMAC computes HMAC-SM3 of a batch of messages of any lengths and keys.
 func (l *Lanes) HMAC(jobs []MACJob) {
-	if l.engine.hash[0] == nil || len(jobs) < l.engine.minHash {
+	if l.engine.hash[0] == 0 || len(jobs) < l.engine.minHash {
 		for i := range jobs {
 			jobs[i].alone()
 		}
@@ -127,7 +127,7 @@ func (l *Lanes) HMAC(jobs []MACJob) {
 			break
 		}
 		l.call.steps = uint64(steps)
-		l.engine.hash[wide](unsafe.Pointer(&l.call))
+		l.engine.hash[wide].call(unsafe.Pointer(&l.call))
 		for i := range active {
 			if l.job[i] < 0 {
 				continue

@@ -43,7 +43,7 @@ func (l *Lanes) Seal(jobs []SealJob) {
 		c.check()
 	}
 	e := l.engine
-	if e.fused[0] == nil {
+	if e.fused[0] == 0 {
 		l.sealApart(jobs)
 		return
 	}
@@ -75,7 +75,7 @@ func (l *Lanes) Seal(jobs []SealJob) {
 			break
 		}
 		l.call.steps = uint64(steps)
-		e.fused[wide](unsafe.Pointer(&l.call))
+		e.fused[wide].call(unsafe.Pointer(&l.call))
 		for g := range l.call.groups {
 			l.call.groups[g].fresh = laneRow{}
 		}

@@ -43,10 +43,14 @@ type laneCall struct {
 type engine struct {
 	name  string
 	keys  keyForm
-	cbc   [2]func(unsafe.Pointer) // nil: portable
-	hash  [2]func(unsafe.Pointer)
-	outer [2]func(unsafe.Pointer)
-	fused [2]func(unsafe.Pointer) // nil: CBC of all packets, then HMAC
+	cbc   [2]kernel // none: portable
+	hash  [2]kernel
+	outer [2]kernel
+	fused [2]kernel // none: CBC of all packets, then HMAC
+	// Kernels for one packet, smallest unit first; none: portable.
+	units  []unit
+	tag    kernel
+	powers kernel
 	// How many messages make a batch worthwhile.
 	minHash int
 }
@@ -183,7 +187,7 @@ func (l *Lanes) EncryptCBC(jobs []CBCJob) {
 	for i := range jobs {
 		jobs[i].check()
 	}
-	if l.engine.cbc[0] == nil {
+	if l.engine.cbc[0] == 0 {
 		for i := range jobs {
 			j := &jobs[i]
 			j.Key.portable.encryptCBC(j.Dst, j.IV, j.Src)
@@ -216,7 +220,7 @@ func (l *Lanes) EncryptCBC(jobs []CBCJob) {
 			break
 		}
 		l.call.steps = uint64(steps)
-		l.engine.cbc[wide](unsafe.Pointer(&l.call))
+		l.engine.cbc[wide].call(unsafe.Pointer(&l.call))
 		for g := range l.call.groups {
 			l.call.groups[g].fresh = laneRow{}
 		}

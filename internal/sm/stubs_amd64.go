@@ -27,3 +27,97 @@ func sm3Outer32AVX512(p unsafe.Pointer)
 
 //go:noescape
 func fusedLanes32AVX512(p unsafe.Pointer)
+
+//go:noescape
+func ctr16AVX512(p unsafe.Pointer)
+
+//go:noescape
+func ctr32AVX512(p unsafe.Pointer)
+
+//go:noescape
+func ctr64AVX512(p unsafe.Pointer)
+
+//go:noescape
+func ctr96AVX512(p unsafe.Pointer)
+
+//go:noescape
+func blocks16AVX512(p unsafe.Pointer)
+
+//go:noescape
+func blocks32AVX512(p unsafe.Pointer)
+
+//go:noescape
+func blocks64AVX512(p unsafe.Pointer)
+
+//go:noescape
+func blocks96AVX512(p unsafe.Pointer)
+
+//go:noescape
+func tagAVX512(p unsafe.Pointer)
+
+//go:noescape
+func powersAVX512(p unsafe.Pointer)
+
+const (
+	_ kernel = iota
+	kCbcLanes16AVX512
+	kCbcLanes32AVX512
+	kSm3Lanes16AVX512
+	kSm3Outer16AVX512
+	kFusedLanes16AVX512
+	kSm3Lanes32AVX512
+	kSm3Outer32AVX512
+	kFusedLanes32AVX512
+	kCtr16AVX512
+	kCtr32AVX512
+	kCtr64AVX512
+	kCtr96AVX512
+	kBlocks16AVX512
+	kBlocks32AVX512
+	kBlocks64AVX512
+	kBlocks96AVX512
+	kTagAVX512
+	kPowersAVX512
+)
+
+// call runs a kernel.
+func (k kernel) call(p unsafe.Pointer) {
+	switch k {
+	case kCbcLanes16AVX512:
+		cbcLanes16AVX512(p)
+	case kCbcLanes32AVX512:
+		cbcLanes32AVX512(p)
+	case kSm3Lanes16AVX512:
+		sm3Lanes16AVX512(p)
+	case kSm3Outer16AVX512:
+		sm3Outer16AVX512(p)
+	case kFusedLanes16AVX512:
+		fusedLanes16AVX512(p)
+	case kSm3Lanes32AVX512:
+		sm3Lanes32AVX512(p)
+	case kSm3Outer32AVX512:
+		sm3Outer32AVX512(p)
+	case kFusedLanes32AVX512:
+		fusedLanes32AVX512(p)
+	case kCtr16AVX512:
+		ctr16AVX512(p)
+	case kCtr32AVX512:
+		ctr32AVX512(p)
+	case kCtr64AVX512:
+		ctr64AVX512(p)
+	case kCtr96AVX512:
+		ctr96AVX512(p)
+	case kBlocks16AVX512:
+		blocks16AVX512(p)
+	case kBlocks32AVX512:
+		blocks32AVX512(p)
+	case kBlocks64AVX512:
+		blocks64AVX512(p)
+	case kBlocks96AVX512:
+		blocks96AVX512(p)
+	case kTagAVX512:
+		tagAVX512(p)
+	case kPowersAVX512:
+		powersAVX512(p)
+	}
+}

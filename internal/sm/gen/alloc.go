@@ -123,6 +123,8 @@ func (f *Fn) lowerTernaries() {
 		third := in.args[order[2]]
 		if s, ok := third.(string); ok && strings.HasPrefix(s, "bcst ") {
 			op, third = "VPTERNLOGD.BCST", strings.TrimPrefix(s, "bcst ")
+		} else if ok && strings.HasPrefix(s, "bcstq ") {
+			op, third = "VPTERNLOGQ.BCST", strings.TrimPrefix(s, "bcstq ")
 		}
 		code = append(code, instr{op: op, args: []any{fmt.Sprintf("$0x%02x", table), third, in.args[order[1]], d}, read: true, depth: in.depth})
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
+	"strings"
 
 	"caponier/internal/sm/derive"
 )
@@ -50,7 +51,12 @@ func (b *B) matrix(m derive.Matrix) V {
 }
 
 // xor is a + c; a may be memory.
-func (b *B) xor(a any, c V) V { return b.D(b.pick("VPXORD", "VPXOR"), a, c) }
+func (b *B) xor(a any, c V) V {
+	if m, ok := a.(string); ok && strings.HasPrefix(m, "bcst ") {
+		return b.D("VPXORD.BCST", strings.TrimPrefix(m, "bcst "), c)
+	}
+	return b.D(b.pick("VPXORD", "VPXOR"), a, c)
+}
 
 func (b *B) xorTo(a any, c, d V) { b.I(b.pick("VPXORD", "VPXOR"), a, c, d) }
 

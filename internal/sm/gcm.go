@@ -1,0 +1,312 @@
+package sm
+
+import (
+	"crypto/cipher"
+	"crypto/subtle"
+	"encoding/binary"
+	"errors"
+	"unsafe"
+)
+
+// Sizes of SM4-GCM in octets (RFC 8998, Section 3.2).
+const (
+	NonceSize = 12
+	TagSize   = 16
+)
+
+const powers = 128 // blocks of GHASH between reductions
+
+var errOpen = errors.New("sm: message authentication failed")
+
+// maxGCM is the longest plaintext of GCM (NIST SP 800-38D, Section 5.2.1.1).
+const maxGCM = (1<<32 - 2) * BlockSize
+
+// GCM is SM4-GCM with nonces of 12 octets and tags of 16. It may be used by
+// several goroutines at once.
+type GCM struct {
+	key  blockKey
+	hash ghashPortable
+	// H^128 .. H^1, divided by x and reversed
+	pow [powers][16]byte
+	_   [64]byte // what points behind the table still points into GCM
+}
+
+var _ cipher.AEAD = (*GCM)(nil)
+
+// NewGCM expands a key of KeySize octets.
+func NewGCM(key []byte) (*GCM, error) { return newGCM(best(), key) }
+
+func newGCM(e *engine, key []byte) (*GCM, error) {
+	if len(key) != KeySize {
+		return nil, ErrKeySize
+	}
+	g := &GCM{}
+	rk := schedule(key)
+	g.key.init(e, &rk)
+	clear(rk[:])
+	var h [16]byte
+	g.key.ecb(h[:], h[:])
+	if e.tag == 0 {
+		g.hash = newGHASHPortable(&h)
+		return g, nil
+	}
+	c := wideCall{e: h, pow: unsafe.Pointer(&g.pow[powers-1]), dlen: powers}
+	c.pow = unsafe.Add(c.pow, 16)
+	e.powers.call(unsafe.Pointer(&c))
+	return g, nil
+}
+
+// Wipe overwrites the key, which must not be used after it.
+func (g *GCM) Wipe() {
+	g.key.wipe()
+	g.hash = ghashPortable{}
+	clear(g.pow[:])
+}
+
+// NonceSize is 12.
+func (g *GCM) NonceSize() int { return NonceSize }
+
+// Overhead is the length of the tag.
+func (g *GCM) Overhead() int { return TagSize }
+
+func extend(dst []byte, n int) (all, tail []byte) {
+	if total := len(dst) + n; cap(dst) >= total {
+		all = dst[:total]
+	} else {
+		all = make([]byte, total)
+		copy(all, dst)
+	}
+	return all, all[len(dst):]
+}
+
+func anyOverlap(x, y []byte) bool {
+	return len(x) > 0 && len(y) > 0 &&
+		uintptr(unsafe.Pointer(&x[0])) <= uintptr(unsafe.Pointer(&y[len(y)-1])) &&
+		uintptr(unsafe.Pointer(&y[0])) <= uintptr(unsafe.Pointer(&x[len(x)-1]))
+}
+
+// Seal is cipher.AEAD's: it encrypts plaintext and appends it with the tag to
+// dst. plaintext[:0] may be dst.
+func (g *GCM) Seal(dst, nonce, plaintext, aad []byte) []byte {
+	if len(nonce) != NonceSize {
+		panic("sm: incorrect nonce length given to GCM")
+	}
+	if uint64(len(plaintext)) > maxGCM {
+		panic("sm: message too large for GCM")
+	}
+	all, out := extend(dst, len(plaintext)+TagSize)
+	if inexactOverlap(out, plaintext) {
+		panic("sm: invalid buffer overlap of output and input")
+	}
+	if anyOverlap(out, aad) {
+		panic("sm: invalid buffer overlap of output and additional data")
+	}
+	g.seal(out, nonce, plaintext, aad)
+	return all
+}
+
+// Open is cipher.AEAD's: it checks the tag at the end of ciphertext and appends
+// the plaintext to dst. ciphertext[:0] may be dst. Where the check fails, what
+// was between the length and the capacity of dst is zero.
+func (g *GCM) Open(dst, nonce, ciphertext, aad []byte) ([]byte, error) {
+	if len(nonce) != NonceSize {
+		panic("sm: incorrect nonce length given to GCM")
+	}
+	n := len(ciphertext) - TagSize
+	if n < 0 || uint64(n) > maxGCM {
+		return nil, errOpen
+	}
+	all, out := extend(dst, n)
+	if inexactOverlap(out, ciphertext) {
+		panic("sm: invalid buffer overlap of output and input")
+	}
+	if anyOverlap(out, aad) {
+		panic("sm: invalid buffer overlap of output and additional data")
+	}
+	var want, got [TagSize]byte
+	copy(want[:], ciphertext[n:])
+	g.open(&got, out, nonce, ciphertext[:n], aad)
+	if subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
+		clear(out)
+		return nil, errOpen
+	}
+	return all, nil
+}
+
+// begin fills in what is the same for all units of a packet and hashes
+// additional data that do not fit in with the first of them. It returns those
+// that do.
+func (g *GCM) begin(c *wideCall, nonce, text, aad []byte) []byte {
+	c.key = &g.key.wide
+	copy(c.nonce[:], nonce)
+	binary.LittleEndian.PutUint64(c.lens[:], uint64(len(text))*8)
+	binary.LittleEndian.PutUint64(c.lens[8:], uint64(len(aad))*8)
+	largest := g.largest()
+	if (len(aad)+15)/16+largest <= powers {
+		return aad
+	}
+	for len(aad) > 0 {
+		n := min(len(aad), powers*BlockSize)
+		g.hashes(c, nil, aad[:n], 0)
+		c.final = hashToY
+		g.key.engine.tag.call(unsafe.Pointer(c))
+		aad = aad[n:]
+	}
+	return nil
+}
+
+func (g *GCM) largest() int {
+	u := g.key.engine.units
+	return u[len(u)-1].blocks
+}
+
+// hashes directs GHASH at aad, data and a number of blocks after them.
+func (g *GCM) hashes(c *wideCall, aad, data []byte, after int) {
+	nb := (len(data)+BlockSize-1)/BlockSize + after
+	na := (len(aad) + BlockSize - 1) / BlockSize
+	table := unsafe.Pointer(&g.pow)
+	c.pow = unsafe.Add(table, (powers-nb)*16)
+	c.apow = unsafe.Add(table, (powers-nb-na)*16)
+	c.aad, c.aadLen = unsafe.Pointer(unsafe.SliceData(aad)), uint64(len(aad))
+	c.data, c.dlen = unsafe.Pointer(unsafe.SliceData(data)), uint64(len(data))
+	c.acc = [3][64]byte{}
+}
+
+// next cuts the next unit off text: its length, and whether it is the last one,
+// which also has the block that hides the tag.
+func (g *GCM) next(c *wideCall, left, done int) (u *unit, n int, last bool) {
+	largest := g.largest()
+	n = left
+	blocks := (n+BlockSize-1)/BlockSize + 1
+	last = blocks <= largest
+	c.ctr, c.first = uint32(2+done/BlockSize), int32(blocks-1)
+	if !last { // a rest of less than a block goes to a unit of its own
+		n = min(n&^(BlockSize-1), largest*BlockSize)
+		blocks = n / BlockSize
+		c.first = -1
+	}
+	c.n = uint64(n)
+	return g.key.engine.unit(blocks), n, last
+}
+
+// mixes returns how much of the hash a kernel does between its rounds.
+func (u *unit) mixes(length uint64) uint64 {
+	if u.mixed {
+		return min(8, length/192)
+	}
+	return 0
+}
+
+func (g *GCM) seal(out, nonce, text, aad []byte) {
+	if g.key.portable != nil {
+		g.sealPortable(out, nonce, text, aad)
+		return
+	}
+	e := g.key.engine
+	var c wideCall
+	aad = g.begin(&c, nonce, text, aad)
+	for done := 0; ; {
+		u, n, last := g.next(&c, len(text)-done, done)
+		c.in, c.out = unsafe.Pointer(unsafe.SliceData(text[done:])), unsafe.Pointer(&out[done])
+		// The hash of the unit before goes between the rounds of this one.
+		c.mixed = 0
+		if done > 0 {
+			c.mixed = u.mixes(c.dlen)
+		}
+		u.ctr.call(unsafe.Pointer(&c))
+		if done > 0 {
+			c.dlen -= 192 * c.mixed
+			c.final = hashToY
+			e.tag.call(unsafe.Pointer(&c))
+			aad = nil
+		}
+		after := 0
+		if last {
+			after = 1
+		}
+		g.hashes(&c, aad, out[done:done+n], after)
+		done += n
+		if last {
+			c.final = hashToTag
+			e.tag.call(unsafe.Pointer(&c))
+			copy(out[done:], c.tag[:])
+			return
+		}
+	}
+}
+
+func (g *GCM) open(tag *[TagSize]byte, out, nonce, text, aad []byte) {
+	if g.key.portable != nil {
+		g.openPortable(tag, out, nonce, text, aad)
+		return
+	}
+	e := g.key.engine
+	var c wideCall
+	aad = g.begin(&c, nonce, text, aad)
+	for done := 0; ; {
+		u, n, last := g.next(&c, len(text)-done, done)
+		c.in, c.out = unsafe.Pointer(unsafe.SliceData(text[done:])), unsafe.Pointer(unsafe.SliceData(out[done:]))
+		after := 0
+		c.final = hashToY
+		if last {
+			after = 1
+			c.final = hashToTag
+		}
+		final := c.final
+		g.hashes(&c, aad, text[done:done+n], after)
+		aad = nil
+		if c.mixed = u.mixes(uint64(n)); c.mixed == 0 {
+			// Decryption in place destroys what is to be hashed.
+			c.e = [16]byte{}
+			e.tag.call(unsafe.Pointer(&c))
+			u.ctr.call(unsafe.Pointer(&c))
+			if last {
+				subtle.XORBytes(tag[:], c.tag[:], c.e[:])
+				return
+			}
+			done += n
+			continue
+		}
+		// What does not fit between the rounds comes first, for the same reason.
+		whole := 192 * c.mixed
+		data, pow := c.data, c.pow
+		c.data, c.pow, c.dlen = unsafe.Add(c.data, whole), unsafe.Add(c.pow, whole), uint64(n)-whole
+		c.final = hashToAcc
+		e.tag.call(unsafe.Pointer(&c))
+		end := unsafe.Add(pow, (n+BlockSize-1)&^(BlockSize-1))
+		c.data, c.pow = data, pow
+		u.ctr.call(unsafe.Pointer(&c))
+		c.pow, c.dlen, c.aadLen, c.final = end, 0, 0, final
+		c.y = [16]byte{}
+		e.tag.call(unsafe.Pointer(&c))
+		done += n
+		if last {
+			*tag = c.tag
+			return
+		}
+	}
+}
+
+func (g *GCM) sealPortable(out, nonce, text, aad []byte) {
+	n := [12]byte(nonce)
+	g.key.ctrPortable(out, text, &n, 2)
+	var tag [TagSize]byte
+	g.tagPortable(&tag, &n, out[:len(text)], aad)
+	copy(out[len(text):], tag[:])
+}
+
+func (g *GCM) openPortable(tag *[TagSize]byte, out, nonce, text, aad []byte) {
+	n := [12]byte(nonce)
+	g.tagPortable(tag, &n, text, aad)
+	g.key.ctrPortable(out, text, &n, 2)
+}
+
+func (g *GCM) tagPortable(tag *[TagSize]byte, nonce *[12]byte, text, aad []byte) {
+	var y, lens [16]byte
+	g.hash.blocks(&y, aad)
+	g.hash.blocks(&y, text)
+	binary.BigEndian.PutUint64(lens[:], uint64(len(aad))*8)
+	binary.BigEndian.PutUint64(lens[8:], uint64(len(text))*8)
+	g.hash.blocks(&y, lens[:])
+	g.key.ctrPortable(tag[:], y[:], nonce, 1)
+}

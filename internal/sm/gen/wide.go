@@ -1,0 +1,545 @@
+package main
+
+import "fmt"
+
+// Offsets of wideKey and wideCall of package sm.
+const (
+	keyRounds = 0
+	keyCin    = 176
+	keyIX     = 192
+	keyOX     = 208
+	keyKappa  = 224
+	keyByte   = 352
+	keyHalf   = 864
+	keyByteIn = 1376
+	keyHalfIn = 1440
+
+	wideKeyPtr = 0
+	wideIn     = 8
+	wideOut    = 16
+	wideLen    = 24
+	wideCtr    = 32
+	wideFirst  = 36
+	wideMode   = 40
+	wideNonce  = 64
+	wideBefore = 80
+	wideE      = 96
+	wideY      = 112
+	wideLens   = 128
+	wideTag    = 144
+	widePow    = 160
+	wideData   = 168
+	wideDLen   = 176
+	wideMixed  = 184
+	wideAAD    = 192
+	wideAADLen = 200
+	wideAPow   = 208
+	wideFinal  = 216
+	wideAcc    = 256
+)
+
+// slices is the SM4 part of a kernel that slices words: constants and the call's
+// registers. SI is the key, R8 the input, R9 the output, CX the length.
+type slices struct {
+	b    *B
+	u, w V
+	un   V
+	pre  V
+	ox   V
+}
+
+func startWide(f *File, k *B, name string) *slices {
+	b := f.builder(name, 'Z', true, withGFNI, k)
+	b.Raw("MOVQ %s, SI", at("DI", wideKeyPtr))
+	b.Raw("MOVQ %s, R8", at("DI", wideIn))
+	b.Raw("MOVQ %s, R9", at("DI", wideOut))
+	b.Raw("MOVQ %s, CX", at("DI", wideLen))
+	return &slices{b: b}
+}
+
+func (b *B) bcMem128(mem string) V { return b.D("VBROADCASTI32X4", mem) }
+
+// byteRound is a round in the byte layout: register j has byte j of 64 blocks,
+// no shuffle is left. 22 instructions.
+func (s *slices) byteRound(x [][]V, q int, key func(j int) string) {
+	b := s.b
+	x0, x1, x2, x3 := x[q&3], x[(q+1)&3], x[(q+2)&3], x[(q+3)&3]
+	var u, w, p [4]V
+	for j := range 4 {
+		t := b.xor3(x1[j], x2[j], x3[j])
+		w[j], u[j] = b.gfinv(t, s.w), b.gfinv(t, s.u)
+	}
+	for j := range 4 {
+		p[j] = b.xor3(w[j], u[(j+1)&3], "bcst "+key(j))
+	}
+	v := b.xor(b.xor3(p[0], p[1], p[2]), p[3])
+	for j := range 4 {
+		b.xor3To(x0[j], p[j], v, x0[j])
+	}
+}
+
+// halfRound is a round in the half layout: register 0 has bytes 3 and 1 of 32
+// blocks in alternating doublewords, register 1 bytes 2 and 0. 13 instructions.
+func (s *slices) halfRound(y [][]V, q int, key func(h int) string) {
+	b := s.b
+	x0, x1, x2, x3 := y[q&3], y[(q+1)&3], y[(q+2)&3], y[(q+3)&3]
+	to, te := b.xor3(x1[0], x2[0], x3[0]), b.xor3(x1[1], x2[1], x3[1])
+	ue, uo := b.gfinv(te, s.u), b.gfinv(to, s.u)
+	wo, we := b.gfinv(to, s.w), b.gfinv(te, s.w)
+	po := b.xor3(wo, b.D("VPSHUFD", "$0xb1", ue), "bcstq "+key(1))
+	pe := b.xor3(we, uo, "bcstq "+key(0))
+	sum := b.D("VPSHUFD", "$0xb1", b.xor(po, pe))
+	b.xor3To(x0[0], pe, sum, x0[0])
+	b.xor3To(x0[1], po, sum, x0[1])
+}
+
+// rounds runs the 32 rounds over units in the byte layout and in the half
+// layout; between comes after each round. R10 and R11 walk through the keys, BX
+// counts; it holds the number of iterations, at least one, if count is 0.
+func (s *slices) rounds(x [][][]V, y [][][]V, count int, between func(q int)) {
+	b := s.b
+	body := func() {
+		for q := range 4 {
+			for _, u := range x {
+				s.byteRound(u, q, func(j int) string { return at("R10", 16*q+4*j) })
+			}
+			for _, u := range y {
+				s.halfRound(u, q, func(h int) string { return at("R11", 16*q+8*h) })
+			}
+			if between != nil {
+				between(q)
+			}
+		}
+		b.Raw("ADDQ $64, R10")
+		b.Raw("ADDQ $64, R11")
+	}
+	if count == 0 {
+		b.While("BX", body)
+	} else {
+		b.Loop("BX", count, body)
+	}
+}
+
+func (s *slices) keys() {
+	b := s.b
+	b.Raw("LEAQ %s, R10", at("SI", keyByte))
+	b.Raw("LEAQ %s, R11", at("SI", keyHalf))
+	s.u, s.w = b.matrix(b.k.U), b.matrix(b.k.W)
+}
+
+// units is the shape of a kernel: how many units of 64 blocks in the byte
+// layout and of 32 blocks in the half layout it runs through the rounds.
+type units struct{ bytes, halves int }
+
+func (u units) rows() int { return 16*u.bytes + 8*u.halves }
+
+func (u units) blocks() int { return 4 * u.rows() }
+
+// fromRows brings rows, in the basis, into their layouts.
+func (s *slices) fromRows(u units, r []V) (x, y [][][]V) {
+	b := s.b
+	for range u.bytes {
+		b.t16(r[:16])
+		unit := make([][]V, 4)
+		for w := range 4 {
+			unit[w] = []V{r[4*w+3], r[4*w+2], r[4*w+1], r[4*w]}
+		}
+		x, r = append(x, unit), r[16:]
+	}
+	for range u.halves {
+		b.rowsToHalf(r[:8])
+		unit := make([][]V, 4)
+		for w := range 4 {
+			unit[w] = []V{r[2*w], r[2*w+1]}
+		}
+		y, r = append(y, unit), r[8:]
+	}
+	return x, y
+}
+
+// toRows is the way back, out of the basis.
+func (s *slices) toRows(x, y [][][]V) []V {
+	b := s.b
+	un := b.matrix(b.k.Unbasis)
+	var rows []V
+	for _, u := range x {
+		r := make([]V, 16)
+		for w := range 4 {
+			for j := range 4 {
+				r[4*w+3-j] = b.gfaff(u[3-w][j], un)
+			}
+		}
+		b.t16(r)
+		rows = append(rows, r...)
+	}
+	for _, u := range y {
+		r := make([]V, 8)
+		for w := range 4 {
+			r[2*w], r[2*w+1] = b.gfaff(u[3-w][0], un), b.gfaff(u[3-w][1], un)
+		}
+		b.halfToRows(r)
+		rows = append(rows, r...)
+	}
+	return rows
+}
+
+func fill64(f func(i int) byte) []byte {
+	o := make([]byte, 64)
+	for i := range o {
+		o[i] = f(i)
+	}
+	return o
+}
+
+// Which block of the unit is at a position of a register.
+var (
+	iotaByte = fill64(func(i int) byte { return byte(4*(i%16) + i/16) })
+	iotaHalf = fill64(func(i int) byte {
+		l, p := i/16, i%16 // position bits: c, -, a, b
+		return byte(4*(4*(p&1)+2*(p>>1&1)+p>>3) + l)
+	})
+)
+
+// counters returns bytes 0 to 3 of the counters AX + iota; the one whose place
+// in the unit is in DX becomes 1, GCM's first counter block.
+func (s *slices) counters(iota []byte) [4]V {
+	b := s.b
+	place := b.load(b.file.Const(iota))
+	var c [4]V
+	c[0] = b.D("VPADDB", place, b.D("VPBROADCASTB", "AX"))
+	b.Store("VPCMPUB", "$1", place, c[0], "K1")
+	b.Raw("MOVL AX, BX")
+	b.Raw("SHRL $8, BX")
+	b.Raw("LEAL 1(BX), R12")
+	for j := 1; j < 4; j++ {
+		c[j] = b.D("VPBROADCASTB", "BX")
+		b.RW("VPBROADCASTB", "R12", "K1", c[j])
+		b.Raw("SHRL $8, BX")
+		b.Raw("SHRL $8, R12")
+	}
+	b.Store("VPCMPEQB", place, b.D("VPBROADCASTB", "DX"), "K2")
+	b.Raw("MOVL $1, BX")
+	b.RW("VPBROADCASTB", "BX", "K2", c[0])
+	b.Raw("XORL BX, BX")
+	for j := 1; j < 4; j++ {
+		b.RW("VPBROADCASTB", "BX", "K2", c[j])
+	}
+	return c
+}
+
+// ctrStates makes counter blocks directly in their layouts, so that only the way
+// out needs a transposition.
+func (s *slices) ctrStates(u units) (x, y [][][]V) {
+	b := s.b
+	pre := b.matrix(b.k.Basis)
+	nonce := b.gfaff(b.shuf(b.row(swap32), b.bcMem128(at("DI", wideNonce))), pre)
+	nonce = b.xor(b.bcMem128(at("SI", keyCin)), nonce)
+	b.Raw("MOVL %s, AX", at("DI", wideCtr))
+	b.Raw("MOVL %s, DX", at("DI", wideFirst))
+	for range u.bytes {
+		c := s.counters(iotaByte)
+		unit := make([][]V, 4)
+		for w := range 4 {
+			for j := range 4 {
+				var v V
+				if w < 3 {
+					v = b.shuf(b.file.Const(fill64(func(int) byte { return byte(4*w + j) })), nonce)
+				} else {
+					v = b.D("VPXORD.BCST", at("SI", keyByteIn+16*w+4*j), b.gfaff(c[j], pre))
+				}
+				unit[w] = append(unit[w], v)
+			}
+		}
+		x = append(x, unit)
+		b.Raw("ADDL $64, AX")
+		b.Raw("SUBL $64, DX")
+	}
+	for range u.halves {
+		c := s.counters(iotaHalf)
+		b.Raw("MOVL $0xaaaa, BX")
+		b.Raw("KMOVW BX, K3")
+		o, e := c[3], c[2]
+		b.RW("VMOVDQA32", c[1], "K3", o)
+		b.RW("VMOVDQA32", c[0], "K3", e)
+		last := []V{o, e}
+		unit := make([][]V, 4)
+		for w := range 4 {
+			for h := range 2 { // 0: bytes 3, 1; 1: bytes 2, 0
+				var v V
+				if w < 3 {
+					v = b.shuf(b.file.Const(fill64(func(i int) byte { return byte(4*w + 3 - h - 2*(i/4&1)) })), nonce)
+				} else {
+					v = b.D("VPXORQ.BCST", at("SI", keyHalfIn+16*w+8*(1-h)), b.gfaff(last[h], pre))
+				}
+				unit[w] = append(unit[w], v)
+			}
+		}
+		y = append(y, unit)
+		b.Raw("ADDL $32, AX")
+		b.Raw("SUBL $32, DX")
+	}
+	return x, y
+}
+
+// xorRows adds the keystream rows to the input, of which there are CX octets.
+func (s *slices) xorRows(rows []V) {
+	b := s.b
+	done := b.Label()
+	type tail struct {
+		label string
+		i     int
+	}
+	var tails []tail
+	for i, r := range rows {
+		t := tail{b.Label(), i}
+		tails = append(tails, t)
+		b.Raw("CMPQ CX, $%d", 64*(i+1))
+		b.Jump("JLT", t.label)
+		b.store(b.xor3(r, s.ox, at("R8", 64*i)), at("R9", 64*i))
+	}
+	b.Jump("JMP", done)
+	for _, t := range tails {
+		b.Place(t.label)
+		b.Raw("LEAQ %s, AX", at("CX", -64*t.i))
+		b.Raw("TESTQ AX, AX")
+		b.Jump("JLE", done)
+		b.Raw("MOVQ $-1, BX")
+		b.Raw("BZHIQ AX, BX, BX")
+		b.Raw("KMOVQ BX, K1")
+		in := b.D("VMOVDQU8.Z", at("R8", 64*t.i), "K1")
+		b.Store("VMOVDQU8", b.xor3(rows[t.i], s.ox, in), "K1", at("R9", 64*t.i))
+		b.Jump("JMP", done)
+	}
+	b.Place(done)
+}
+
+// keepE stores the keystream block that hides the tag, if there is one: rows
+// from the given one on may hold it.
+func (s *slices) keepE(rows []V, from int) {
+	b := s.b
+	m := b.Mem(64 * (len(rows) - from))
+	for i := from; i < len(rows); i++ {
+		b.store(b.xor(rows[i], s.ox), b.at(m+64*(i-from)))
+	}
+	none := b.Label()
+	b.Raw("MOVLQSX %s, AX", at("DI", wideFirst))
+	b.Raw("TESTQ AX, AX")
+	b.Jump("JLT", none)
+	b.Raw("SHLQ $4, AX")
+	e := b.New()
+	b.I("VMOVDQU64", fmt.Sprintf("%d(%s)(AX*1)", m-64*from, scratch), view{e, 'X'})
+	b.Store("VMOVDQU64", view{e, 'X'}, at("DI", wideE))
+	b.Place(none)
+}
+
+// ghashStep adds the next 64 bytes times their powers of the hash key to the
+// accumulators in memory. R14 is the data, AX the powers.
+func (s *slices) ghashStep() {
+	b := s.b
+	d := b.shuf(b.file.Const(fill64(func(i int) byte { return byte(15 - i%16) })), b.load(at("R14", 0)))
+	h := b.load(at("AX", 0))
+	acc := func(i int) string { return at("DI", wideAcc+64*i) }
+	b.store(b.xor(acc(0), b.D("VPCLMULQDQ", "$0x00", h, d)), acc(0))
+	b.store(b.xor(acc(2), b.D("VPCLMULQDQ", "$0x11", h, d)), acc(2))
+	b.store(b.xor3(b.D("VPCLMULQDQ", "$0x01", h, d), b.D("VPCLMULQDQ", "$0x10", h, d), acc(1)), acc(1))
+	b.Raw("ADDQ $64, R14")
+	b.Raw("ADDQ $64, AX")
+}
+
+// ctrSlices generates one unit of CTR keystream added to the input. The largest
+// does GHASH of some other text between its rounds, three steps to four rounds.
+func ctrSlices(f *File, k *B, u units, mixed bool) {
+	s := startWide(f, k, fmt.Sprintf("ctr%dAVX512", u.blocks()))
+	b := s.b
+	x, y := s.ctrStates(u)
+	s.keys()
+	if mixed {
+		without, end := b.Label(), b.Label()
+		b.Raw("MOVQ %s, R14", at("DI", wideData))
+		b.Raw("MOVQ %s, AX", at("DI", widePow))
+		b.Raw("MOVQ %s, BX", at("DI", wideMixed))
+		b.Raw("MOVQ $8, DX")
+		b.Raw("SUBQ BX, DX")
+		b.Raw("TESTQ BX, BX")
+		b.Jump("JEQ", without)
+		s.rounds(x, y, 0, func(q int) {
+			if q < 3 {
+				s.ghashStep()
+			}
+		})
+		b.Place(without)
+		b.Raw("MOVQ R14, %s", at("DI", wideData))
+		b.Raw("MOVQ AX, %s", at("DI", widePow))
+		b.Raw("MOVQ DX, BX")
+		b.Raw("TESTQ BX, BX")
+		b.Jump("JEQ", end)
+		s.rounds(x, y, 0, nil)
+		b.Place(end)
+	} else {
+		s.rounds(x, y, 8, nil)
+	}
+	s.ox = b.bcMem128(at("SI", keyOX))
+	rows := s.toRows(x, y)
+	s.keepE(rows, 16*u.bytes)
+	s.xorRows(rows)
+	b.Ret()
+	b.Done()
+}
+
+// ctrWords is the unit of 16 blocks, in the word layout with the short path.
+func ctrWords(f *File, k *B) {
+	s := startWide(f, k, "ctr16AVX512")
+	b := s.b
+	c := &cipher{b: b}
+	c.constants()
+	nonce := b.gfaff(b.shuf(c.swap, b.bcMem128(at("DI", wideNonce))), c.pre)
+	place := b.load(b.file.Const(words(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)))
+	ctr := b.add(place, b.bc32(at("DI", wideCtr)))
+	b.Store("VPCMPEQD", place, b.bc32(at("DI", wideFirst)), "K1")
+	b.Raw("MOVL $1, BX")
+	b.RW("VPBROADCASTD", "BX", "K1", ctr)
+	x := make([]V, 5)
+	for w := range 4 {
+		v := ctr
+		if w == 3 {
+			v = b.gfaff(v, c.pre)
+		} else {
+			v = b.D("VPSHUFD", fmt.Sprintf("$0x%02x", 0x55*w), nonce)
+		}
+		x[w] = b.D("VPXORD.BCST", at("SI", keyCin+4*w), v)
+	}
+	x[4] = b.xor3(x[1], x[2], x[3])
+	s.wordRounds(c, x)
+	s.ox = b.bcMem128(at("SI", keyOX))
+	r := []V{x[3], x[2], x[1], x[0]}
+	b.t4(r)
+	for i := range r {
+		r[i] = b.gfaff(b.shuf(c.swap, r[i]), c.un)
+	}
+	s.keepE(r, 0)
+	s.xorRows(r)
+	b.Ret()
+	b.Done()
+}
+
+// wordRounds runs the short rounds with one key for all lanes.
+func (s *slices) wordRounds(c *cipher, x []V) {
+	b := s.b
+	b.Raw("LEAQ %s, R10", at("SI", keyRounds))
+	b.Loop("BX", 8, func() {
+		for q := range 4 {
+			c.shortRound(x, q, "bcst "+at("R10", 4*q))
+		}
+		b.Raw("ADDQ $16, R10")
+	})
+}
+
+// rowMask sets K1 to the octets of row i that there are. DX, R10 and R11 hold 0,
+// 64 and -1.
+func (s *slices) rowMask(i int) {
+	b := s.b
+	b.Raw("LEAQ %s, AX", at("CX", -64*i))
+	b.Raw("CMPQ AX, DX")
+	b.Raw("CMOVQLT DX, AX")
+	b.Raw("CMPQ AX, R10")
+	b.Raw("CMOVQGT R10, AX")
+	b.Raw("BZHIQ AX, R11, AX")
+	b.Raw("KMOVQ AX, K1")
+}
+
+func (s *slices) maskConstants() {
+	s.b.Raw("XORQ DX, DX")
+	s.b.Raw("MOVQ $64, R10")
+	s.b.Raw("MOVQ $-1, R11")
+}
+
+func (s *slices) loadRows(n, full int) []V {
+	b := s.b
+	s.maskConstants()
+	rows := make([]V, n)
+	for i := range rows {
+		if i < full {
+			rows[i] = b.load(at("R8", 64*i))
+			continue
+		}
+		s.rowMask(i)
+		rows[i] = b.D("VMOVDQU8.Z", at("R8", 64*i), "K1")
+	}
+	return rows
+}
+
+// storeRows adds to each row the ciphertext 16 bytes before it, if the mode mask
+// says so, and stores it; from the end, so that in and out may be the same.
+func (s *slices) storeRows(rows []V, full int) {
+	b := s.b
+	s.maskConstants()
+	b.Raw("KMOVQ %s, K2", at("DI", wideMode))
+	for i := len(rows) - 1; i >= 0; i-- {
+		if i < full {
+			b.Raw("KMOVQ R11, K1")
+		} else {
+			s.rowMask(i)
+		}
+		b.Raw("KANDQ K1, K2, K3")
+		var p V
+		if i > 0 {
+			p = b.D("VMOVDQU8.Z", at("R8", 64*i-16), "K3")
+		} else {
+			b.Raw("KSHIFTRQ $16, K3, K3")
+			b.Raw("KSHIFTLQ $16, K3, K3")
+			p = b.New()
+			b.I("VMOVDQU64", at("DI", wideBefore), view{p, 'X'})
+			b.RW("VMOVDQU8", at("R8", -16), "K3", p)
+		}
+		o := b.xor3(rows[i], s.ox, p)
+		if i < full {
+			b.store(o, at("R9", 64*i))
+		} else {
+			b.Store("VMOVDQU8", o, "K1", at("R9", 64*i))
+		}
+	}
+}
+
+// blockSlices generates ECB, or decryption in CBC, of one unit; either
+// direction, by the key.
+func blockSlices(f *File, k *B, u units) {
+	s := startWide(f, k, fmt.Sprintf("blocks%dAVX512", u.blocks()))
+	b := s.b
+	full := 16 * u.bytes
+	rows := s.loadRows(u.rows(), full)
+	ix, pre := b.bcMem128(at("SI", keyIX)), b.matrix(b.k.Basis)
+	for i := range rows {
+		rows[i] = b.gfaff(b.xor(rows[i], ix), pre)
+	}
+	x, y := s.fromRows(u, rows)
+	s.keys()
+	s.rounds(x, y, 8, nil)
+	s.ox = b.bcMem128(at("SI", keyOX))
+	s.storeRows(s.toRows(x, y), full)
+	b.Ret()
+	b.Done()
+}
+
+func blockWords(f *File, k *B) {
+	s := startWide(f, k, "blocks16AVX512")
+	b := s.b
+	c := &cipher{b: b}
+	c.constants()
+	rows := s.loadRows(4, 0)
+	ix := b.bcMem128(at("SI", keyIX))
+	for i := range rows {
+		rows[i] = b.gfaff(b.shuf(c.swap, b.xor(rows[i], ix)), c.pre)
+	}
+	b.t4(rows)
+	x := append(rows, b.xor3(rows[1], rows[2], rows[3]))
+	s.wordRounds(c, x)
+	r := []V{x[3], x[2], x[1], x[0]}
+	b.t4(r)
+	for i := range r {
+		r[i] = b.gfaff(b.shuf(c.swap, r[i]), c.un)
+	}
+	s.ox = b.bcMem128(at("SI", keyOX))
+	s.storeRows(r, 0)
+	b.Ret()
+	b.Done()
+}

@@ -1,0 +1,172 @@
+package sm
+
+import (
+	"crypto/subtle"
+	"encoding/binary"
+	"unsafe"
+)
+
+// wideCall is what the kernels for one packet get. The layout is known to their
+// generator.
+type wideCall struct {
+	key     *wideKey
+	in, out unsafe.Pointer
+	n       uint64 // octets of in
+	ctr     uint32 // counter of the unit's first block
+	first   int32  // the block that has counter 1 instead, or -1
+	mode    uint64 // all ones: add the ciphertext a block before (CBC)
+	_       [16]byte
+	nonce   [16]byte
+	before  [16]byte // ciphertext before in
+	e       [16]byte // keystream of the block with counter 1
+	y       [16]byte // GHASH so far, reversed
+	lens    [16]byte // GCM's last block, reversed
+	tag     [16]byte
+	pow     unsafe.Pointer // powers of the hash key for data
+	data    unsafe.Pointer
+	dlen    uint64
+	mixed   uint64 // 192 octets of data each to hash between the rounds
+	aad     unsafe.Pointer
+	aadLen  uint64
+	apow    unsafe.Pointer // power for y and aad
+	final   uint64         // hashTo...
+	_       [32]byte
+	acc     [3][64]byte
+}
+
+// What the tag kernel does with its sums.
+const (
+	hashToY = iota
+	hashToTag
+	hashToAcc
+)
+
+// unit is a pair of kernels for so many blocks at once.
+type unit struct {
+	blocks int
+	ctr    kernel
+	ecb    kernel
+	mixed  bool // ctr hashes between its rounds
+}
+
+func (e *engine) unit(blocks int) *unit {
+	for i := range e.units {
+		if e.units[i].blocks >= blocks {
+			return &e.units[i]
+		}
+	}
+	return &e.units[len(e.units)-1]
+}
+
+// blockKey is one direction of the cipher on an engine.
+type blockKey struct {
+	engine   *engine
+	wide     wideKey
+	portable *portableKey
+}
+
+func (k *blockKey) init(e *engine, rk *[32]uint32) {
+	k.engine = e
+	if len(e.units) == 0 {
+		k.portable = new(portableKey)
+		k.portable.spread(rk)
+		return
+	}
+	k.wide.fold(rk)
+	if e.keys == keysRounds {
+		k.wide.wordKey = wordKey{rounds: *rk, kappa: *rk}
+	}
+}
+
+func (k *blockKey) wipe() {
+	k.wide = wideKey{}
+	if k.portable != nil {
+		*k.portable = portableKey{}
+	}
+}
+
+// ecb runs whole blocks through the cipher; dst and src are the same or do not
+// overlap.
+func (k *blockKey) ecb(dst, src []byte) { k.crypt(dst, src, nil) }
+
+// crypt is ecb, and with an iv of 16 octets decryption in CBC.
+func (k *blockKey) crypt(dst, src, iv []byte) {
+	if k.portable != nil {
+		k.cryptPortable(dst, src, iv)
+		return
+	}
+	var c wideCall
+	c.key = &k.wide
+	if iv != nil {
+		c.mode = ^uint64(0)
+		copy(c.before[:], iv)
+	}
+	for len(src) > 0 {
+		u := k.engine.unit(len(src) / BlockSize)
+		n := min(len(src), u.blocks*BlockSize)
+		c.in, c.out, c.n = unsafe.Pointer(&src[0]), unsafe.Pointer(&dst[0]), uint64(n)
+		var next [16]byte
+		copy(next[:], src[n-BlockSize:n])
+		u.ecb.call(unsafe.Pointer(&c))
+		if iv != nil {
+			c.before = next
+		}
+		dst, src = dst[n:], src[n:]
+	}
+}
+
+func (k *blockKey) cryptPortable(dst, src, iv []byte) {
+	var before, next [BlockSize]byte
+	copy(before[:], iv)
+	for len(src) > 0 {
+		n := min(len(src), portableBlocks*BlockSize)
+		if iv == nil {
+			k.portable.crypt(dst[:n], src[:n])
+		} else {
+			var c [portableBlocks * BlockSize]byte
+			copy(c[:], before[:])
+			copy(c[BlockSize:], src[:n-BlockSize])
+			copy(next[:], src[n-BlockSize:])
+			k.portable.crypt(dst[:n], src[:n])
+			subtle.XORBytes(dst[:n], dst[:n], c[:n])
+			before = next
+		}
+		dst, src = dst[n:], src[n:]
+	}
+}
+
+// ctr adds keystream to src: blocks nonce | counter, the counter of 32 bits from
+// ctr on.
+func (k *blockKey) ctr(dst, src []byte, nonce *[12]byte, ctr uint32) {
+	if k.portable != nil {
+		k.ctrPortable(dst, src, nonce, ctr)
+		return
+	}
+	var c wideCall
+	c.key, c.first, c.ctr = &k.wide, -1, ctr
+	copy(c.nonce[:], nonce[:])
+	for len(src) > 0 {
+		u := k.engine.unit((len(src) + BlockSize - 1) / BlockSize)
+		n := min(len(src), u.blocks*BlockSize)
+		c.in, c.out, c.n = unsafe.Pointer(&src[0]), unsafe.Pointer(&dst[0]), uint64(n)
+		u.ctr.call(unsafe.Pointer(&c))
+		c.ctr += uint32(u.blocks)
+		dst, src = dst[n:], src[n:]
+	}
+}
+
+func (k *blockKey) ctrPortable(dst, src []byte, nonce *[12]byte, ctr uint32) {
+	var ks [portableBlocks * BlockSize]byte
+	for len(src) > 0 {
+		n := min(len(src), len(ks))
+		blocks := (n + BlockSize - 1) / BlockSize
+		for i := range blocks {
+			copy(ks[BlockSize*i:], nonce[:])
+			binary.BigEndian.PutUint32(ks[BlockSize*i+12:], ctr)
+			ctr++
+		}
+		k.portable.crypt(ks[:blocks*BlockSize], ks[:blocks*BlockSize])
+		subtle.XORBytes(dst[:n], src[:n], ks[:n])
+		dst, src = dst[n:], src[n:]
+	}
+}
