@@ -573,3 +573,27 @@ func FuzzParseIdentity(f *testing.F) {
 		}
 	})
 }
+
+func TestWeakAlgorithmsAreNamed(t *testing.T) {
+	data := []byte(`connections:
+  old:
+    local: { auth: psk, psk-file: x.psk }
+    remote: { address: 192.0.2.2, auth: psk, psk-file: x.psk }
+    proposals: [aes128-sha1-modp1024, aes256gcm16-prfsha512-x25519]
+    tunnels:
+      lan: { local: 10.1.0.0/16, remote: 10.2.0.0/16, proposals: aes128gcm8 }
+`)
+	_, warnings, err := Parse("old.yaml", data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := fmt.Sprint(warnings)
+	for _, want := range []string{"5:17: sha1 is weak", "5:17: modp1024 is weak", "7:66: aes128gcm8 is weak"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no warning %q in\n%s", want, got)
+		}
+	}
+	if strings.Contains(got, "x25519 is weak") || strings.Contains(got, "prfsha512 is weak") {
+		t.Errorf("a strong algorithm is called weak:\n%s", got)
+	}
+}

@@ -441,6 +441,11 @@ func (d *decoder) proposals(v *[]ipsec.Proposal, words *[]string, n *node, path 
 		p, err := parse(text)
 		if err == nil {
 			*v, *words = append(*v, p), append(*words, text)
+			for _, t := range p {
+				if why, weak := suite.Weak(t); weak {
+					d.warnf(item, "%s is weak: %s", suite.Name(t), why)
+				}
+			}
 			return
 		}
 		var wrong *suite.WordError
