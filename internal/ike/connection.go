@@ -58,14 +58,21 @@ type connection struct {
 	last    *Failure // nil after a success
 	retryAt time.Time
 	retries int
-	held    bool // the operator took it down: it is not brought up again by itself
+	held    map[string]bool // tunnels that the operator took down: they do not come up by themselves
 }
 
 // waiter is an operator's order that waits for notices.
 type waiter struct {
-	// judge returns true when the notice settles the order.
-	judge func(n v2.Notice) (settled bool, err error)
+	// judge returns true when the notice settles the order. It runs when the
+	// tables are up to date with the notice, under Daemon.mu.
+	judge func(c *connection, n v2.Notice) (settled bool, err error)
 	done  chan error // has room for one
+}
+
+func newConnection(cfg *v2.Connection) *connection {
+	return &connection{
+		cfg: cfg, sas: make(map[*sa]struct{}), waiters: make(map[*waiter]struct{}), held: make(map[string]bool),
+	}
 }
 
 func (c *connection) child(name string) *v2.Child {
@@ -77,9 +84,10 @@ func (c *connection) child(name string) *v2.Child {
 	return nil
 }
 
+// isUp reports whether a tunnel is up, and to stay.
 func (c *connection) isUp(child string) bool {
 	for s := range c.sas {
-		if s.children[child] > 0 {
+		if !s.closing && s.children[child] > 0 {
 			return true
 		}
 	}
@@ -91,19 +99,32 @@ func (c *connection) isUp(child string) bool {
 func (c *connection) carrier() *sa {
 	var found *sa
 	for s := range c.sas {
-		if !s.closing && (found == nil || s.established && !found.established) {
+		if !s.closing && (found == nil || s.established() && !found.established()) {
 			found = s
 		}
 	}
 	return found
 }
 
-// closeLocked marks the connection's IKE SAs as closing and returns them.
+// isOver reports whether no IKE SA is left, but for answering repetitions.
+func (c *connection) isOver() bool {
+	for s := range c.sas {
+		if !s.over {
+			return false
+		}
+	}
+	return true
+}
+
+// closeLocked marks the connection's IKE SAs as closing and returns those that
+// are to be closed.
 func (c *connection) closeLocked() []*sa {
 	var out []*sa
 	for s := range c.sas {
 		s.closing = true
-		out = append(out, s)
+		if !s.over {
+			out = append(out, s)
+		}
 	}
 	return out
 }
@@ -143,10 +164,12 @@ func (d *Daemon) Connect(ctx context.Context, conn, tunnel string) error {
 		d.mu.Unlock()
 		return err
 	}
-	c.held = false
 	children := c.cfg.Children
 	if child != nil {
 		children = []*v2.Child{child}
+	}
+	for _, ch := range children {
+		delete(c.held, ch.Name)
 	}
 	d.mu.Unlock()
 	for _, ch := range children {
@@ -158,35 +181,63 @@ func (d *Daemon) Connect(ctx context.Context, conn, tunnel string) error {
 }
 
 func (d *Daemon) connectChild(ctx context.Context, conn string, child *v2.Child) error {
-	return d.carryOut(ctx, conn, func(c *connection) (bool, error) { return c.isUp(child.Name), nil },
-		func(n v2.Notice) (bool, error) {
+	return d.carryOut(ctx, conn, order{
+		done: func(c *connection) (bool, error) { return c.isUp(child.Name), nil },
+		act:  func() error { return d.bringUp(conn, child, nil) },
+		judge: func(c *connection, n v2.Notice) (bool, error) {
 			switch n.Kind {
-			case v2.ChildUp:
-				return n.Child == child.Name, nil
-			case v2.ChildFailed:
-				return n.Child == child.Name, &Failure{Code: n.Code, Err: n.Err}
-			case v2.IKEFailed, v2.IKEDown:
-				return true, &Failure{Code: n.Code, Err: n.Err}
+			case v2.ChildUp, v2.ChildDown, v2.ChildFailed:
+				if n.Child != child.Name || c.isUp(child.Name) {
+					return n.Child == child.Name, nil
+				}
+				return n.Kind != v2.ChildUp, &Failure{Code: n.Code, Err: n.Err}
 			default:
-				return false, nil
+				return c.lost(n)
 			}
 		},
-		func() error { return d.bringUp(conn, child, nil) })
+	})
 }
 
-// carryOut carries out one order: unless already says that nothing is to be done,
-// it acts and waits until judge settles a notice.
-func (d *Daemon) carryOut(ctx context.Context, conn string, already func(*connection) (bool, error),
-	judge func(v2.Notice) (bool, error), act func() error,
-) error {
-	w := &waiter{judge: judge, done: make(chan error, 1)}
+// errAgain settles an order whose IKE SA ended while the connection has another.
+var errAgain = errors.New("the IKE SA has ended and there is another")
+
+// lost judges a notice for an order that an IKE SA has to carry out.
+func (c *connection) lost(n v2.Notice) (settled bool, err error) {
+	switch {
+	case n.Kind != v2.IKEDown && n.Kind != v2.IKEFailed:
+		return false, nil
+	case c.carrier() != nil:
+		return true, errAgain
+	default:
+		return true, &Failure{Code: n.Code, Err: n.Err}
+	}
+}
+
+// order is what an operator asks of a connection.
+type order struct {
+	done  func(c *connection) (bool, error) // whether there is nothing to do; under Daemon.mu
+	act   func() error
+	judge func(c *connection, n v2.Notice) (bool, error)
+}
+
+// carryOut carries out one order: it acts, and waits until a notice settles it.
+func (d *Daemon) carryOut(ctx context.Context, conn string, o order) error {
+	for {
+		if err := d.tryOrder(ctx, conn, o); !errors.Is(err, errAgain) {
+			return err
+		}
+	}
+}
+
+func (d *Daemon) tryOrder(ctx context.Context, conn string, o order) error {
+	w := &waiter{judge: o.judge, done: make(chan error, 1)}
 	d.mu.Lock()
 	c := d.conns[conn]
 	if c == nil {
 		d.mu.Unlock()
 		return ErrRemoved
 	}
-	if done, err := already(c); done || err != nil {
+	if done, err := o.done(c); done || err != nil {
 		d.mu.Unlock()
 		return err
 	}
@@ -197,20 +248,26 @@ func (d *Daemon) carryOut(ctx context.Context, conn string, already func(*connec
 		delete(c.waiters, w)
 		d.mu.Unlock()
 	}()
-	if err := act(); err != nil {
+	if err := o.act(); err != nil {
 		return err
 	}
-	result, err := wait(ctx, d, w.done)
-	if err != nil {
+	select {
+	case err := <-w.done:
 		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-d.stop:
+		return errStopped
 	}
-	return result
 }
 
+// errStopped is what callers that wait are told when the daemon stops.
+var errStopped = errors.New("the gateway is shutting down")
+
 // Disconnect deletes a tunnel's CHILD SAs, or the whole connection where tunnel
-// is empty, and waits until it is gone. A connection taken down whole stays
-// down until Connect or a change of its configuration; its policies stay, so
-// that its traffic is not sent in clear.
+// is empty, and waits until they are gone. What is taken down stays down until
+// Connect or a change of the connection's configuration, unless the peer brings
+// it up; its policies stay, so that its traffic is not sent in clear.
 func (d *Daemon) Disconnect(ctx context.Context, conn, tunnel string) error {
 	d.mu.Lock()
 	c, child, err := d.lookupLocked(conn, tunnel)
@@ -218,26 +275,49 @@ func (d *Daemon) Disconnect(ctx context.Context, conn, tunnel string) error {
 		d.mu.Unlock()
 		return err
 	}
-	c.held = true
-	d.mu.Unlock()
+	children := c.cfg.Children
 	if child != nil {
-		return d.carryOut(ctx, conn, func(c *connection) (bool, error) { return !c.isUp(tunnel), nil },
-			func(n v2.Notice) (bool, error) {
-				return n.Kind == v2.ChildDown && n.Child == tunnel || n.Kind == v2.IKEDown, nil
-			},
-			func() error { d.tell(conn, v2.DeleteChild{Name: tunnel}); return nil })
+		children = []*v2.Child{child}
 	}
-	return d.carryOut(ctx, conn, func(c *connection) (bool, error) { return c.carrier() == nil, nil },
-		func(n v2.Notice) (bool, error) { return n.Kind == v2.IKEDown || n.Kind == v2.IKEFailed, nil },
-		func() error {
-			d.mu.Lock()
-			doomed := c.closeLocked()
-			d.mu.Unlock()
-			for _, s := range doomed {
-				s.shard.post(s, v2.Close{})
+	for _, ch := range children {
+		c.held[ch.Name] = true
+	}
+	if child != nil {
+		for s := range c.sas {
+			if !s.established() {
+				s.ask(v2.DeleteChild{Name: tunnel}, tunnel)
 			}
-			return nil
+		}
+	}
+	up := c.isUp(tunnel)
+	d.mu.Unlock()
+	switch {
+	case child != nil && !up: // perhaps it is being set up
+		d.tell(conn, v2.DeleteChild{Name: tunnel})
+		return nil
+	case child != nil:
+		return d.carryOut(ctx, conn, order{
+			done:  func(c *connection) (bool, error) { return !c.isUp(tunnel), nil },
+			act:   func() error { d.tell(conn, v2.DeleteChild{Name: tunnel}); return nil },
+			judge: func(c *connection, _ v2.Notice) (bool, error) { return !c.isUp(tunnel), nil },
 		})
+	default:
+		return d.carryOut(ctx, conn, order{
+			done:  func(c *connection) (bool, error) { return c.isOver(), nil },
+			act:   func() error { d.closeConnection(conn); return nil },
+			judge: func(c *connection, _ v2.Notice) (bool, error) { return c.isOver(), nil },
+		})
+	}
+}
+
+func (d *Daemon) closeConnection(conn string) {
+	d.mu.Lock()
+	var doomed []*sa
+	if c := d.conns[conn]; c != nil {
+		doomed = c.closeLocked()
+	}
+	d.mu.Unlock()
+	closeAll(doomed)
 }
 
 // Rekey rekeys the CHILD SAs of a tunnel, or the IKE SA where tunnel is empty,
@@ -249,30 +329,31 @@ func (d *Daemon) Rekey(ctx context.Context, conn, tunnel string) error {
 	if err != nil {
 		return err
 	}
-	wanted, ev := v2.IKERekeyed, v2.Event(v2.RekeyIKE{})
+	wanted, failed, ev := v2.IKERekeyed, v2.IKERekeyFailed, v2.Event(v2.RekeyIKE{})
 	if tunnel != "" {
-		wanted, ev = v2.ChildRekeyed, v2.RekeyChild{Name: tunnel}
+		wanted, failed, ev = v2.ChildRekeyed, v2.ChildFailed, v2.RekeyChild{Name: tunnel}
 	}
-	return d.carryOut(ctx, conn,
-		func(c *connection) (bool, error) {
-			if s := c.carrier(); s == nil || !s.established || tunnel != "" && !c.isUp(tunnel) {
+	return d.carryOut(ctx, conn, order{
+		done: func(c *connection) (bool, error) {
+			if s := c.carrier(); s == nil || !s.established() || tunnel != "" && !c.isUp(tunnel) {
 				return false, ErrNotEstablished
 			}
 			return false, nil
 		},
-		func(n v2.Notice) (bool, error) {
+		act: func() error { d.tell(conn, ev); return nil },
+		judge: func(c *connection, n v2.Notice) (bool, error) {
 			switch n.Kind {
 			case wanted:
 				return n.Child == tunnel, nil
-			case v2.ChildFailed:
-				return tunnel != "" && n.Child == tunnel, &Failure{Code: n.Code, Err: n.Err}
-			case v2.IKEDown, v2.IKEFailed:
-				return true, &Failure{Code: n.Code, Err: n.Err}
+			case failed:
+				return n.Child == tunnel, &Failure{Code: n.Code, Err: n.Err}
+			case v2.ChildDown:
+				return tunnel != "" && !c.isUp(tunnel), &Failure{Code: n.Code, Err: n.Err}
 			default:
-				return false, nil
+				return c.lost(n)
 			}
 		},
-		func() error { d.tell(conn, ev); return nil })
+	})
 }
 
 // tell gives an event to every established IKE SA of a connection.
@@ -281,7 +362,7 @@ func (d *Daemon) tell(conn string, ev v2.Event) {
 	var to []*sa
 	if c := d.conns[conn]; c != nil {
 		for s := range c.sas {
-			if s.established && !s.closing {
+			if s.established() && !s.closing {
 				to = append(to, s)
 			}
 		}
@@ -306,15 +387,16 @@ func (d *Daemon) bringUp(conn string, child *v2.Child, flow *ipsec.Flow) error {
 		return ErrRemoved
 	}
 	cfg := c.cfg
+	create := v2.CreateChild{Child: child, Flow: flow}
 	carrier := c.carrier()
-	if carrier != nil && !carrier.established {
-		carrier.ask(v2.CreateChild{Child: child, Flow: flow})
+	if carrier != nil && !carrier.established() {
+		carrier.ask(create, child.Name)
 		d.mu.Unlock()
 		return nil
 	}
 	d.mu.Unlock()
 	if carrier != nil {
-		carrier.shard.post(carrier, v2.CreateChild{Child: child, Flow: flow})
+		carrier.shard.post(carrier, create)
 		return nil
 	}
 	local, remote, err := endpoints(cfg)
@@ -323,28 +405,64 @@ func (d *Daemon) bringUp(conn string, child *v2.Child, flow *ipsec.Flow) error {
 	}
 	m := v2.NewInitiator(d.env, cfg, local, remote)
 	d.mu.Lock()
+	if d.conns[conn] != c || c.cfg != cfg || d.closing { // changed meanwhile
+		d.mu.Unlock()
+		return ErrRemoved
+	}
+	known := d.knowsPeerLocked(c)
 	s := d.adoptLocked(m, d.shardFor(m), conn)
 	s.first = child
 	d.mu.Unlock()
 	d.log.Info("connecting", "connection", conn, "tunnel", child.Name, "remote", remote)
-	s.shard.post(s, v2.Initiate{Children: []*v2.Child{child}, Flow: flow})
+	s.shard.post(s, v2.Initiate{Children: []*v2.Child{child}, Flow: flow, Known: known})
 	return nil
 }
 
-// ask notes a tunnel that is wanted from an IKE SA that is still being
-// negotiated, once. The caller holds Daemon.mu.
-func (s *sa) ask(c v2.CreateChild) {
-	same := func(p v2.CreateChild) bool { return p.Child == c.Child }
-	if c.Child != s.first && !slices.ContainsFunc(s.pending, same) {
-		s.pending = append(s.pending, c)
+// knowsPeerLocked reports whether another connection has an IKE SA with the peer
+// of c, or is about to: then INITIAL_CONTACT would be wrong.
+func (d *Daemon) knowsPeerLocked(c *connection) bool {
+	for _, o := range d.conns {
+		if o != c && o.carrier() != nil && samePeer(o.cfg, c.cfg) {
+			return true
+		}
 	}
+	return false
+}
+
+// samePeer compares the identities of two peers, or their addresses where an
+// identity is open.
+func samePeer(a, b *v2.Connection) bool {
+	if a.Remote.ID != (v2.Identity{}) && b.Remote.ID != (v2.Identity{}) {
+		return a.Remote.ID == b.Remote.ID
+	}
+	return slices.Equal(a.RemoteAddrs, b.RemoteAddrs)
+}
+
+// ask notes what is wanted of a tunnel from an IKE SA that is still being
+// negotiated; a later wish takes the place of an earlier one. The caller holds
+// Daemon.mu.
+func (s *sa) ask(order v2.Event, tunnel string) {
+	s.pending = slices.DeleteFunc(s.pending, func(e v2.Event) bool {
+		switch e := e.(type) {
+		case v2.CreateChild:
+			return e.Child.Name == tunnel
+		case v2.DeleteChild:
+			return e.Name == tunnel
+		default:
+			return false
+		}
+	})
+	if _, create := order.(v2.CreateChild); create && s.first != nil && s.first.Name == tunnel {
+		return
+	}
+	s.pending = append(s.pending, order)
 }
 
 // takePending returns what is to be asked of s now that it is established.
-func (d *Daemon) takePending(s *sa) []v2.CreateChild {
+func (d *Daemon) takePending(s *sa) []v2.Event {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !s.established {
+	if !s.established() {
 		return nil
 	}
 	out := s.pending
@@ -401,12 +519,12 @@ func (d *Daemon) missing() []want {
 	var out []want
 	for _, name := range d.order {
 		c := d.conns[name]
-		if s := c.carrier(); d.closing || c.held || now.Before(c.retryAt) || s != nil && !s.established {
+		if s := c.carrier(); d.closing || now.Before(c.retryAt) || s != nil && !s.established() {
 			continue
 		}
 		before := len(out)
 		for _, child := range c.cfg.Children {
-			if child.Start && !c.isUp(child.Name) {
+			if child.Start && !c.held[child.Name] && !c.isUp(child.Name) {
 				out = append(out, want{name, child})
 			}
 		}

@@ -11,7 +11,6 @@ package ike
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -146,10 +145,9 @@ func (d *Daemon) Start() {
 	d.wg.Go(d.keepUp)
 }
 
-// Close deletes every IKE SA, waits a moment for the peers to acknowledge, and
-// stops. The sockets and the data plane stay the caller's to close; the sockets
-// must be closed before Close returns control to a reader, so Close closes
-// them.
+// Close deletes every IKE SA, waits a moment for the peers to acknowledge, takes
+// what is left out of the data plane, and stops. It closes the sockets; the data
+// plane stays the caller's to close.
 func (d *Daemon) Close() error {
 	d.mu.Lock()
 	if d.closing {
@@ -165,9 +163,7 @@ func (d *Daemon) Close() error {
 	// answer repetitions.
 	deadline := time.Now().Add(closeTimeout)
 	for len(all) > 0 && time.Now().Before(deadline) {
-		for _, s := range all {
-			s.shard.post(s, v2.Close{})
-		}
+		closeAll(all)
 		time.Sleep(20 * time.Millisecond)
 		d.mu.Lock()
 		all = d.liveLocked()
@@ -179,6 +175,12 @@ func (d *Daemon) Close() error {
 		errs = append(errs, s.Close())
 	}
 	d.wg.Wait()
+	d.mu.Lock()
+	all = d.liveLocked()
+	d.mu.Unlock()
+	for _, s := range all {
+		s.shard.remove(s) // its shard has ended
+	}
 	return errors.Join(errs...)
 }
 
@@ -303,7 +305,7 @@ func (d *Daemon) shardFor(m *v2.Machine) *shard {
 func (d *Daemon) adoptLocked(m *v2.Machine, owner *shard, conn string) *sa {
 	spi := m.LocalSPI()
 	s := &sa{
-		machine: m, spi: spi, shard: owner, conn: conn, index: -1,
+		machine: m, spi: spi, shard: owner, conn: conn, born: d.now(), index: -1,
 		children: make(map[string]int), saids: make(map[ipsec.SAID]struct{}),
 	}
 	d.bySPI[spi] = s
@@ -386,21 +388,5 @@ func (d *Daemon) sleep(t time.Duration) bool {
 		return true
 	case <-d.stop:
 		return false
-	}
-}
-
-// errStopped is what callers that wait are told when the daemon stops.
-var errStopped = errors.New("the gateway is shutting down")
-
-// wait blocks for c, the context or the end of the daemon.
-func wait[T any](ctx context.Context, d *Daemon, c <-chan T) (T, error) {
-	var zero T
-	select {
-	case v := <-c:
-		return v, nil
-	case <-ctx.Done():
-		return zero, ctx.Err()
-	case <-d.stop:
-		return zero, errStopped
 	}
 }

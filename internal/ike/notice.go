@@ -2,7 +2,7 @@ package ike
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"log/slog"
 
 	"caponier/internal/ike/v2"
@@ -16,22 +16,40 @@ func (d *Daemon) noticed(s *sa, n v2.Notice) {
 		d.counters.dropped.Add(1)
 		return
 	}
+	stranger, doomed := d.book(s, n)
+	d.logNotice(s, n, stranger)
+	if len(doomed) > 0 {
+		// Not from here: a shard that waits for another's inbox could wait for ever.
+		d.wg.Go(func() { closeAll(doomed) })
+	}
+}
+
+// book enters a notice in the tables. It reports whether it is about a peer that
+// called us and has not authenticated, and returns the IKE SAs to be closed.
+func (d *Daemon) book(s *sa, n v2.Notice) (stranger bool, doomed []*sa) {
 	d.mu.Lock()
-	if c := s.machine.Connection(); c != nil && s.conn == "" {
-		s.conn = c.Name
+	defer d.mu.Unlock()
+	if conf := s.machine.Connection(); conf != nil && s.conn == "" {
+		s.conn = conf.Name
 	}
-	stranger := !s.established
+	stranger = !s.established() && s.first == nil
 	c := d.conns[s.conn]
-	if c != nil {
-		c.sas[s] = struct{}{}
-		d.bookLocked(c, s, n)
-	}
 	switch n.Kind {
 	case v2.IKEUp:
-		s.established = true
+		s.up = d.now()
+		s.identities[0], s.identities[1] = s.machine.Identities()
 		d.releaseInitLocked(s)
+		if n.InitialContact {
+			doomed = d.forgottenLocked(s)
+		}
+		if c != nil {
+			c.sas[s] = struct{}{}
+		}
+		if c == nil || c.cfg != s.machine.Connection() {
+			doomed = append(doomed, s) // the configuration changed during the set-up
+		}
 	case v2.IKEDown, v2.IKEFailed:
-		s.closing = true
+		s.closing, s.over = true, true
 		clear(s.children)
 	case v2.ChildUp:
 		s.children[n.Child]++
@@ -41,37 +59,90 @@ func (d *Daemon) noticed(s *sa, n v2.Notice) {
 		}
 	default:
 	}
-	if c != nil {
-		c.settleLocked(func(w *waiter) (bool, error) { return w.judge(n) })
+	for _, x := range doomed {
+		x.closing = true
 	}
-	name := s.conn
-	d.mu.Unlock()
-	d.logNotice(name, s, n, stranger)
+	if c == nil {
+		return stranger, doomed
+	}
+	if _, ours := c.sas[s]; ours {
+		s.notices = append(s.notices, n)
+		d.bookFailure(c, n)
+	} else if stranger && c.carrier() == nil { // of one that is up it says nothing
+		d.bookFailure(c, n)
+	}
+	return stranger, doomed
 }
 
-// bookLocked keeps the last failure of a connection, for the status.
-func (d *Daemon) bookLocked(c *connection, s *sa, n v2.Notice) {
+// forgottenLocked returns the IKE SAs that the peer of s has lost, as its
+// INITIAL_CONTACT says (RFC 7296, Section 2.4): those between the same two
+// identities that were up before s began. When both ends initiate at once,
+// neither IKE SA is older than the other in this sense, and both stay: to close
+// one of them could close both. They are closed by a Delete and not just
+// forgotten, so that a peer that has not lost them after all hears of it.
+func (d *Daemon) forgottenLocked(s *sa) []*sa {
+	var out []*sa
+	for _, x := range d.bySPI {
+		if x != s && !x.closing && x.established() && x.up.Before(s.born) && x.identities == s.identities {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// closeAll ends IKE SAs by a Delete.
+func closeAll(sas []*sa) {
+	for _, s := range sas {
+		s.shard.post(s, v2.Close{})
+	}
+}
+
+// settle ends the orders that waited for what s has just reported.
+func (d *Daemon) settle(s *sa) {
+	notices := s.notices
+	if len(notices) == 0 {
+		return
+	}
+	s.notices = nil
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := d.conns[s.conn]
+	if c == nil {
+		return
+	}
+	for _, n := range notices {
+		c.settleLocked(func(w *waiter) (bool, error) { return w.judge(c, n) })
+	}
+}
+
+// bookFailure keeps the last failure of a connection, for the status.
+func (d *Daemon) bookFailure(c *connection, n v2.Notice) {
 	switch n.Kind {
 	case v2.IKEUp, v2.ChildUp:
 		c.last = nil
-		c.retries = 0
 	case v2.IKEFailed, v2.ChildFailed:
-		c.last = &Failure{Code: n.Code, Err: n.Err, When: d.now()}
-	case v2.IKEDown:
+		c.last = d.failure(n)
+	case v2.IKEDown, v2.ChildDown, v2.IKERekeyFailed:
 		if n.Err != nil {
-			c.last = &Failure{Code: n.Code, Err: n.Err, When: d.now()}
+			c.last = d.failure(n)
 		}
 	default:
 	}
 }
 
-func (d *Daemon) logNotice(name string, s *sa, n v2.Notice, stranger bool) {
+func (d *Daemon) failure(n v2.Notice) *Failure {
+	return &Failure{Code: n.Code, Err: n.Err, When: d.now()}
+}
+
+func (d *Daemon) logNotice(s *sa, n v2.Notice, stranger bool) {
 	level, text := slog.LevelInfo, ""
 	switch n.Kind {
 	case v2.IKEUp:
 		text = "connection established"
 	case v2.IKERekeyed:
 		text = "IKE SA rekeyed"
+	case v2.IKERekeyFailed:
+		level, text = slog.LevelWarn, "IKE SA not rekeyed"
 	case v2.IKEDown:
 		text = "connection closed"
 		if n.Err != nil {
@@ -85,14 +156,17 @@ func (d *Daemon) logNotice(name string, s *sa, n v2.Notice, stranger bool) {
 		text = "tunnel rekeyed"
 	case v2.ChildDown:
 		text = "tunnel down"
+		if n.Err != nil {
+			level = slog.LevelWarn
+		}
 	case v2.ChildFailed:
 		level, text = slog.LevelWarn, "tunnel failed"
 	default:
 		return
 	}
-	attrs := []any{"spi", fmt.Sprintf("%016x", uint64(s.spi))}
-	if name != "" {
-		attrs = append(attrs, "connection", name)
+	attrs := []any{"spi", s.spi.String()}
+	if s.conn != "" { // which only this goroutine changes
+		attrs = append(attrs, "connection", s.conn)
 	}
 	if n.Child != "" {
 		attrs = append(attrs, "tunnel", n.Child)
@@ -124,13 +198,21 @@ func (d *Daemon) claim(s *sa, id ipsec.SAID) {
 	s.saids[id] = struct{}{}
 }
 
-func (d *Daemon) disclaim(s *sa, id ipsec.SAID) {
+// disclaim forgets an SA that is no longer in the data plane.
+func (d *Daemon) disclaim(id ipsec.SAID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.bySA[id] == s {
+	if s := d.bySA[id]; s != nil {
 		delete(d.bySA, id)
+		delete(s.saids, id)
 	}
-	delete(s.saids, id)
+}
+
+// hasChild reports whether a tunnel is up in s.
+func (d *Daemon) hasChild(s *sa, tunnel string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return s.children[tunnel] > 0
 }
 
 // succeed takes in the IKE SA that replaces an old one, with the CHILD SAs that
@@ -146,13 +228,13 @@ func (d *Daemon) succeed(old *sa, a v2.Succeed) {
 	// The same owner: it may schedule the successor without asking.
 	s := d.adoptLocked(a.Machine, old.shard, conn)
 	if !a.Redundant {
-		s.established = true
+		s.up, s.identities, s.closing = old.up, old.identities, old.closing
 		s.children, old.children = old.children, make(map[string]int)
 		s.saids, old.saids = old.saids, make(map[ipsec.SAID]struct{})
 		for id := range s.saids {
 			d.bySA[id] = s
 		}
-		old.closing = true
+		old.closing, old.over, old.successor = true, true, s
 	}
 	s.shard.schedule(s, a.Machine.Deadline())
 }
@@ -198,16 +280,19 @@ func (d *Daemon) planeEvent(ev ipsec.Event) {
 	case ipsec.Acquire:
 		d.mu.Lock()
 		c, child, err := d.lookupLocked(ev.Connection, ev.Tunnel)
-		held := c != nil && c.held
+		held := c != nil && c.held[ev.Tunnel]
 		d.mu.Unlock()
 		if err != nil || child == nil || held {
 			return
 		}
-		if err := d.bringUp(ev.Connection, child, &ev.Flow); err != nil {
+		if err := d.bringUp(ev.Connection, child, &ev.Flow); err != nil && !errors.Is(err, ErrRemoved) {
 			d.log.Warn("cannot connect", "connection", ev.Connection, "tunnel", ev.Tunnel, "error", err)
 		}
 	case ipsec.Expire:
 		d.tellOwner(ev.ID, v2.Expired{ID: ev.ID, Hard: ev.Hard})
+		if ev.Hard {
+			d.disclaim(ev.ID)
+		}
 	case ipsec.AddressChanged:
 		d.tellOwner(ev.ID, v2.PeerMoved{ID: ev.ID, Remote: ev.Remote})
 	case ipsec.FirstUse:

@@ -27,15 +27,15 @@ func (d *Daemon) Apply(conns []*v2.Connection, changes map[string]Change) {
 		d.order = append(d.order, cfg.Name)
 		c := d.conns[cfg.Name]
 		if c == nil {
-			d.conns[cfg.Name] = &connection{cfg: cfg, sas: make(map[*sa]struct{}), waiters: make(map[*waiter]struct{})}
+			d.conns[cfg.Name] = newConnection(cfg)
 			continue
 		}
 		change, changed := changes[cfg.Name]
 		if !changed {
 			continue // its machines go on with the configuration they have
 		}
-		c.cfg, c.last, c.held, c.retries = cfg, nil, false, 0
-		c.retryAt = d.now()
+		c.cfg, c.last, c.retries, c.retryAt = cfg, nil, 0, d.now()
+		clear(c.held)
 		for s := range c.sas {
 			orders = append(orders, s.orders(cfg, change)...)
 		}
@@ -55,10 +55,13 @@ func (d *Daemon) Apply(conns []*v2.Connection, changes map[string]Change) {
 	}
 }
 
-// orders lists the events by which the machine of s follows a change. The
-// caller holds Daemon.mu.
+// orders lists the events by which the machine of s follows a change. One that
+// is being set up starts again. The caller holds Daemon.mu.
 func (s *sa) orders(cfg *v2.Connection, change Change) []item {
-	if change.Reconnect {
+	if s.over {
+		return nil
+	}
+	if change.Reconnect || !s.established() {
 		s.closing = true
 		return []item{{sa: s, ev: v2.Close{}}}
 	}

@@ -21,21 +21,28 @@ type sa struct {
 	shard *shard
 
 	// Owned by the shard.
-	machine  *v2.Machine
-	deadline time.Time
-	index    int // in the shard's heap, or -1
-	gone     bool
+	machine   *v2.Machine
+	deadline  time.Time
+	index     int // in the shard's heap, or -1
+	gone      bool
+	successor *sa         // has taken over after a rekeying: orders go there
+	notices   []v2.Notice // of the event under way, that orders may wait for
 
 	// Guarded by Daemon.mu.
-	conn        string // name of the connection; empty until the peer is known
-	established bool
-	closing     bool // being deleted: nothing new is asked of it
-	initKey     initKey
-	children    map[string]int          // CHILD SAs that are up, by tunnel
-	saids       map[ipsec.SAID]struct{} // what it installed in the data plane
-	first       *v2.Child               // set up with the IKE SA itself, where we are the initiator
-	pending     []v2.CreateChild        // asked for before it was established
+	conn       string // name of the connection; empty until the peer is known
+	born       time.Time
+	up         time.Time      // when it was established, or its first predecessor; zero before
+	closing    bool           // being deleted: nothing new is asked of it
+	over       bool           // closed or replaced
+	identities [2]v2.Identity // local and remote, once up
+	initKey    initKey
+	children   map[string]int          // CHILD SAs that are up, by tunnel
+	saids      map[ipsec.SAID]struct{} // what it installed in the data plane
+	first      *v2.Child               // set up with the IKE SA itself, where we are the initiator
+	pending    []v2.Event              // CreateChild and DeleteChild, asked for before it was up
 }
+
+func (s *sa) established() bool { return !s.up.IsZero() }
 
 // shard is one goroutine with the IKE SAs that it owns.
 type shard struct {
@@ -74,17 +81,20 @@ func (sh *shard) post(s *sa, ev v2.Event) {
 	}
 }
 
-// do runs fn in the shard and waits for it.
-func (sh *shard) do(fn func()) {
+// do runs fn in the shard and waits for it. It returns false where the daemon
+// stops; fn may be running even then.
+func (sh *shard) do(fn func()) bool {
 	done := make(chan struct{})
 	select {
 	case sh.inbox <- item{fn: func() { fn(); close(done) }}:
 	case <-sh.d.stop:
-		return
+		return false
 	}
 	select {
 	case <-done:
+		return true
 	case <-sh.d.stop:
+		return false
 	}
 }
 
@@ -102,7 +112,7 @@ func (sh *shard) run() {
 			if it.fn != nil {
 				it.fn()
 			} else {
-				sh.step(it.sa, it.ev)
+				sh.take(it.sa, it.ev)
 			}
 		case <-timer.C:
 			now := sh.d.now()
@@ -116,28 +126,65 @@ func (sh *shard) run() {
 	}
 }
 
-// step gives one event to a machine and carries out what it answers. A machine
-// that panics is removed with its SAs: one bad peer must not end the gateway.
+// take gives an event from the inbox to s, or to the IKE SA that has replaced
+// it meanwhile: what is asked of the one holds for the other.
+func (sh *shard) take(s *sa, ev v2.Event) {
+	for ; s.successor != nil; s = s.successor {
+		switch ev.(type) {
+		case v2.Received, v2.Timeout, v2.Signed, v2.Verified:
+			sh.step(s, ev)
+			return
+		case v2.Close:
+			sh.step(s, ev)
+		default:
+		}
+	}
+	if order, ok := ev.(v2.CreateChild); ok && order.Flow == nil && sh.d.hasChild(s, order.Child.Name) {
+		return // it came up while the order was on its way
+	}
+	sh.step(s, ev)
+}
+
+// step gives an event to s, and lets the orders that wait know what came of it.
 func (sh *shard) step(s *sa, ev v2.Event) {
+	sh.feed(s, ev)
+	for _, order := range sh.d.takePending(s) {
+		sh.feed(s, order)
+	}
+	sh.d.settle(s)
+}
+
+var errPanic = errors.New("the machine of the IKE SA failed")
+
+// feed gives one event to the machine of s and carries out what it answers. A
+// machine that panics is removed with its SAs: one bad peer must not end the
+// gateway.
+func (sh *shard) feed(s *sa, ev v2.Event) {
 	if s.gone {
 		return
 	}
 	defer func() {
 		if p := recover(); p != nil {
 			sh.d.log.Error("IKE machine failed; its SAs are removed",
-				"connection", s.conn, "spi", fmt.Sprintf("%016x", uint64(s.spi)), "panic", p, "stack", string(debug.Stack()))
+				"connection", s.conn, "spi", s.spi.String(), "panic", p, "stack", string(debug.Stack()))
+			sh.d.noticed(s, v2.Notice{Kind: v2.IKEDown, Code: "internal-error", Err: errPanic})
 			sh.remove(s)
 		}
 	}()
+	// What is to be told to the machine at once waits until all its actions are
+	// carried out: they have an order.
+	var answers []v2.Event
 	for _, a := range s.machine.Step(sh.d.now(), ev) {
-		sh.perform(s, a)
+		if answer := sh.perform(s, a); answer != nil {
+			answers = append(answers, answer)
+		}
 		if s.gone {
 			return
 		}
 	}
 	sh.schedule(s, s.machine.Deadline())
-	for _, c := range sh.d.takePending(s) {
-		sh.step(s, c)
+	for _, answer := range answers {
+		sh.feed(s, answer)
 	}
 }
 
@@ -154,8 +201,9 @@ func (sh *shard) schedule(s *sa, deadline time.Time) {
 	}
 }
 
-// perform carries out one action of the machine of s.
-func (sh *shard) perform(s *sa, a v2.Action) {
+// perform carries out one action of the machine of s. It returns what the
+// machine has to hear at once, or nil.
+func (sh *shard) perform(s *sa, a v2.Action) v2.Event {
 	d := sh.d
 	switch a := a.(type) {
 	case v2.Send:
@@ -167,32 +215,36 @@ func (sh *shard) perform(s *sa, a v2.Action) {
 			}
 		}
 	case v2.Sign:
-		sh.async(s, func() v2.Event {
-			auth, err := d.auth.Sign(a.Connection.Name, a.Scheme, a.Octets)
+		return sh.async(s, func() v2.Event {
+			auth, err := contain(func() (message.Auth, error) { return d.auth.Sign(a.Connection.Name, a.Scheme, a.Octets) })
 			return v2.Signed{Token: a.Token, Auth: auth, Err: err}
 		}, v2.Signed{Token: a.Token, Err: errBusy})
 	case v2.Verify:
-		sh.async(s, func() v2.Event {
-			return v2.Verified{Token: a.Token, Err: d.auth.Verify(a)}
+		return sh.async(s, func() v2.Event {
+			_, err := contain(func() (struct{}, error) { return struct{}{}, d.auth.Verify(a) })
+			return v2.Verified{Token: a.Token, Err: err}
 		}, v2.Verified{Token: a.Token, Err: errBusy})
 	case v2.InstallSA:
 		id := a.SA.ID()
 		if err := d.backend.AddSA(a.SA); err != nil {
 			d.log.Error("SA not installed", "connection", a.SA.Connection, "tunnel", a.SA.Tunnel, "spi", id.SPI, "error", err)
-			sh.step(s, v2.InstallFailed{ID: id, Err: err})
-			return
+			return v2.InstallFailed{ID: id, Err: err}
 		}
 		d.claim(s, id)
 	case v2.MoveSA:
 		err := d.backend.UpdateSA(a.ID, dataplane.AddressUpdate{Local: a.Local, Remote: a.Remote, Encap: a.Encap})
 		if err != nil {
 			d.log.Error("SA not moved to the new address", "spi", a.ID.SPI, "remote", a.Remote, "error", err)
+			return nil
+		}
+		if a.ID.Direction == ipsec.Out { // the peer's address is part of its name
+			d.disclaim(a.ID)
+			a.ID.Peer = a.Remote.Addr()
+			d.claim(s, a.ID)
 		}
 	case v2.RemoveSA:
-		d.disclaim(s, a.ID)
-		if err := d.backend.DeleteSA(a.ID); err != nil && !errors.Is(err, dataplane.ErrNotFound) {
-			d.log.Error("SA not removed", "spi", a.ID.SPI, "error", err)
-		}
+		d.disclaim(a.ID)
+		sh.deleteSA(a.ID)
 	case v2.Succeed:
 		d.succeed(s, a)
 	case v2.Report:
@@ -200,17 +252,37 @@ func (sh *shard) perform(s *sa, a v2.Action) {
 	case v2.Done:
 		sh.remove(s)
 	}
+	return nil
 }
 
 var errBusy = errors.New("too many handshakes at once")
 
-// async runs job on the pool and steps the machine with what it returns, or
-// with busy where the pool has no room.
-func (sh *shard) async(s *sa, job func() v2.Event, busy v2.Event) {
+// async runs job on the pool, and gives the machine what it returns. Where the
+// pool has no room it returns busy.
+func (sh *shard) async(s *sa, job func() v2.Event, busy v2.Event) v2.Event {
 	select {
 	case sh.d.authJobs <- func() { sh.post(s, job()) }:
+		return nil
 	default:
-		sh.step(s, busy)
+		return busy
+	}
+}
+
+// contain calls f, which works on what a peer sent, and makes an error of a
+// panic.
+func contain[T any](f func() (T, error)) (v T, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("internal error: %v", p)
+		}
+	}()
+	return f()
+}
+
+// deleteSA takes an SA out of the data plane, which may have removed it already.
+func (sh *shard) deleteSA(id ipsec.SAID) {
+	if err := sh.d.backend.DeleteSA(id); err != nil && !errors.Is(err, dataplane.ErrNotFound) {
+		sh.d.log.Error("SA not removed", "spi", id.SPI, "error", err)
 	}
 }
 
@@ -222,9 +294,7 @@ func (sh *shard) remove(s *sa) {
 	s.gone = true
 	sh.schedule(s, time.Time{})
 	for _, id := range sh.d.forget(s) {
-		if err := sh.d.backend.DeleteSA(id); err != nil && !errors.Is(err, dataplane.ErrNotFound) {
-			sh.d.log.Error("SA not removed", "spi", id.SPI, "error", err)
-		}
+		sh.deleteSA(id)
 	}
 }
 

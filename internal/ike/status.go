@@ -10,7 +10,7 @@ import (
 // ConnectionStatus is what the daemon knows of one connection.
 type ConnectionStatus struct {
 	Config  *v2.Connection
-	Held    bool     // taken down by the operator
+	Held    bool     // taken down by the operator, with all its tunnels
 	Failure *Failure // the last one, or nil where it was followed by success
 	SAs     []v2.Status
 }
@@ -26,7 +26,7 @@ func (d *Daemon) Status(name string) []ConnectionStatus {
 			continue
 		}
 		c := d.conns[n]
-		out = append(out, ConnectionStatus{Config: c.cfg, Held: c.held, Failure: c.last})
+		out = append(out, ConnectionStatus{Config: c.cfg, Held: len(c.held) > 0 && len(c.held) == len(c.cfg.Children), Failure: c.last})
 		var sas []*sa
 		for s := range c.sas {
 			sas = append(sas, s)
@@ -36,19 +36,27 @@ func (d *Daemon) Status(name string) []ConnectionStatus {
 	d.mu.Unlock()
 
 	// Each shard alone may look at its machines.
-	byShard := make(map[*shard][]func())
-	for i, sas := range members {
-		out[i].SAs = make([]v2.Status, len(sas))
-		for j, s := range sas {
-			byShard[s.shard] = append(byShard[s.shard], func() { out[i].SAs[j] = s.machine.Status() })
-		}
+	type seen struct {
+		conn   int
+		status v2.Status
 	}
-	for sh, looks := range byShard {
-		sh.do(func() {
-			for _, look := range looks {
-				look()
+	for _, sh := range d.shards {
+		var found []seen
+		looked := sh.do(func() {
+			for i, sas := range members {
+				for _, s := range sas {
+					if s.shard == sh && !s.gone {
+						found = append(found, seen{i, s.machine.Status()})
+					}
+				}
 			}
 		})
+		if !looked {
+			break
+		}
+		for _, x := range found {
+			out[x.conn].SAs = append(out[x.conn].SAs, x.status)
+		}
 	}
 	for i := range out {
 		slices.SortFunc(out[i].SAs, func(a, b v2.Status) int { return strings.Compare(a.SPIs, b.SPIs) })
