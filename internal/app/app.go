@@ -59,8 +59,10 @@ type app struct {
 	daemon  *ike.Daemon
 	auth    *authenticator
 	server  *control.Server
-	workers int
-	serving sync.WaitGroup
+	// ikeSocket is the daemon's to close, once there is a daemon.
+	ikeSocket *netio.IKEPort
+	workers   int
+	serving   sync.WaitGroup
 
 	// mu guards the configuration in force; a reload holds it throughout.
 	mu     sync.Mutex
@@ -126,13 +128,21 @@ func (a *app) serve(ctx context.Context) {
 	}
 }
 
-// start opens what the gateway needs of the system, from the inside out:
-// policies are in force before a route leads to them, and the daemon begins
-// when everything it may ask for is there.
+// start opens what the gateway needs of the system. What another daemon may
+// hold comes first: a start that fails changes no route, and takes nothing from
+// a gateway that runs. The rest goes from the inside out: policies are in force
+// before a route leads to them, and the daemon begins when everything it may ask
+// for is there.
 func (a *app) start(creds map[string]*credentials) error {
 	gw := &a.cfg.Gateway
 	var err error
 	if a.lock, err = lockState(gw.State); err != nil {
+		return err
+	}
+	if a.server, err = control.Listen(gw.Control, a, a.log.Subsystem("control")); err != nil {
+		return err
+	}
+	if a.ikeSocket, err = netio.ListenIKE(ikePort, netio.SocketOptions{Mark: host.Mark}); err != nil {
 		return err
 	}
 	if a.workers = gw.Workers; a.workers == 0 {
@@ -165,18 +175,11 @@ func (a *app) start(creds map[string]*credentials) error {
 	if err := a.host.Set(host.FromPolicies(spd)); err != nil {
 		return err
 	}
-	ikeSocket, err := netio.ListenIKE(ikePort, netio.SocketOptions{Mark: host.Mark})
-	if err != nil {
-		return err
-	}
 	a.daemon = ike.New(ike.Options{
-		Sockets: []netio.IKESocket{a.plane.IKESocket(), ikeSocket}, Backend: a.plane,
+		Sockets: []netio.IKESocket{a.plane.IKESocket(), a.ikeSocket}, Backend: a.plane,
 		Authenticator: a.auth, Rand: rand.Reader, Log: a.log.Subsystem("ike"),
 	})
 	a.daemon.Apply(connections(a.cfg, creds, a.reqIDs), nil)
-	if a.server, err = control.Listen(gw.Control, a, a.log.Subsystem("control")); err != nil {
-		return errors.Join(err, ikeSocket.Close())
-	}
 	a.serving.Go(func() {
 		if err := a.server.Serve(); err != nil {
 			a.slog.Error("the control socket is gone", "error", err)
@@ -196,6 +199,8 @@ func (a *app) close() error {
 	}
 	if a.daemon != nil {
 		errs = append(errs, a.daemon.Close())
+	} else if a.ikeSocket != nil {
+		errs = append(errs, a.ikeSocket.Close())
 	}
 	a.mu.Lock()
 	release := a.cfg.Gateway.Shutdown == config.ShutdownRelease
