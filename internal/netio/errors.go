@@ -2,7 +2,6 @@ package netio
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -17,12 +16,23 @@ const (
 	capNetBindService = "CAP_NET_BIND_SERVICE"
 )
 
-// needs names the missing privilege, which the kernel's bare EPERM does not.
+// missing is a refusal for want of a capability.
+type missing struct {
+	capability string
+	error
+}
+
+func (m missing) Error() string { return "needs " + m.capability + ": " + m.error.Error() }
+
+func (m missing) Unwrap() error { return m.error }
+
+// needs names the missing privilege, which the kernel's bare EPERM does not,
+// unless the call that failed has named another already.
 func needs(err error, capability string) error {
-	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("needs %s: %w", capability, err)
+	if _, named := errors.AsType[missing](err); named || !errors.Is(err, fs.ErrPermission) {
+		return err
 	}
-	return err
+	return missing{capability, err}
 }
 
 // closed takes the wrapping off net.ErrClosed.
