@@ -130,15 +130,17 @@ func (g *gateway) write(yaml string) {
 	}
 }
 
-// launch starts the daemon and does not wait for it.
-func (g *gateway) launch() {
+// launch starts the daemon, behind a wrapper where there is one, and does not
+// wait for it.
+func (g *gateway) launch(wrapper ...string) {
 	g.t.Helper()
 	log, err := os.OpenFile(g.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		g.t.Fatal(err)
 	}
 	defer log.Close()
-	g.cmd = g.ns.Command(g.t.Context(), program, "run", "-c", g.conf)
+	argv := append(wrapper, program, "run", "-c", g.conf)
+	g.cmd = g.ns.Command(g.t.Context(), argv[0], argv[1:]...)
 	// The end of the test's context is the clean-up's business.
 	g.cmd.Cancel = func() error { return nil }
 	g.cmd.Stdout, g.cmd.Stderr = log, log
@@ -154,9 +156,9 @@ func (g *gateway) launch() {
 }
 
 // start starts the daemon and waits until it answers.
-func (g *gateway) start() {
+func (g *gateway) start(wrapper ...string) {
 	g.t.Helper()
-	g.launch()
+	g.launch(wrapper...)
 	for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		if _, err := g.try("status", "--json"); err == nil {
 			return
@@ -254,18 +256,20 @@ type status struct {
 		LastError *struct {
 			Code, Message string
 		} `json:"last_error"`
-		IKE []struct {
-			InitiatorSPI string `json:"initiator_spi"`
-			ResponderSPI string `json:"responder_spi"`
-			State        string `json:"state"`
-			Role         string `json:"role"`
-		} `json:"ike_sas"`
+		IKE     []ikeSA `json:"ike_sas"`
 		Tunnels []struct {
 			Name  string    `json:"name"`
 			State string    `json:"state"`
 			SAs   []childSA `json:"sas"`
 		} `json:"tunnels"`
 	} `json:"connections"`
+}
+
+type ikeSA struct {
+	InitiatorSPI string `json:"initiator_spi"`
+	ResponderSPI string `json:"responder_spi"`
+	State        string `json:"state"`
+	Role         string `json:"role"`
 }
 
 type childSA struct {

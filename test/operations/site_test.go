@@ -26,11 +26,11 @@ import (
 // protection, plain routes lead from one inside to the other: what a policy does
 // not stop crosses the switch in clear.
 type site struct {
-	t                                *testing.T
+	t                           *testing.T
 	hostA, hostB, wire, strange netns.NS
-	gwA, gwB                         *gateway
-	tap                              *tap
-	dir                              string
+	gwA, gwB                    *gateway
+	tap                         *tap
+	dir                         string
 }
 
 // subnet is one pair of inner networks, and the outer family that is to carry it.
