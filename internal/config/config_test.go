@@ -341,17 +341,17 @@ func TestLoadChecksFiles(t *testing.T) {
 	}{
 		{"good", conf, func(string) {}, "", ""},
 		{"no key", conf, func(dir string) { os.Remove(filepath.Join(dir, "a.key")) }, "no such file", ""},
-		{"key of another", conf, func(dir string) { writePair(t, dir, "x", now); os.Rename(dir+"/x.key", dir+"/a.key") }, "does not fit", ""},
-		{"open key", conf, func(dir string) { os.Chmod(dir+"/a.key", 0o644) }, "open to every user", ""},
-		{"group key", conf, func(dir string) { os.Chmod(dir+"/a.key", 0o640) }, "", "open to its group"},
+		{"key of another", conf, func(dir string) { writePair(t, dir, "x", now); os.Rename(dir+"/x.key", dir+"/a.key") }, "not that of the certificate", ""},
+		{"open key", conf, func(dir string) { os.Chmod(dir+"/a.key", 0o644) }, "chmod 600", ""},
+		{"group key", conf, func(dir string) { os.Chmod(dir+"/a.key", 0o640) }, "chmod 600", ""},
 		{"not a certificate", conf, func(dir string) { write(t, dir, "b.pem", "hello", 0o644) }, "not a certificate", ""},
 		{"a directory", conf, func(dir string) { os.Remove(dir + "/b.pem"); os.Mkdir(dir+"/b.pem", 0o755) }, "not a regular file", ""},
 		{"expired", conf, func(dir string) { writePair(t, dir, "b", now.Add(-time.Hour)) }, "", "expired on 2029-12-31"},
 		{"expires", conf, func(dir string) { writePair(t, dir, "b", now.Add(48*time.Hour)) }, "", "expires on 2030-01-03"},
 		{"psk", psk, func(string) {}, "", ""},
-		{"short psk", psk, func(dir string) { write(t, dir, "a.psk", "short\n", 0o600) }, "", "5 octets"},
+		{"short psk", psk, func(dir string) { write(t, dir, "a.psk", "short\n", 0o600) }, "", "short enough to be guessed"},
 		{"empty psk", psk, func(dir string) { write(t, dir, "a.psk", "\n", 0o600) }, "is empty", ""},
-		{"open psk", psk, func(dir string) { os.Chmod(dir+"/a.psk", 0o604) }, "open to every user", ""},
+		{"open psk", psk, func(dir string) { os.Chmod(dir+"/a.psk", 0o604) }, "chmod 600", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()

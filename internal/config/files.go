@@ -2,16 +2,15 @@ package config
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/sha256"
-	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
-	"caponier/internal/secret"
+	"caponier/internal/keystore"
 )
 
 // Checks is what Load needs to look at the files that a configuration names.
@@ -19,29 +18,21 @@ type Checks struct {
 	// Now is the time at which certificates must be valid; zero leaves their
 	// validity alone.
 	Now time.Time
-	// KeyPair reports whether the key file holds the private key of the
-	// certificate in the other. nil knows what crypto/tls knows.
-	KeyPair func(cert, key File) error
 }
 
 const (
 	maxNamedFile  = 1 << 20
-	maxPSK        = 4096
-	minPSK        = 16 // octets: 128 bits, if they are random
 	expiryWarning = 30 * 24 * time.Hour
 )
 
 // checkFiles reads the files that a connection names.
 func (d *decoder) checkFiles(c *Connection, path string, checks *Checks) {
-	certOK := d.certificate(&c.Local.Cert, path+".local.cert", checks)
-	keyOK := d.privateKey(&c.Local.Key, path+".local.key")
-	if certOK && keyOK {
-		match := checks.KeyPair
-		if match == nil {
-			match = matchKeyPair
-		}
-		if err := match(c.Local.Cert, c.Local.Key); err != nil {
-			d.errorf(d.at(path+".local.key"), "the key does not fit the certificate: %v", err)
+	cert := d.certificate(&c.Local.Cert, path+".local.cert", checks)
+	key := d.privateKey(&c.Local.Key, path+".local.key")
+	if cert != nil && key != nil {
+		own, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+		if !ok || !own.Equal(cert.PublicKey) {
+			d.errorf(d.at(path+".local.key"), "the key is not that of the certificate")
 		}
 	}
 	for i := range c.Remote.CA {
@@ -71,22 +62,23 @@ func (d *decoder) read(f *File, n *node) ([]byte, bool) {
 	return data, true
 }
 
-func (d *decoder) certificate(f *File, path string, checks *Checks) bool {
+// certificate reads and checks a file of certificates and returns the first.
+func (d *decoder) certificate(f *File, path string, checks *Checks) *x509.Certificate {
 	if f.IsZero() {
-		return false
+		return nil
 	}
 	n := d.at(path)
 	data, ok := d.read(f, n)
 	if !ok {
-		return false
+		return nil
 	}
 	certs, err := parseCertificates(data)
 	if err != nil {
 		d.errorf(n, "%s: %v", f.Path, err)
-		return false
+		return nil
 	}
 	if checks.Now.IsZero() {
-		return true
+		return certs[0]
 	}
 	for _, cert := range certs {
 		day := cert.NotAfter.UTC().Format(time.DateOnly)
@@ -99,7 +91,7 @@ func (d *decoder) certificate(f *File, path string, checks *Checks) bool {
 			d.warnf(n, "the certificate of %s expires on %s", cert.Subject, day)
 		}
 	}
-	return true
+	return certs[0]
 }
 
 // parseCertificates reads PEM, or one certificate in DER.
@@ -128,31 +120,23 @@ func parseCertificates(data []byte) ([]*x509.Certificate, error) {
 	return out, nil
 }
 
-func (d *decoder) privateKey(f *File, path string) bool {
+// privateKey opens a private key as the gateway will.
+func (d *decoder) privateKey(f *File, path string) crypto.Signer {
 	if f.IsZero() {
-		return false
+		return nil
 	}
 	n := d.at(path)
 	data, ok := d.read(f, n)
 	clear(data)
-	return ok && d.guarded(f.Path, n)
-}
-
-// guarded checks that nobody else on the machine can read a secret.
-func (d *decoder) guarded(name string, n *node) bool {
-	info, err := os.Stat(name)
+	if !ok {
+		return nil
+	}
+	key, err := keystore.Open(f.Path)
 	if err != nil {
-		d.errorf(n, "%s: %s", name, reason(err))
-		return false
+		d.errorf(n, "%v", err)
+		return nil
 	}
-	switch mode := info.Mode().Perm(); {
-	case mode&0o007 != 0:
-		d.errorf(n, "%s is open to every user of this machine (mode %04o): chmod 600 it, and replace the secret if others were here", name, mode)
-		return false
-	case mode&0o070 != 0:
-		d.warnf(n, "%s is open to its group (mode %04o)", name, mode)
-	}
-	return true
+	return key
 }
 
 func (d *decoder) psk(p *Party, path, other string) {
@@ -163,41 +147,12 @@ func (d *decoder) psk(p *Party, path, other string) {
 	if n == nil {
 		n = d.at(other)
 	}
-	data, err := readFile(p.PSKFile, maxPSK)
-	if err != nil {
-		d.errorf(n, "%s: %s", p.PSKFile, reason(err))
+	var err error
+	if p.PSK, err = keystore.ReadPSK(p.PSKFile); err != nil {
+		d.errorf(n, "%v", err)
 		return
 	}
-	d.guarded(p.PSKFile, n)
-	key := bytes.TrimSuffix(bytes.TrimSuffix(data, []byte("\n")), []byte("\r"))
-	switch {
-	case len(key) == 0:
-		d.errorf(n, "%s: the pre-shared key is empty", p.PSKFile)
-		return
-	case len(key) < minPSK:
-		d.warnf(n, "the pre-shared key has %d octets: one of fewer than %d can be guessed from a recorded exchange", len(key), minPSK)
+	if err := keystore.CheckPSK(p.PSK); err != nil {
+		d.warnf(n, "%s: %v", p.PSKFile, err)
 	}
-	p.PSK = secret.Copy(key)
-	clear(data)
-}
-
-func matchKeyPair(cert, key File) error {
-	certPEM, err := os.ReadFile(cert.Path)
-	if err != nil {
-		return err
-	}
-	if !bytes.Contains(certPEM, []byte("-----BEGIN")) {
-		certPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certPEM})
-	}
-	keyPEM, err := os.ReadFile(key.Path)
-	if err != nil {
-		return err
-	}
-	defer clear(keyPEM)
-	if !bytes.Contains(keyPEM, []byte("-----BEGIN")) {
-		keyPEM = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyPEM})
-		defer clear(keyPEM)
-	}
-	_, err = tls.X509KeyPair(certPEM, keyPEM)
-	return err
 }
