@@ -84,8 +84,11 @@ func connectionStatus(conf *config.Connection, st ike.ConnectionStatus, reqIDs m
 		c.IKE = append(c.IKE, ikeStatus(&sa))
 		for i := range sa.Children {
 			child := &sa.Children[i]
-			if t := tunnel(c.Tunnels, child.Name); t != nil {
-				t.SAs = append(t.SAs, childStatus(child, sa.Remote, sad))
+			t := tunnel(c.Tunnels, child.Name)
+			// One that has expired carries nothing, even while its deletion waits
+			// for the peer.
+			if in, out := halves(child, sa.Remote, sad); t != nil && (in != nil || out != nil) {
+				t.SAs = append(t.SAs, childStatus(child, in, out))
 			}
 		}
 	}
@@ -129,16 +132,31 @@ func ikeStatus(sa *v2.Status) control.IKESA {
 	return out
 }
 
-func childStatus(child *v2.ChildStatus, remote netip.AddrPort, sad map[ipsec.SAID]ipsec.SAStatus) control.ChildSA {
-	in := sad[ipsec.SAID{Direction: ipsec.In, Protocol: child.Protocol, SPI: child.In}]
-	out := sad[ipsec.SAID{Direction: ipsec.Out, Protocol: child.Protocol, SPI: child.Out, Peer: remote.Addr()}]
+// halves finds both SAs of a CHILD SA in the data plane. One of them may be
+// missing for the moment of a rekey.
+func halves(child *v2.ChildStatus, remote netip.AddrPort, sad map[ipsec.SAID]ipsec.SAStatus) (in, out *ipsec.SAStatus) {
+	if sa, ok := sad[ipsec.SAID{Direction: ipsec.In, Protocol: child.Protocol, SPI: child.In}]; ok {
+		in = &sa
+	}
+	if sa, ok := sad[ipsec.SAID{Direction: ipsec.Out, Protocol: child.Protocol, SPI: child.Out, Peer: remote.Addr()}]; ok {
+		out = &sa
+	}
+	return in, out
+}
+
+func childStatus(child *v2.ChildStatus, in, out *ipsec.SAStatus) control.ChildSA {
+	if in == nil {
+		in = new(ipsec.SAStatus)
+	}
+	if out == nil {
+		out = new(ipsec.SAStatus)
+	}
 	c := control.ChildSA{
-		In: control.HalfOf(in), Out: control.HalfOf(out), Protocol: child.Protocol, Mode: child.Mode,
+		In: control.HalfOf(*in), Out: control.HalfOf(*out), Protocol: child.Protocol, Mode: child.Mode,
 		Encap: in.Encap, Proposal: child.Proposal, ESN: in.ESN,
 		LocalTS: child.LocalTS, RemoteTS: child.RemoteTS, Established: child.Since,
 		RekeyAt: child.RekeyAt, Expires: child.Expires,
 	}
-	// One half may be missing from the data plane for the moment of a rekey.
 	c.In.SPI, c.Out.SPI = child.In, child.Out
 	return c
 }
