@@ -211,3 +211,15 @@ func (p *tap) ikeMessages() int {
 	defer p.mu.Unlock()
 	return p.ikeCount
 }
+
+// highest is the highest sequence number that an SA has sent.
+func (p *tap) highest(spi string) (highest uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id, s := range p.sas {
+		if fmt.Sprintf("%08x", id.spi) == spi {
+			highest = max(highest, s.highest)
+		}
+	}
+	return highest
+}
