@@ -1,6 +1,7 @@
 package ike
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -382,9 +383,9 @@ func (d *Daemon) bringUp(conn string, child *v2.Child, flow *ipsec.Flow) error {
 
 	d.mu.Lock()
 	c := d.conns[conn]
-	if c == nil || d.closing {
+	if err := d.servesLocked(conn, c); err != nil {
 		d.mu.Unlock()
-		return ErrRemoved
+		return err
 	}
 	cfg := c.cfg
 	create := v2.CreateChild{Child: child, Flow: flow}
@@ -405,9 +406,9 @@ func (d *Daemon) bringUp(conn string, child *v2.Child, flow *ipsec.Flow) error {
 	}
 	m := v2.NewInitiator(d.env, cfg, local, remote)
 	d.mu.Lock()
-	if d.conns[conn] != c || c.cfg != cfg || d.closing { // changed meanwhile
+	if err := d.servesLocked(conn, c); err != nil || c.cfg != cfg { // changed meanwhile
 		d.mu.Unlock()
-		return ErrRemoved
+		return cmp.Or(err, ErrRemoved)
 	}
 	known := d.knowsPeerLocked(c)
 	s := d.adoptLocked(m, d.shardFor(m), conn)
@@ -417,6 +418,22 @@ func (d *Daemon) bringUp(conn string, child *v2.Child, flow *ipsec.Flow) error {
 	s.shard.post(s, v2.Initiate{Children: []*v2.Child{child}, Flow: flow, Known: known})
 	return nil
 }
+
+// servesLocked returns why nothing can be asked of a connection any more, or nil.
+func (d *Daemon) servesLocked(name string, c *connection) error {
+	switch {
+	case d.closing:
+		return errStopped
+	case c == nil || d.conns[name] != c:
+		return ErrRemoved
+	default:
+		return nil
+	}
+}
+
+// gone reports whether an order failed only because there is nothing any more
+// that it could be asked of.
+func gone(err error) bool { return errors.Is(err, ErrRemoved) || errors.Is(err, errStopped) }
 
 // knowsPeerLocked reports whether another connection has an IKE SA with the peer
 // of c, or is about to: then INITIAL_CONTACT would be wrong.
@@ -496,7 +513,7 @@ func endpoints(cfg *v2.Connection) (local, remote netip.AddrPort, err error) {
 func (d *Daemon) keepUp() {
 	for {
 		for _, w := range d.missing() {
-			if err := d.bringUp(w.conn, w.child, nil); err != nil && !errors.Is(err, ErrRemoved) {
+			if err := d.bringUp(w.conn, w.child, nil); err != nil && !gone(err) {
 				d.log.Warn("cannot connect", "connection", w.conn, "tunnel", w.child.Name, "error", err)
 			}
 		}

@@ -74,7 +74,6 @@ type Daemon struct {
 	auth    Authenticator
 	log     *slog.Logger
 	now     func() time.Time
-	rand    io.Reader
 	sockets map[uint16]netio.IKESocket // by local port
 	shards  []*shard
 	env     v2.Env
@@ -111,7 +110,7 @@ type counters struct {
 // New makes a Daemon; Start sets it running.
 func New(o Options) *Daemon {
 	d := &Daemon{
-		backend: o.Backend, auth: o.Authenticator, log: o.Log, now: o.Now, rand: o.Rand,
+		backend: o.Backend, auth: o.Authenticator, log: o.Log, now: o.Now,
 		sockets: make(map[uint16]netio.IKESocket), conns: make(map[string]*connection),
 		bySPI: make(map[message.SPI]*sa), halfOpen: make(map[initKey]*sa),
 		bySource: make(map[netip.Addr]int), bySA: make(map[ipsec.SAID]*sa),

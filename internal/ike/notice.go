@@ -2,7 +2,6 @@ package ike
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 
 	"caponier/internal/ike/v2"
@@ -49,7 +48,7 @@ func (d *Daemon) book(s *sa, n v2.Notice) (stranger bool, doomed []*sa) {
 			doomed = append(doomed, s) // the configuration changed during the set-up
 		}
 	case v2.IKEDown, v2.IKEFailed:
-		s.closing, s.over = true, true
+		s.closing = true
 		clear(s.children)
 	case v2.ChildUp:
 		s.children[n.Child]++
@@ -111,6 +110,8 @@ func (d *Daemon) settle(s *sa) {
 		return
 	}
 	for _, n := range notices {
+		// Only now: what it had in the data plane is removed.
+		s.over = s.over || n.Kind == v2.IKEDown || n.Kind == v2.IKEFailed
 		c.settleLocked(func(w *waiter) (bool, error) { return w.judge(c, n) })
 	}
 }
@@ -285,7 +286,7 @@ func (d *Daemon) planeEvent(ev ipsec.Event) {
 		if err != nil || child == nil || held {
 			return
 		}
-		if err := d.bringUp(ev.Connection, child, &ev.Flow); err != nil && !errors.Is(err, ErrRemoved) {
+		if err := d.bringUp(ev.Connection, child, &ev.Flow); err != nil && !gone(err) {
 			d.log.Warn("cannot connect", "connection", ev.Connection, "tunnel", ev.Tunnel, "error", err)
 		}
 	case ipsec.Expire:

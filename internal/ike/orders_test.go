@@ -321,7 +321,7 @@ func TestOrdersEndWithTheConnection(t *testing.T) {
 		if err := <-results; err == nil {
 			t.Error("connected to nobody")
 		}
-		if err := g.Connect(t.Context(), "other", "lan"); !errors.Is(err, ErrRemoved) {
+		if err := g.Connect(t.Context(), "other", "lan"); !errors.Is(err, errStopped) {
 			t.Errorf("got %v after Close", err)
 		}
 		g.mustBeEmpty()

@@ -33,7 +33,7 @@ type sa struct {
 	born       time.Time
 	up         time.Time      // when it was established, or its first predecessor; zero before
 	closing    bool           // being deleted: nothing new is asked of it
-	over       bool           // closed or replaced
+	over       bool           // closed, with its SAs removed, or replaced
 	identities [2]v2.Identity // local and remote, once up
 	initKey    initKey
 	children   map[string]int          // CHILD SAs that are up, by tunnel
