@@ -9,12 +9,11 @@ package v2
 import (
 	"io"
 	"net/netip"
-	"time"
 
 	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/conf"
 	"caponier/internal/ike/v2/rules"
 	"caponier/internal/ipsec"
-	"caponier/internal/secret"
 	"caponier/internal/suite"
 )
 
@@ -26,79 +25,26 @@ type Env struct {
 	ReleaseSPI  func(ipsec.Protocol, ipsec.SPI)
 }
 
-// Connection is the configuration of one connection, resolved: files are read,
-// names looked up, defaults filled in. It is immutable and shared by machines.
-type Connection struct {
-	Name          string
-	Local, Remote Party
-	// LocalAddrs and RemoteAddrs are what the configuration allows; empty means
-	// any. An initiator uses the first of each.
-	LocalAddrs, RemoteAddrs []netip.Prefix
-	Proposals               []ipsec.Proposal // for the IKE SA, in order of preference
-	Children                []*Child
-	Encapsulation           Encapsulation
-	DPD                     time.Duration // 0: no liveness checks
-	Lifetime                time.Duration // of the IKE SA, before jitter
-	Retransmit              Retransmit
-	KeepAlive               time.Duration // NAT keepalive interval; 0: 20 s
-}
-
-// Party is one end's authentication.
-type Party struct {
-	ID   Identity // zero: the subject of the certificate, or the address; for a remote, any
-	Auth AuthKind
-	PSK  secret.Key
-	// Certificates is the local chain, DER, the leaf first.
-	Certificates [][]byte
-	// Authorities are the SHA-1 hashes of the SubjectPublicKeyInfo of the CAs
-	// that may have signed the remote's certificate, for CERTREQ.
-	Authorities [][]byte
-}
-
-// AuthKind is a way to authenticate.
-type AuthKind uint8
-
-// The ways to authenticate.
-const (
-	AuthCert AuthKind = iota
-	AuthPSK
+// The configuration of a connection: see package conf.
+type (
+	Connection    = conf.Connection
+	Party         = conf.Party
+	AuthKind      = conf.AuthKind
+	Child         = conf.Child
+	Encapsulation = conf.Encapsulation
+	Retransmit    = conf.Retransmit
+	Identity      = rules.Identity
 )
 
-// Identity is an IKE identity (RFC 7296, Section 3.5).
-type Identity = rules.Identity
-
-// Child is the configuration of one tunnel.
-type Child struct {
-	Name          string
-	Mode          ipsec.Mode
-	Protocol      ipsec.Protocol
-	Local, Remote []ipsec.Selector
-	Proposals     []ipsec.Proposal
-	ReqID         uint32
-	ReplayWindow  uint32
-	Lifetime      ipsec.Limit // before jitter: SAs are rekeyed before it, and end at it
-	// Start says that the tunnel is set up with the IKE SA, without traffic.
-	Start bool
-}
-
-// Encapsulation says when ESP travels in UDP.
-type Encapsulation uint8
-
-// The settings of encapsulation. Auto: where a NAT is detected.
+// The ways to authenticate, and the settings of encapsulation.
 const (
-	EncapAuto Encapsulation = iota
-	EncapAlways
-	EncapNever
-)
+	AuthCert = conf.AuthCert
+	AuthPSK  = conf.AuthPSK
 
-// Retransmit says how requests are repeated: the n-th wait is Initial *
-// Factor^n, never more than Max; after Tries repetitions the peer is dead.
-type Retransmit struct {
-	Initial time.Duration
-	Factor  float64
-	Max     time.Duration
-	Tries   int
-}
+	EncapAuto   = conf.EncapAuto
+	EncapAlways = conf.EncapAlways
+	EncapNever  = conf.EncapNever
+)
 
 // ---- events: what the daemon tells a Machine ----
 

@@ -4,12 +4,11 @@ import (
 	"crypto/hmac"
 	"errors"
 	"fmt"
-	"slices"
 
 	"caponier/internal/ike/keys"
 	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/conf"
 	"caponier/internal/ike/v2/rules"
-	"caponier/internal/ipsec"
 	"caponier/internal/suite"
 )
 
@@ -38,7 +37,7 @@ func (m *Machine) authenticate() {
 		})
 		return
 	}
-	pub, err := local.publicKey()
+	pub, err := local.PublicKey()
 	if err == nil {
 		var scheme suite.SignatureScheme
 		if scheme, err = suite.ChooseSignature(pub, m.setup.peerHashes); err == nil {
@@ -140,7 +139,7 @@ func (m *Machine) judged(err error) {
 
 // startAuth begins IKE_AUTH once IKE_SA_INIT is done.
 func (m *Machine) startAuth() {
-	id, err := m.localIdentity(m.conn)
+	id, err := m.conn.LocalIdentity(m.local.Addr())
 	if err != nil {
 		m.fail(internal(err))
 		return
@@ -153,10 +152,8 @@ func (m *Machine) startAuth() {
 func (m *Machine) sendAuth(auth *message.Auth) {
 	s := m.setup
 	payloads := []message.Payload{m.localID.Payload(false)}
-	payloads = append(payloads, m.certificates()...)
-	if req := m.certReqs([]*Connection{m.conn}); req != nil {
-		payloads = append(payloads, req)
-	}
+	payloads = append(payloads, m.conn.Local.CertPayloads()...)
+	payloads = append(payloads, conf.CertReqs(m.conn)...)
 	if m.conn.Remote.ID != (Identity{}) {
 		payloads = append(payloads, m.conn.Remote.ID.Payload(true))
 	}
@@ -173,18 +170,6 @@ func (m *Machine) sendAuth(auth *message.Auth) {
 	payloads = append(payloads, child.payloads(rules.WithoutKE(child.proposals))...)
 	m.becomeAuthSent()
 	m.launch(message.IKEAuth, payloads, authTask{})
-}
-
-// certificates is our chain, the leaf first (RFC 7296, Section 3.6).
-func (m *Machine) certificates() []message.Payload {
-	if m.conn.Local.Auth != AuthCert {
-		return nil
-	}
-	var out []message.Payload
-	for _, der := range m.conn.Local.Certificates {
-		out = append(out, &message.Cert{Encoding: message.CertX509Signature, Data: der})
-	}
-	return out
 }
 
 // authTask is the IKE_AUTH exchange.
@@ -275,46 +260,16 @@ func (m *Machine) answerAuth(msg *message.Message) {
 }
 
 // chooseConnection finds the connection for the identities that the peer claims
-// and asks for: one that names the peer before one that takes any. What the peer
-// claims is proved afterwards.
+// and asks for.
 func (m *Machine) chooseConnection(asked Identity, method message.AuthMethod) *failure {
-	kind := AuthCert
-	if method == message.AuthSharedKey {
-		kind = AuthPSK
-	}
-	var anyone *Connection
-	for _, c := range m.candidates {
-		if c.Remote.Auth != kind || !m.allowsSession(c) || !c.Remote.ID.Permits(m.remoteID) {
-			continue
-		}
-		if local, err := m.localIdentity(c); err != nil || !asked.Permits(local) {
-			continue
-		}
-		if c.Remote.ID != (Identity{}) {
-			return m.choose(c)
-		}
-		if anyone == nil {
-			anyone = c
-		}
-	}
-	if anyone == nil {
+	c, ok := conf.Choose(m.candidates, conf.Claim{
+		Peer: m.remoteID, Asked: asked, Method: method, Chosen: m.session.Chosen, Local: m.local.Addr(),
+	})
+	if !ok {
 		return failf(message.AuthenticationFailed,
 			"no connection fits a peer that is %s, asks for %s and authenticates by %s", m.remoteID, asked, method)
 	}
-	return m.choose(anyone)
-}
-
-// allowsSession reports whether c allows the algorithms that IKE_SA_INIT agreed
-// on for another candidate.
-func (m *Machine) allowsSession(c *Connection) bool {
-	return slices.ContainsFunc(c.Proposals, func(p ipsec.Proposal) bool {
-		_, ok := rules.Match(m.session.Chosen, p)
-		return ok
-	})
-}
-
-func (m *Machine) choose(c *Connection) *failure {
-	id, err := m.localIdentity(c)
+	id, err := c.LocalIdentity(m.local.Addr())
 	if err != nil {
 		return failf(message.AuthenticationFailed, "%w", err)
 	}
@@ -338,7 +293,7 @@ func (m *Machine) rejectAuth(f *failure) {
 func (m *Machine) acceptAuth(auth *message.Auth) {
 	s := m.setup
 	payloads := []message.Payload{m.localID.Payload(true)}
-	payloads = append(payloads, m.certificates()...)
+	payloads = append(payloads, m.conn.Local.CertPayloads()...)
 	payloads = append(payloads, auth)
 	m.becomeEstablished()
 	reply, child, f := m.acceptChild(s.authRequest, s.nonceI, s.nonceR, nil)

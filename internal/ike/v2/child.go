@@ -107,13 +107,6 @@ func (m *Machine) findChild(is func(*child) bool) *child {
 	return nil
 }
 
-func wireProtocol(p ipsec.Protocol) message.ProtocolID {
-	if p == ipsec.AH {
-		return message.ProtocolAH
-	}
-	return message.ProtocolESP
-}
-
 func spiOctets(spi ipsec.SPI) []byte { return binary.BigEndian.AppendUint32(nil, uint32(spi)) }
 
 // usableSPI reports whether the peer may give its inbound SA this SPI: it is not

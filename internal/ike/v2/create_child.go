@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/conf"
 	"caponier/internal/ike/v2/rules"
 	"caponier/internal/ipsec"
 	"caponier/internal/secret"
@@ -32,7 +33,7 @@ func (m *Machine) newOffer(c *Child, flow *ipsec.Flow) (*childOffer, *failure) {
 		return nil, internal(err)
 	}
 	o := &childOffer{conf: c, spi: spi, proposals: c.Proposals}
-	o.localTS, o.remoteTS = m.proposeSelectors(c, flow)
+	o.localTS, o.remoteTS = c.Propose(m.local.Addr(), m.remote.Addr(), flow)
 	return o, nil
 }
 
@@ -47,7 +48,7 @@ func (o *childOffer) discard(m *Machine) {
 // payloads are the SA and TS payloads of the offer.
 func (o *childOffer) payloads(proposals []ipsec.Proposal) []message.Payload {
 	return []message.Payload{
-		rules.Offer(proposals, wireProtocol(o.conf.Protocol), spiOctets(o.spi)),
+		rules.Offer(proposals, conf.WireProtocol(o.conf.Protocol), spiOctets(o.spi)),
 		&message.TS{Selectors: o.localTS},
 		&message.TS{Responder: true, Selectors: o.remoteTS},
 	}
@@ -85,7 +86,7 @@ func (o *childOffer) complete(m *Machine, msg *message.Message, proposals []ipse
 	if sa == nil || !okI || !okR {
 		return nil, failf(message.NoProposalChosen, "the peer's response has no CHILD SA")
 	}
-	p, ok := rules.Accepted(sa, proposals, wireProtocol(o.conf.Protocol))
+	p, ok := rules.Accepted(sa, proposals, conf.WireProtocol(o.conf.Protocol))
 	if !ok || !m.usableSPI(o.conf.Protocol, p.SPI) {
 		return nil, failf(message.NoProposalChosen, "the peer chose what was not offered")
 	}
@@ -292,37 +293,40 @@ func (m *Machine) acceptChild(msg *message.Message, ni, nr []byte, old *child) (
 	tsi, _ := msg.TS(false)
 	tsr, _ := msg.TS(true)
 	auth := msg.Header.Exchange == message.IKEAuth
-	match, f := m.matchChild(sa.Proposals, tsi.Selectors, tsr.Selectors, old, auth)
+	match, f := m.matchChild(conf.Request{
+		Offered: sa.Proposals, TSi: tsi.Selectors, TSr: tsr.Selectors, Local: m.local.Addr(), Remote: m.remote.Addr(),
+		Auth: auth, UsableSPI: m.usableSPI,
+	}, old)
 	if f != nil {
 		return nil, nil, f
 	}
 	var public []byte
 	var shared secret.Key
-	if group := match.p.Transforms.First(ipsec.TypeKE); group.ID != ipsec.KENone {
+	if group := match.Proposal.Transforms.First(ipsec.TypeKE); group.ID != ipsec.KENone {
 		if public, shared, f = m.respondKE(msg, group); f != nil {
 			return nil, nil, f
 		}
 	}
-	spi, err := m.env.AllocateSPI(match.conf.Protocol)
+	spi, err := m.env.AllocateSPI(match.Child.Protocol)
 	if err != nil {
 		shared.Wipe()
 		return nil, nil, internal(err)
 	}
 	c := &child{
-		conf: match.conf, in: spi, reserved: true, out: ipsec.SPI(binary.BigEndian.Uint32(match.p.SPI)), chosen: match.p.Transforms,
-		localTS: match.localTS, remoteTS: match.remoteTS,
+		conf: match.Child, in: spi, reserved: true, out: ipsec.SPI(binary.BigEndian.Uint32(match.Proposal.SPI)), chosen: match.Proposal.Transforms,
+		localTS: match.LocalTS, remoteTS: match.RemoteTS,
 	}
 	if f := m.keyChild(c, shared, ni, nr, false); f != nil {
-		m.env.ReleaseSPI(match.conf.Protocol, spi)
+		m.env.ReleaseSPI(match.Child.Protocol, spi)
 		return nil, nil, f
 	}
-	match.p.SPI = spiOctets(spi)
-	reply := []message.Payload{&message.SA{Proposals: []message.Proposal{match.p}}}
+	match.Proposal.SPI = spiOctets(spi)
+	reply := []message.Payload{&message.SA{Proposals: []message.Proposal{match.Proposal}}}
 	if !auth {
 		reply = append(reply, &message.Nonce{Data: nr})
 	}
 	if public != nil {
-		reply = append(reply, &message.KE{Method: match.p.Transforms.First(ipsec.TypeKE).ID, Data: public})
+		reply = append(reply, &message.KE{Method: match.Proposal.Transforms.First(ipsec.TypeKE).ID, Data: public})
 	}
 	reply = append(reply, &message.TS{Selectors: c.remoteTS}, &message.TS{Responder: true, Selectors: c.localTS})
 	return reply, c, nil
@@ -351,56 +355,20 @@ func (m *Machine) respondKE(msg *message.Message, group ipsec.Transform) ([]byte
 	return public, shared, nil
 }
 
-// childMatch is what a request and a configured tunnel have in common.
-type childMatch struct {
-	conf              *Child
-	p                 message.Proposal
-	localTS, remoteTS []ipsec.Selector
-}
-
-// matchChild finds the tunnel that a request is for: one that covers the peer's
-// first selectors, which may be those of a packet, before one that only meets
-// some (RFC 7296, Section 2.9). A CHILD SA that replaces another is for the
-// tunnel of that one.
-func (m *Machine) matchChild(offered []message.Proposal, tsi, tsr []ipsec.Selector, old *child, auth bool) (childMatch, *failure) {
+// matchChild finds the tunnel that a request is for. A CHILD SA that replaces
+// another is for the tunnel of that one.
+func (m *Machine) matchChild(r conf.Request, old *child) (conf.Match, *failure) {
 	tunnels := m.conn.Children
 	if old != nil {
 		tunnels = []*Child{old.conf}
 	}
-	if auth {
-		offered = rules.WithoutOfferedKE(offered)
-	}
-	var met, found []childMatch
-	for _, conf := range tunnels {
-		x := childMatch{
-			conf:     conf,
-			localTS:  rules.Narrow(tsr, rules.OrHost(conf.Local, m.local.Addr())),
-			remoteTS: rules.Narrow(tsi, rules.OrHost(conf.Remote, m.remote.Addr())),
-		}
-		if len(x.localTS) == 0 || len(x.remoteTS) == 0 {
-			continue
-		}
-		met = append(met, x)
-		proposals := conf.Proposals
-		if auth {
-			proposals = rules.WithoutKE(proposals)
-		}
-		if p, ok := rules.Choose(proposals, offered, wireProtocol(conf.Protocol)); ok && m.usableSPI(conf.Protocol, p.SPI) {
-			x.p = p
-			found = append(found, x)
-		}
-	}
+	match, met := r.Find(tunnels)
 	switch {
-	case len(met) == 0:
-		return childMatch{}, failf(message.TSUnacceptable, "no tunnel fits the peer's traffic selectors %s === %s", tsr, tsi)
-	case len(found) == 0:
-		return childMatch{}, failf(message.NoProposalChosen, "tunnel %s accepts none of the peer's proposals: %s",
-			met[0].conf.Name, rules.Describe(offered))
+	case met == nil:
+		return match, failf(message.TSUnacceptable, "no tunnel fits the peer's traffic selectors %s === %s", r.TSr, r.TSi)
+	case match.Child == nil:
+		return match, failf(message.NoProposalChosen, "tunnel %s accepts none of the peer's proposals: %s",
+			met.Name, rules.Describe(r.Offered))
 	}
-	for _, x := range found {
-		if rules.Covered(tsr[0], x.localTS) && rules.Covered(tsi[0], x.remoteTS) {
-			return x, nil
-		}
-	}
-	return found[0], nil
+	return match, nil
 }

@@ -119,7 +119,7 @@ func (m *Machine) launch(kind message.ExchangeType, payloads []message.Payload, 
 
 // transmit sends the octets of a request and starts repeating them.
 func (m *Machine) transmit(kind message.ExchangeType, raw []byte, t task) {
-	r := m.conn.Retransmit.orDefault()
+	r := m.conn.Retransmit.OrDefault()
 	m.outstanding = &exchange{kind: kind, raw: raw, task: t, tries: r.Tries, wait: r.Initial}
 	if _, ok := t.(*deleteIKE); ok {
 		m.outstanding.hurry()
@@ -143,7 +143,7 @@ func (m *Machine) retransmit() {
 		m.giveUp()
 		return
 	}
-	r := m.conn.Retransmit.orDefault()
+	r := m.conn.Retransmit.OrDefault()
 	x.tries--
 	x.wait = min(r.Max, time.Duration(float64(x.wait)*r.Factor))
 	m.sendTo(x.raw, m.local, m.remote)
@@ -172,23 +172,6 @@ func (m *Machine) giveUp() {
 
 // hurry bounds what is left of an exchange of an IKE SA that is to end.
 func (x *exchange) hurry() { x.tries = min(x.tries, 2) }
-
-// orDefault fills in the fields that are zero.
-func (r Retransmit) orDefault() Retransmit {
-	if r.Initial <= 0 {
-		r.Initial = 2 * time.Second
-	}
-	if r.Factor < 1 {
-		r.Factor = 1.8
-	}
-	if r.Max <= 0 {
-		r.Max = 30 * time.Second
-	}
-	if r.Tries <= 0 {
-		r.Tries = 5
-	}
-	return r
-}
 
 // finish frees the window: the outstanding request has its response.
 func (m *Machine) finish() task {

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/conf"
 	"caponier/internal/ipsec"
 )
 
@@ -38,7 +39,7 @@ func (t *deleteChild) request(*Machine) (message.ExchangeType, []message.Payload
 	}
 	t.child.state = childDeleting
 	return message.Informational, []message.Payload{&message.Delete{
-		Protocol: wireProtocol(t.child.protocol()), SPIs: []ipsec.SPI{t.child.in},
+		Protocol: conf.WireProtocol(t.child.protocol()), SPIs: []ipsec.SPI{t.child.in},
 	}}, true
 }
 
@@ -141,7 +142,7 @@ func (m *Machine) deletedByPeer(d *message.Delete) []ipsec.SPI {
 	var reply []ipsec.SPI
 	for _, spi := range d.SPIs {
 		c := m.findChild(func(c *child) bool {
-			return c.out == spi && c.state != childGone && wireProtocol(c.protocol()) == d.Protocol
+			return c.out == spi && c.state != childGone && conf.WireProtocol(c.protocol()) == d.Protocol
 		})
 		if c == nil {
 			if m.outstanding != nil && m.outstanding.kind == message.CreateChildSA && len(m.deletedEarly) < maxQueue {

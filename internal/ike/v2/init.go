@@ -7,6 +7,7 @@ import (
 
 	"caponier/internal/ike/keys"
 	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/conf"
 	"caponier/internal/ike/v2/rules"
 	"caponier/internal/ipsec"
 	"caponier/internal/secret"
@@ -85,7 +86,7 @@ func (m *Machine) sendInit() {
 		rules.Offer(m.conn.Proposals, message.ProtocolIKE, nil),
 		&message.KE{Method: s.group.ID, Data: s.share.Public()},
 		&message.Nonce{Data: slices.Clone(s.nonceI)})
-	payloads = append(payloads, m.natNotifies(m.spiI, 0, m.local, m.remote, m.conn.Encapsulation)...)
+	payloads = append(payloads, natNotifies(m.spiI, 0, m.local, m.remote, m.conn.Encapsulation)...)
 	payloads = append(payloads, rules.HashNotify())
 	msg := message.Message{Header: m.header(message.IKESAInit, 0, 0), Payloads: payloads}
 	raw, err := msg.Append(nil)
@@ -203,7 +204,7 @@ func (m *Machine) initResponse(msg *message.Message, r Received) {
 	s.nonceR = slices.Clone(nonce.Data)
 	s.firstR = slices.Clone(r.Raw)
 	s.peerHashes = rules.PeerHashes(msg)
-	m.nat = m.detectNAT(msg, r, m.conn.Encapsulation)
+	m.nat = detectNAT(msg, r, m.conn.Encapsulation)
 	m.float()
 	m.startAuth()
 }
@@ -326,10 +327,8 @@ func (m *Machine) acceptInit(msg *message.Message, r Received, c *Connection, p 
 		&message.KE{Method: ke.Method, Data: public},
 		&message.Nonce{Data: slices.Clone(nr)},
 	}
-	payloads = append(payloads, m.natNotifies(m.spiI, m.spiR, r.Local, r.Remote, c.Encapsulation)...)
-	if authorities := m.certReqs(m.candidates); authorities != nil {
-		payloads = append(payloads, authorities)
-	}
+	payloads = append(payloads, natNotifies(m.spiI, m.spiR, r.Local, r.Remote, c.Encapsulation)...)
+	payloads = append(payloads, conf.CertReqs(m.candidates...)...)
 	payloads = append(payloads, rules.HashNotify())
 	answer := message.Message{Header: m.header(message.IKESAInit, 0, message.FlagResponse), Payloads: payloads}
 	raw, err := answer.Append(nil)
@@ -342,25 +341,9 @@ func (m *Machine) acceptInit(msg *message.Message, r Received, c *Connection, p 
 		firstI: slices.Clone(r.Raw), firstR: raw,
 		peerHashes: rules.PeerHashes(msg),
 	}
-	m.nat = m.detectNAT(msg, r, c.Encapsulation)
+	m.nat = detectNAT(msg, r, c.Encapsulation)
 	m.local, m.remote = r.Local, r.Remote
 	m.keepAnswer(r.Raw, raw)
 	m.sendTo(raw, r.Local, r.Remote)
 	m.becomeHalfOpen()
-}
-
-// certReqs asks for certificates of the CAs that the connections trust.
-func (m *Machine) certReqs(connections []*Connection) message.Payload {
-	req := &message.CertReq{Encoding: message.CertX509Signature}
-	for _, c := range connections {
-		if c.Remote.Auth == AuthCert {
-			for _, hash := range c.Remote.Authorities {
-				req.Data = append(req.Data, hash...)
-			}
-		}
-	}
-	if len(req.Data) == 0 {
-		return nil
-	}
-	return req
 }

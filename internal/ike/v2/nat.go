@@ -3,7 +3,6 @@ package v2
 import (
 	"net/netip"
 
-	"caponier/internal/ike/keys"
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/v2/rules"
 )
@@ -23,27 +22,17 @@ type nat struct {
 // natNotifies returns the NAT_DETECTION notifications of our IKE_SA_INIT
 // message, or none where ESP must never travel in UDP: a peer that receives
 // none does not look for a NAT.
-func (m *Machine) natNotifies(spiI, spiR message.SPI, local, remote netip.AddrPort, e Encapsulation) []message.Payload {
+func natNotifies(spiI, spiR message.SPI, local, remote netip.AddrPort, e Encapsulation) []message.Payload {
 	if e == EncapNever {
 		return nil
 	}
-	source := keys.NATDetection(uint64(spiI), uint64(spiR), local)
-	if e == EncapAlways {
-		// A hash that does not match makes the peer believe in a NAT.
-		source[0] ^= 0xff
-	}
-	return []message.Payload{
-		&message.Notify{Kind: message.NATDetectionSourceIP, Data: source},
-		&message.Notify{
-			Kind: message.NATDetectionDestinationIP,
-			Data: keys.NATDetection(uint64(spiI), uint64(spiR), remote),
-		},
-	}
+	// A hash that does not match makes the peer believe in a NAT.
+	return rules.NATNotifies(spiI, spiR, local, remote, e == EncapAlways)
 }
 
 // detectNAT takes in what the peer says of the addresses. Where ESP must never
 // travel in UDP, it does not matter.
-func (m *Machine) detectNAT(msg *message.Message, r Received, e Encapsulation) nat {
+func detectNAT(msg *message.Message, r Received, e Encapsulation) nat {
 	var found nat
 	if e != EncapNever {
 		found.local, found.remote = rules.DetectNAT(msg, r.Local, r.Remote)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 
 	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/conf"
 	"caponier/internal/ipsec"
 )
 
@@ -51,7 +52,7 @@ func (t *rekeyChild) request(m *Machine) (message.ExchangeType, []message.Payloa
 		t.offer = o
 	}
 	payloads, f := t.offer.request(m, t.group(t.offer.proposals), &message.Notify{
-		Protocol: wireProtocol(t.old.protocol()), SPI: spiOctets(t.old.in), Kind: message.RekeySA,
+		Protocol: conf.WireProtocol(t.old.protocol()), SPI: spiOctets(t.old.in), Kind: message.RekeySA,
 	})
 	if f != nil {
 		t.failed(m, f)
@@ -215,7 +216,7 @@ func (m *Machine) rekeyed(n *message.Notify) *child {
 	}
 	spi := ipsec.SPI(binary.BigEndian.Uint32(n.SPI))
 	return m.findChild(func(c *child) bool {
-		return c.out == spi && c.state != childGone && wireProtocol(c.protocol()) == n.Protocol
+		return c.out == spi && c.state != childGone && conf.WireProtocol(c.protocol()) == n.Protocol
 	})
 }
 

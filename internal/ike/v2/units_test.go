@@ -10,19 +10,18 @@ import (
 func TestProposeSelectors(t *testing.T) {
 	w := newWorld(t, 1)
 	l, _ := w.pskPair()
-	m := w.initiate(Initiate{})
 	src, dst := sel(t, "10.1.0.7/32")[0].First, sel(t, "10.2.0.9/32")[0].First
-	local, remote := m.proposeSelectors(l.Children[0], &ipsec.Flow{Src: src, Dst: dst, Protocol: 6, SrcPort: 1000, DstPort: 80})
+	local, remote := l.Children[0].Propose(leftAddr, rightAddr, &ipsec.Flow{Src: src, Dst: dst, Protocol: 6, SrcPort: 1000, DstPort: 80})
 	if !slices.Equal(local, sel(t, "10.1.0.7/32:tcp/1000", "10.1.0.0/16")) ||
 		!slices.Equal(remote, sel(t, "10.2.0.9/32:tcp/80", "10.2.0.0/16")) {
 		t.Errorf("%v === %v", local, remote)
 	}
-	local, _ = m.proposeSelectors(l.Children[0], &ipsec.Flow{Src: dst, Dst: src, Protocol: 6})
+	local, _ = l.Children[0].Propose(leftAddr, rightAddr, &ipsec.Flow{Src: dst, Dst: src, Protocol: 6})
 	if !slices.Equal(local, sel(t, "10.1.0.0/16")) {
 		t.Errorf("a packet that does not fit: %v", local)
 	}
 	host := &Child{}
-	if local, remote = m.proposeSelectors(host, nil); !slices.Equal(local, sel(t, "192.0.2.1/32")) || !slices.Equal(remote, sel(t, "198.51.100.1/32")) {
+	if local, remote = host.Propose(leftAddr, rightAddr, nil); !slices.Equal(local, sel(t, "192.0.2.1/32")) || !slices.Equal(remote, sel(t, "198.51.100.1/32")) {
 		t.Errorf("host to host: %v === %v", local, remote)
 	}
 }

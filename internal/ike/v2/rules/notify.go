@@ -33,6 +33,22 @@ func PeerHashes(msg *message.Message) []uint16 {
 	return out
 }
 
+// NATNotifies returns the NAT_DETECTION notifications of an IKE_SA_INIT message
+// between two addresses. With pretend, the hash of the source is wrong.
+func NATNotifies(spiI, spiR message.SPI, local, remote netip.AddrPort, pretend bool) []message.Payload {
+	source := keys.NATDetection(uint64(spiI), uint64(spiR), local)
+	if pretend {
+		source[0] ^= 0xff
+	}
+	return []message.Payload{
+		&message.Notify{Kind: message.NATDetectionSourceIP, Data: source},
+		&message.Notify{
+			Kind: message.NATDetectionDestinationIP,
+			Data: keys.NATDetection(uint64(spiI), uint64(spiR), remote),
+		},
+	}
+}
+
 // DetectNAT compares the NAT_DETECTION notifications of an IKE_SA_INIT message
 // with the addresses that it arrived between, and reports which end is behind a
 // NAT. A peer that sends none takes no part (RFC 7296, Section 2.23).

@@ -1,0 +1,132 @@
+package conf
+
+import (
+	"net/netip"
+	"slices"
+
+	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/rules"
+	"caponier/internal/ipsec"
+)
+
+// Claim is what an initiator says of itself and asks for in IKE_AUTH, and what
+// IKE_SA_INIT has agreed on.
+type Claim struct {
+	Peer, Asked rules.Identity // Asked is zero where the peer asks for nobody
+	Method      message.AuthMethod
+	Chosen      ipsec.Proposal
+	Local       netip.Addr
+}
+
+// Choose finds the connection for a claim: one that names the peer before one
+// that takes any, and otherwise the first. What the peer claims is proved
+// afterwards.
+func Choose(candidates []*Connection, x Claim) (*Connection, bool) {
+	kind := AuthCert
+	if x.Method == message.AuthSharedKey {
+		kind = AuthPSK
+	}
+	var anyone *Connection
+	for _, c := range candidates {
+		if c.Remote.Auth != kind || !c.allows(x.Chosen) || !c.Remote.ID.Permits(x.Peer) {
+			continue
+		}
+		if local, err := c.LocalIdentity(x.Local); err != nil || !x.Asked.Permits(local) {
+			continue
+		}
+		if c.Remote.ID != (rules.Identity{}) {
+			return c, true
+		}
+		if anyone == nil {
+			anyone = c
+		}
+	}
+	return anyone, anyone != nil
+}
+
+// allows reports whether c allows the algorithms that IKE_SA_INIT agreed on for
+// another candidate.
+func (c *Connection) allows(chosen ipsec.Proposal) bool {
+	return slices.ContainsFunc(c.Proposals, func(p ipsec.Proposal) bool {
+		_, ok := rules.Match(chosen, p)
+		return ok
+	})
+}
+
+// Selectors are the traffic selectors of a tunnel between two hosts.
+func (c *Child) Selectors(local, remote netip.Addr) (ours, theirs []ipsec.Selector) {
+	return rules.OrHost(c.Local, local), rules.OrHost(c.Remote, remote)
+}
+
+// Propose returns the traffic selectors that we propose for the tunnel; flow is
+// the packet that asks for it, or nil.
+func (c *Child) Propose(local, remote netip.Addr, flow *ipsec.Flow) (ours, theirs []ipsec.Selector) {
+	ours, theirs = c.Selectors(local, remote)
+	if flow == nil || !flow.Src.IsValid() || !flow.Dst.IsValid() {
+		return ours, theirs
+	}
+	return rules.WithFlow(ours, flow.Src, flow.Protocol, flow.SrcPort),
+		rules.WithFlow(theirs, flow.Dst, flow.Protocol, flow.DstPort)
+}
+
+// Match is what a request for a CHILD SA and a configured tunnel have in common.
+type Match struct {
+	Child             *Child
+	Proposal          message.Proposal
+	LocalTS, RemoteTS []ipsec.Selector
+}
+
+// Request is what a peer asks of a CHILD SA.
+type Request struct {
+	Offered       []message.Proposal
+	TSi, TSr      []ipsec.Selector
+	Local, Remote netip.Addr
+	Auth          bool // in IKE_AUTH, which has no key exchange for it
+	// UsableSPI says whether the peer may give its inbound SA this SPI.
+	UsableSPI func(ipsec.Protocol, []byte) bool
+}
+
+// Find finds the tunnel that a request is for: one that covers the peer's first
+// selectors, which may be those of a packet, before one that only meets some
+// (RFC 7296, Section 2.9). Where none is found, met is the first tunnel whose
+// selectors fit, or nil.
+func (r Request) Find(tunnels []*Child) (m Match, met *Child) {
+	offered := r.Offered
+	if r.Auth {
+		offered = rules.WithoutOfferedKE(offered)
+	}
+	for _, c := range tunnels {
+		ours, theirs := c.Selectors(r.Local, r.Remote)
+		x := Match{Child: c, LocalTS: rules.Narrow(r.TSr, ours), RemoteTS: rules.Narrow(r.TSi, theirs)}
+		if len(x.LocalTS) == 0 || len(x.RemoteTS) == 0 {
+			continue
+		}
+		if met == nil {
+			met = c
+		}
+		proposals := c.Proposals
+		if r.Auth {
+			proposals = rules.WithoutKE(proposals)
+		}
+		var ok bool
+		x.Proposal, ok = rules.Choose(proposals, offered, WireProtocol(c.Protocol))
+		if !ok || !r.UsableSPI(c.Protocol, x.Proposal.SPI) {
+			continue
+		}
+		if rules.Covered(r.TSr[0], x.LocalTS) && rules.Covered(r.TSi[0], x.RemoteTS) {
+			return x, met
+		}
+		if m.Child == nil {
+			m = x
+		}
+	}
+	return m, met
+}
+
+// WireProtocol is the number of p in IKE payloads.
+func WireProtocol(p ipsec.Protocol) message.ProtocolID {
+	if p == ipsec.AH {
+		return message.ProtocolAH
+	}
+	return message.ProtocolESP
+}

@@ -1,0 +1,77 @@
+package conf
+
+import (
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/rules"
+)
+
+// LocalIdentity returns what this side claims to be: what is configured, or the
+// subject of its certificate, or its address.
+func (c *Connection) LocalIdentity(local netip.Addr) (rules.Identity, error) {
+	if c.Local.ID != (rules.Identity{}) {
+		return c.Local.ID, nil
+	}
+	if c.Local.Auth == AuthPSK {
+		return rules.AddressIdentity(local), nil
+	}
+	leaf, err := c.Local.leaf()
+	if err != nil {
+		return rules.Identity{}, err
+	}
+	return rules.Identity{Kind: message.IDDERASN1DN, Data: string(leaf.RawSubject)}, nil
+}
+
+func (p *Party) leaf() (*x509.Certificate, error) {
+	if len(p.Certificates) == 0 {
+		return nil, errors.New("no certificate is configured")
+	}
+	leaf, err := x509.ParseCertificate(p.Certificates[0])
+	if err != nil {
+		return nil, fmt.Errorf("own certificate: %w", err)
+	}
+	return leaf, nil
+}
+
+// PublicKey returns the key of our certificate.
+func (p *Party) PublicKey() (crypto.PublicKey, error) {
+	leaf, err := p.leaf()
+	if err != nil {
+		return nil, err
+	}
+	return leaf.PublicKey, nil
+}
+
+// CertPayloads is our chain, the leaf first (RFC 7296, Section 3.6).
+func (p *Party) CertPayloads() []message.Payload {
+	if p.Auth != AuthCert {
+		return nil
+	}
+	var out []message.Payload
+	for _, der := range p.Certificates {
+		out = append(out, &message.Cert{Encoding: message.CertX509Signature, Data: der})
+	}
+	return out
+}
+
+// CertReqs asks for certificates of the CAs that the connections trust. It is
+// empty where they trust none.
+func CertReqs(connections ...*Connection) []message.Payload {
+	req := &message.CertReq{Encoding: message.CertX509Signature}
+	for _, c := range connections {
+		if c.Remote.Auth == AuthCert {
+			for _, hash := range c.Remote.Authorities {
+				req.Data = append(req.Data, hash...)
+			}
+		}
+	}
+	if len(req.Data) == 0 {
+		return nil
+	}
+	return []message.Payload{req}
+}
