@@ -18,12 +18,12 @@ var engines = sync.OnceValue(func() []*engine {
 			outer: [2]kernel{kSm3Outer16AVX512, kSm3Outer32AVX512},
 			fused: [2]kernel{kFusedLanes16AVX512, kFusedLanes32AVX512},
 			units: []unit{
-				{blocks: 16, ctr: kCtr16AVX512, ecb: kBlocks16AVX512},
-				{blocks: 32, ctr: kCtr32AVX512, ecb: kBlocks32AVX512},
-				{blocks: 64, ctr: kCtr64AVX512, ecb: kBlocks64AVX512},
-				{blocks: 96, ctr: kCtr96AVX512, ecb: kBlocks96AVX512, mixed: true},
+				{16, kCtr16AVX512, kSeal16AVX512, kOpen16AVX512, kBlocks16AVX512, false},
+				{32, kCtr32AVX512, kSeal32AVX512, kOpen32AVX512, kBlocks32AVX512, false},
+				{64, kCtr64AVX512, kSeal64AVX512, kOpen64AVX512, kBlocks64AVX512, false},
+				{96, kCtr96AVX512, kSeal96AVX512, kOpen96AVX512, kBlocks96AVX512, true},
 			},
-			tag:     kTagAVX512,
+			ghash:   kGhashAVX512,
 			powers:  kPowersAVX512,
 			minHash: 3,
 		})

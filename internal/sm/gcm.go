@@ -46,7 +46,7 @@ func newGCM(e *engine, key []byte) (*GCM, error) {
 	clear(rk[:])
 	var h [16]byte
 	g.key.ecb(h[:], h[:])
-	if e.tag == 0 {
+	if e.ghash == 0 {
 		g.hash = newGHASHPortable(&h)
 		return g, nil
 	}
@@ -137,19 +137,18 @@ func (g *GCM) Open(dst, nonce, ciphertext, aad []byte) ([]byte, error) {
 // additional data that do not fit in with the first of them. It returns those
 // that do.
 func (g *GCM) begin(c *wideCall, nonce, text, aad []byte) []byte {
-	c.key = &g.key.wide
-	copy(c.nonce[:], nonce)
+	c.key, c.ctr = &g.key.wide, 2
+	c.nonce = unsafe.Pointer(&nonce[0])
 	binary.LittleEndian.PutUint64(c.lens[:], uint64(len(text))*8)
 	binary.LittleEndian.PutUint64(c.lens[8:], uint64(len(aad))*8)
-	largest := g.largest()
-	if (len(aad)+15)/16+largest <= powers {
+	if (len(aad)+15)/16+g.largest() <= powers {
 		return aad
 	}
 	for len(aad) > 0 {
 		n := min(len(aad), powers*BlockSize)
-		g.hashes(c, nil, aad[:n], 0)
-		c.final = hashToY
-		g.key.engine.tag.call(unsafe.Pointer(c))
+		g.aim(c, nil, n, 0)
+		c.data, c.dlen = unsafe.Pointer(unsafe.SliceData(aad)), uint64(n)
+		g.key.engine.ghash.call(unsafe.Pointer(c))
 		aad = aad[n:]
 	}
 	return nil
@@ -160,26 +159,25 @@ func (g *GCM) largest() int {
 	return u[len(u)-1].blocks
 }
 
-// hashes directs GHASH at aad, data and a number of blocks after them.
-func (g *GCM) hashes(c *wideCall, aad, data []byte, after int) {
-	nb := (len(data)+BlockSize-1)/BlockSize + after
+// aim finds the powers for additional data, a text and the blocks after it.
+func (g *GCM) aim(c *wideCall, aad []byte, text, after int) {
+	nb := (text+BlockSize-1)/BlockSize + after
 	na := (len(aad) + BlockSize - 1) / BlockSize
 	table := unsafe.Pointer(&g.pow)
 	c.pow = unsafe.Add(table, (powers-nb)*16)
 	c.apow = unsafe.Add(table, (powers-nb-na)*16)
+	c.lpow = unsafe.Add(table, (powers-1)*16)
 	c.aad, c.aadLen = unsafe.Pointer(unsafe.SliceData(aad)), uint64(len(aad))
-	c.data, c.dlen = unsafe.Pointer(unsafe.SliceData(data)), uint64(len(data))
-	c.acc = [3][64]byte{}
 }
 
-// next cuts the next unit off text: its length, and whether it is the last one,
-// which also has the block that hides the tag.
-func (g *GCM) next(c *wideCall, left, done int) (u *unit, n int, last bool) {
+// next cuts the next unit off a text: its length, and whether it is the last
+// one, which also has the block that hides the tag.
+func (g *GCM) next(c *wideCall, left int) (u *unit, n int, last bool) {
 	largest := g.largest()
 	n = left
 	blocks := (n+BlockSize-1)/BlockSize + 1
 	last = blocks <= largest
-	c.ctr, c.first = uint32(2+done/BlockSize), int32(blocks-1)
+	c.first = int32(blocks - 1)
 	if !last { // a rest of less than a block goes to a unit of its own
 		n = min(n&^(BlockSize-1), largest*BlockSize)
 		blocks = n / BlockSize
@@ -189,12 +187,34 @@ func (g *GCM) next(c *wideCall, left, done int) (u *unit, n int, last bool) {
 	return g.key.engine.unit(blocks), n, last
 }
 
-// mixes returns how much of the hash a kernel does between its rounds.
-func (u *unit) mixes(length uint64) uint64 {
-	if u.mixed {
-		return min(8, length/192)
+// units runs the kernels over a packet, sealing or opening.
+func (g *GCM) units(tag, out, nonce, text, aad []byte, open bool) {
+	var c wideCall
+	c.tag = unsafe.Pointer(&tag[0])
+	aad = g.begin(&c, nonce, text, aad)
+	for {
+		u, n, last := g.next(&c, len(text))
+		c.in, c.out = unsafe.Pointer(unsafe.SliceData(text)), unsafe.Pointer(unsafe.SliceData(out))
+		c.final = 0
+		if last {
+			c.final = 1
+		}
+		g.aim(&c, aad, n, int(c.final))
+		if open {
+			if u.mixed {
+				c.mixed = min(8, uint64(n)/192)
+			}
+			u.open.call(unsafe.Pointer(&c))
+		} else {
+			u.seal.call(unsafe.Pointer(&c))
+		}
+		if last {
+			return
+		}
+		aad, out, text = nil, out[n:], text[n:]
+		c.ctr += uint32(n / BlockSize)
+		c.mixed = 0
 	}
-	return 0
 }
 
 func (g *GCM) seal(out, nonce, text, aad []byte) {
@@ -202,37 +222,7 @@ func (g *GCM) seal(out, nonce, text, aad []byte) {
 		g.sealPortable(out, nonce, text, aad)
 		return
 	}
-	e := g.key.engine
-	var c wideCall
-	aad = g.begin(&c, nonce, text, aad)
-	for done := 0; ; {
-		u, n, last := g.next(&c, len(text)-done, done)
-		c.in, c.out = unsafe.Pointer(unsafe.SliceData(text[done:])), unsafe.Pointer(&out[done])
-		// The hash of the unit before goes between the rounds of this one.
-		c.mixed = 0
-		if done > 0 {
-			c.mixed = u.mixes(c.dlen)
-		}
-		u.ctr.call(unsafe.Pointer(&c))
-		if done > 0 {
-			c.dlen -= 192 * c.mixed
-			c.final = hashToY
-			e.tag.call(unsafe.Pointer(&c))
-			aad = nil
-		}
-		after := 0
-		if last {
-			after = 1
-		}
-		g.hashes(&c, aad, out[done:done+n], after)
-		done += n
-		if last {
-			c.final = hashToTag
-			e.tag.call(unsafe.Pointer(&c))
-			copy(out[done:], c.tag[:])
-			return
-		}
-	}
+	g.units(out[len(text):], out, nonce, text, aad, false)
 }
 
 func (g *GCM) open(tag *[TagSize]byte, out, nonce, text, aad []byte) {
@@ -240,51 +230,7 @@ func (g *GCM) open(tag *[TagSize]byte, out, nonce, text, aad []byte) {
 		g.openPortable(tag, out, nonce, text, aad)
 		return
 	}
-	e := g.key.engine
-	var c wideCall
-	aad = g.begin(&c, nonce, text, aad)
-	for done := 0; ; {
-		u, n, last := g.next(&c, len(text)-done, done)
-		c.in, c.out = unsafe.Pointer(unsafe.SliceData(text[done:])), unsafe.Pointer(unsafe.SliceData(out[done:]))
-		after := 0
-		c.final = hashToY
-		if last {
-			after = 1
-			c.final = hashToTag
-		}
-		final := c.final
-		g.hashes(&c, aad, text[done:done+n], after)
-		aad = nil
-		if c.mixed = u.mixes(uint64(n)); c.mixed == 0 {
-			// Decryption in place destroys what is to be hashed.
-			c.e = [16]byte{}
-			e.tag.call(unsafe.Pointer(&c))
-			u.ctr.call(unsafe.Pointer(&c))
-			if last {
-				subtle.XORBytes(tag[:], c.tag[:], c.e[:])
-				return
-			}
-			done += n
-			continue
-		}
-		// What does not fit between the rounds comes first, for the same reason.
-		whole := 192 * c.mixed
-		data, pow := c.data, c.pow
-		c.data, c.pow, c.dlen = unsafe.Add(c.data, whole), unsafe.Add(c.pow, whole), uint64(n)-whole
-		c.final = hashToAcc
-		e.tag.call(unsafe.Pointer(&c))
-		end := unsafe.Add(pow, (n+BlockSize-1)&^(BlockSize-1))
-		c.data, c.pow = data, pow
-		u.ctr.call(unsafe.Pointer(&c))
-		c.pow, c.dlen, c.aadLen, c.final = end, 0, 0, final
-		c.y = [16]byte{}
-		e.tag.call(unsafe.Pointer(&c))
-		done += n
-		if last {
-			*tag = c.tag
-			return
-		}
-	}
+	g.units(tag[:], out, nonce, text, aad, true)
 }
 
 func (g *GCM) sealPortable(out, nonce, text, aad []byte) {

@@ -49,7 +49,7 @@ type engine struct {
 	fused [2]kernel // none: CBC of all packets, then HMAC
 	// Kernels for one packet, smallest unit first; none: portable.
 	units  []unit
-	tag    kernel
+	ghash  kernel
 	powers kernel
 	// How many messages make a batch worthwhile.
 	minHash int

@@ -41,6 +41,30 @@ func ctr64AVX512(p unsafe.Pointer)
 func ctr96AVX512(p unsafe.Pointer)
 
 //go:noescape
+func seal16AVX512(p unsafe.Pointer)
+
+//go:noescape
+func seal32AVX512(p unsafe.Pointer)
+
+//go:noescape
+func seal64AVX512(p unsafe.Pointer)
+
+//go:noescape
+func seal96AVX512(p unsafe.Pointer)
+
+//go:noescape
+func open16AVX512(p unsafe.Pointer)
+
+//go:noescape
+func open32AVX512(p unsafe.Pointer)
+
+//go:noescape
+func open64AVX512(p unsafe.Pointer)
+
+//go:noescape
+func open96AVX512(p unsafe.Pointer)
+
+//go:noescape
 func blocks16AVX512(p unsafe.Pointer)
 
 //go:noescape
@@ -53,7 +77,7 @@ func blocks64AVX512(p unsafe.Pointer)
 func blocks96AVX512(p unsafe.Pointer)
 
 //go:noescape
-func tagAVX512(p unsafe.Pointer)
+func ghashAVX512(p unsafe.Pointer)
 
 //go:noescape
 func powersAVX512(p unsafe.Pointer)
@@ -72,11 +96,19 @@ const (
 	kCtr32AVX512
 	kCtr64AVX512
 	kCtr96AVX512
+	kSeal16AVX512
+	kSeal32AVX512
+	kSeal64AVX512
+	kSeal96AVX512
+	kOpen16AVX512
+	kOpen32AVX512
+	kOpen64AVX512
+	kOpen96AVX512
 	kBlocks16AVX512
 	kBlocks32AVX512
 	kBlocks64AVX512
 	kBlocks96AVX512
-	kTagAVX512
+	kGhashAVX512
 	kPowersAVX512
 )
 
@@ -107,6 +139,22 @@ func (k kernel) call(p unsafe.Pointer) {
 		ctr64AVX512(p)
 	case kCtr96AVX512:
 		ctr96AVX512(p)
+	case kSeal16AVX512:
+		seal16AVX512(p)
+	case kSeal32AVX512:
+		seal32AVX512(p)
+	case kSeal64AVX512:
+		seal64AVX512(p)
+	case kSeal96AVX512:
+		seal96AVX512(p)
+	case kOpen16AVX512:
+		open16AVX512(p)
+	case kOpen32AVX512:
+		open32AVX512(p)
+	case kOpen64AVX512:
+		open64AVX512(p)
+	case kOpen96AVX512:
+		open96AVX512(p)
 	case kBlocks16AVX512:
 		blocks16AVX512(p)
 	case kBlocks32AVX512:
@@ -115,8 +163,8 @@ func (k kernel) call(p unsafe.Pointer) {
 		blocks64AVX512(p)
 	case kBlocks96AVX512:
 		blocks96AVX512(p)
-	case kTagAVX512:
-		tagAVX512(p)
+	case kGhashAVX512:
+		ghashAVX512(p)
 	case kPowersAVX512:
 		powersAVX512(p)
 	}

@@ -16,37 +16,30 @@ type wideCall struct {
 	first   int32  // the block that has counter 1 instead, or -1
 	mode    uint64 // all ones: add the ciphertext a block before (CBC)
 	_       [16]byte
-	nonce   [16]byte
+	nonce   unsafe.Pointer // 12 octets
+	_       [8]byte
 	before  [16]byte // ciphertext before in
 	e       [16]byte // keystream of the block with counter 1
 	y       [16]byte // GHASH so far, reversed
 	lens    [16]byte // GCM's last block, reversed
-	tag     [16]byte
-	pow     unsafe.Pointer // powers of the hash key for data
-	data    unsafe.Pointer
+	tag     unsafe.Pointer // where 16 octets go
+	_       [8]byte
+	pow     unsafe.Pointer // powers of the hash key for the text
+	data    unsafe.Pointer // text of the kernel that only hashes
 	dlen    uint64
-	mixed   uint64 // 192 octets of data each to hash between the rounds
+	lpow    unsafe.Pointer // power for lens
 	aad     unsafe.Pointer
 	aadLen  uint64
 	apow    unsafe.Pointer // power for y and aad
-	final   uint64         // hashTo...
-	_       [32]byte
-	acc     [3][64]byte
+	final   uint64         // not 0: to tag, else to y
+	mixed   uint64         // 192 octets each to hash between the rounds of opening
 }
 
-// What the tag kernel does with its sums.
-const (
-	hashToY = iota
-	hashToTag
-	hashToAcc
-)
-
-// unit is a pair of kernels for so many blocks at once.
+// unit is the kernels for so many blocks at once.
 type unit struct {
-	blocks int
-	ctr    kernel
-	ecb    kernel
-	mixed  bool // ctr hashes between its rounds
+	blocks               int
+	ctr, seal, open, ecb kernel
+	mixed                bool // open hashes between its rounds
 }
 
 func (e *engine) unit(blocks int) *unit {
@@ -144,7 +137,7 @@ func (k *blockKey) ctr(dst, src []byte, nonce *[12]byte, ctr uint32) {
 	}
 	var c wideCall
 	c.key, c.first, c.ctr = &k.wide, -1, ctr
-	copy(c.nonce[:], nonce[:])
+	c.nonce = unsafe.Pointer(nonce)
 	for len(src) > 0 {
 		u := k.engine.unit((len(src) + BlockSize - 1) / BlockSize)
 		n := min(len(src), u.blocks*BlockSize)

@@ -12,6 +12,7 @@ import "encoding/binary"
 type ghash struct {
 	b           *B
 	lo, mid, hi V
+	parked      int
 }
 
 func (g *ghash) x(v V) any {
@@ -51,21 +52,29 @@ func (g *ghash) constX(lo, hi uint64) V {
 	return g.loadX(g.b.file.Const(c[:]))
 }
 
-// add adds d times h to the sums, at full width or 128 bits.
+// add adds d times h to the sums, at full width: three products (Karatsuba), as
+// the multiplier is the slowest unit. mid gets lo and hi too, until finish.
 func (g *ghash) add(d, h V) {
 	b := g.b
-	m := func(imm string) V { return b.D("VPCLMULQDQ", imm, h, d) }
-	b.xorTo(m("$0x00"), g.lo, g.lo)
-	b.xorTo(m("$0x11"), g.hi, g.hi)
-	b.xor3To(m("$0x01"), m("$0x10"), g.mid, g.mid)
+	halves := func(v V) V { return b.xor(v, b.D("VPSHUFD", "$0x4e", v)) }
+	b.xorTo(b.D("VPCLMULQDQ", "$0x00", h, d), g.lo, g.lo)
+	b.xorTo(b.D("VPCLMULQDQ", "$0x11", h, d), g.hi, g.hi)
+	b.xorTo(b.D("VPCLMULQDQ", "$0x00", halves(h), halves(d)), g.mid, g.mid)
 }
 
 // add1 adds the product of two 128-bit operands.
 func (g *ghash) add1(d, h V) {
 	b := g.b
+	halves := func(v V) V { return g.xorX(v, g.opX("VPSHUFD", "$0x4e", v)) }
 	b.xorTo(g.clmulX("$0x00", h, d), g.lo, g.lo)
 	b.xorTo(g.clmulX("$0x11", h, d), g.hi, g.hi)
-	b.xor3To(g.clmulX("$0x01", h, d), g.clmulX("$0x10", h, d), g.mid, g.mid)
+	b.xorTo(g.clmulX("$0x00", halves(h), halves(d)), g.mid, g.mid)
+}
+
+// sum reduces the sums to one block.
+func (g *ghash) sum(red V) V {
+	lo, hi := g.fold(g.lo), g.fold(g.hi)
+	return g.reduce(lo, g.xorX(g.fold(g.mid), g.xorX(lo, hi)), hi, red)
 }
 
 // fold adds the 128-bit lanes of a register.
@@ -91,105 +100,154 @@ func (g *ghash) reduce(lo, mid, hi, red V) V {
 	return g.xorX(hi, lo)
 }
 
-// tagKernel generates the end of GHASH: the hash so far and the additional data
-// against their powers, the rest of the text, and either the tag or the hash for
-// the next part.
-func tagKernel(f *File, k *B, name string, width byte, evex bool) {
-	b := f.builder(name, width, evex, withGFNI, k)
+func newGHASH(b *B) *ghash {
 	g := &ghash{b: b}
-	step := b.bytes()
-	load := func(off int) V { return b.load(at("DI", wideAcc+64*off)) }
-	g.lo, g.mid, g.hi = load(0), load(1), load(2)
-	b.Raw("MOVQ %s, R9", at("DI", wideAPow))
-	g.add1(g.loadX(at("DI", wideY)), g.loadX(at("R9", 0)))
+	g.lo, g.mid, g.hi = b.D(opZero), b.D(opZero), b.D(opZero)
+	return g
+}
 
-	swap := b.load(b.file.Const(fill64(func(i int) byte { return byte(15 - i%16) })[:max(step, 16)]))
-	swapX := func(v V) V { return g.opX("VPSHUFB", swap, v) }
-	blocks := func(ptr, length, pow string, loadPart func() V) {
-		done, last := b.Label(), b.Label()
-		top := b.Label()
-		b.Place(top)
-		b.depth++
-		b.Raw("CMPQ %s, $16", length)
-		b.Jump("JLT", last)
-		g.add1(swapX(g.loadX(at(ptr, 0))), g.loadX(at(pow, 0)))
-		b.Raw("ADDQ $16, %s", ptr)
-		b.Raw("ADDQ $16, %s", pow)
-		b.Raw("SUBQ $16, %s", length)
-		b.Jump("JMP", top)
-		b.depth--
-		b.Place(last)
-		b.Raw("TESTQ %s, %s", length, length)
-		b.Jump("JEQ", done)
-		g.add1(swapX(loadPart()), g.loadX(at(pow, 0)))
-		b.Raw("ADDQ $16, %s", pow)
-		b.Place(done)
+// park moves the sums to memory while others need the registers; resume brings
+// them back.
+func (g *ghash) park() {
+	g.parked = g.b.Mem(192)
+	for i, v := range []V{g.lo, g.mid, g.hi} {
+		g.b.store(v, g.b.at(g.parked+64*i))
 	}
-	part := func(ptr, length string) func() V {
-		return func() V {
-			if evex {
-				b.Raw("MOVQ $-1, AX")
-				b.Raw("BZHIQ %s, AX, AX", length)
-				b.Raw("KMOVQ AX, K1")
-				v := b.New()
-				b.I("VMOVDQU8.Z", at(ptr, 0), "K1", g.x(v))
-				return v
-			}
-			// Octet by octet, so as not to read past the end.
-			m := b.Mem(16)
-			zero := b.D(opZero)
-			b.store(zero, b.at(m))
-			top := b.Label()
-			b.Place(top)
-			b.Raw("MOVB -1(%s)(%s*1), AX", ptr, length)
-			b.Raw("MOVB AX, %d(%s)(%s*1)", m-1, scratch, length)
-			b.Raw("DECQ %s", length)
-			b.Jump("JNZ", top)
-			return g.loadX(b.at(m))
-		}
-	}
-	b.Raw("MOVQ %s, R8", at("DI", wideAAD))
-	b.Raw("MOVQ %s, CX", at("DI", wideAADLen))
-	blocks("R8", "CX", "R9", part("R8", "CX"))
+}
 
-	b.Raw("MOVQ %s, R10", at("DI", wideData))
-	b.Raw("MOVQ %s, R11", at("DI", wideDLen))
-	b.Raw("MOVQ %s, R12", at("DI", widePow))
-	if width == 'Z' {
-		rest, top := b.Label(), b.Label()
-		b.Place(top)
-		b.depth++
-		b.Raw("CMPQ R11, $64")
-		b.Jump("JLT", rest)
-		g.add(b.shuf(swap, b.load(at("R10", 0))), b.load(at("R12", 0)))
-		b.Raw("ADDQ $64, R10")
-		b.Raw("ADDQ $64, R12")
-		b.Raw("SUBQ $64, R11")
-		b.Jump("JMP", top)
-		b.depth--
-		b.Place(rest)
+func (g *ghash) resume() {
+	for i, v := range []*V{&g.lo, &g.mid, &g.hi} {
+		*v = g.b.load(g.b.at(g.parked + 64*i))
 	}
-	blocks("R10", "R11", "R12", part("R10", "R11"))
+}
 
+// swap is the operand that reverses the bytes of blocks.
+func (g *ghash) swap() string {
+	return g.b.file.Const(fill64(func(i int) byte { return byte(15 - i%16) }))
+}
+
+// start sums the hash so far and the additional data against their powers. R10,
+// R11, R12 and AX are lost.
+func (g *ghash) start() {
+	b := g.b
+	b.Raw("MOVQ %s, R12", at("DI", wideAPow))
+	g.add1(g.loadX(at("DI", wideY)), g.loadX(at("R12", 0)))
+	b.Raw("MOVQ %s, R10", at("DI", wideAAD))
+	b.Raw("MOVQ %s, R11", at("DI", wideAADLen))
+	g.blocks("R10", "R11", "R12")
+}
+
+// blocks sums length octets at ptr against powers, a block at a time. All three
+// registers and AX are lost.
+func (g *ghash) blocks(ptr, length, pow string) {
+	b := g.b
+	swapX := func(v V) V { return g.opX("VPSHUFB", g.swap(), v) }
+	done, last, top := b.Label(), b.Label(), b.Label()
+	b.Place(top)
+	b.depth++
+	b.Raw("CMPQ %s, $16", length)
+	b.Jump("JLT", last)
+	g.add1(swapX(g.loadX(at(ptr, 0))), g.loadX(at(pow, 0)))
+	b.Raw("ADDQ $16, %s", ptr)
+	b.Raw("ADDQ $16, %s", pow)
+	b.Raw("SUBQ $16, %s", length)
+	b.Jump("JMP", top)
+	b.depth--
+	b.Place(last)
+	b.Raw("TESTQ %s, %s", length, length)
+	b.Jump("JEQ", done)
+	var part V
+	if b.evex {
+		b.Raw("MOVQ $-1, AX")
+		b.Raw("BZHIQ %s, AX, AX", length)
+		b.Raw("KMOVQ AX, K1")
+		part = b.New()
+		b.I("VMOVDQU8.Z", at(ptr, 0), "K1", g.x(part))
+	} else { // octet by octet, so as not to read past the end
+		m := b.Mem(16)
+		b.store(b.D(opZero), b.at(m))
+		octet := b.Label()
+		b.Place(octet)
+		b.Raw("MOVB -1(%s)(%s*1), AX", ptr, length)
+		b.Raw("MOVB AX, %d(%s)(%s*1)", m-1, scratch, length)
+		b.Raw("DECQ %s", length)
+		b.Jump("JNZ", octet)
+		part = g.loadX(b.at(m))
+	}
+	g.add1(swapX(part), g.loadX(at(pow, 0)))
+	b.Place(done)
+}
+
+// text sums R11 octets at R10 against the powers at R12, a register at a time.
+// BX is lost, too.
+func (g *ghash) text() {
+	b := g.b
+	if b.width != 'Z' {
+		g.blocks("R10", "R11", "R12")
+		return
+	}
+	done, rest, top := b.Label(), b.Label(), b.Label()
+	b.Place(top)
+	b.depth++
+	b.Raw("CMPQ R11, $64")
+	b.Jump("JLT", rest)
+	g.add(b.shuf(g.swap(), b.load(at("R10", 0))), b.load(at("R12", 0)))
+	b.Raw("ADDQ $64, R10")
+	b.Raw("ADDQ $64, R12")
+	b.Raw("SUBQ $64, R11")
+	b.Jump("JMP", top)
+	b.depth--
+	b.Place(rest)
+	b.Raw("TESTQ R11, R11")
+	b.Jump("JEQ", done)
+	g.masks("R11")
+	g.add(b.shuf(g.swap(), b.D("VMOVDQU8.Z", at("R10", 0), "K1")), b.D("VMOVDQU8.Z", at("R12", 0), "K2"))
+	b.Place(done)
+}
+
+// masks sets K1 to the octets of a part of a register and K2 to its blocks. AX
+// and BX are lost.
+func (g *ghash) masks(length string) {
+	b := g.b
+	b.Raw("MOVQ $-1, BX")
+	b.Raw("BZHIQ %s, BX, AX", length)
+	b.Raw("KMOVQ AX, K1")
+	b.Raw("LEAQ 15(%s), AX", length)
+	b.Raw("ANDQ $~15, AX")
+	b.Raw("BZHIQ AX, BX, AX")
+	b.Raw("KMOVQ AX, K2")
+}
+
+// finish reduces the sums: with the block of lengths to the tag, or to the hash
+// so far. AX is lost.
+func (g *ghash) finish() {
+	b := g.b
 	partial, end := b.Label(), b.Label()
-	sums := b.Label()
-	b.Raw("CMPQ %s, $2", at("DI", wideFinal))
-	b.Jump("JEQ", sums)
 	red := g.constX(0xc200000000000000, 0)
 	b.Raw("CMPQ %s, $0", at("DI", wideFinal))
 	b.Jump("JEQ", partial)
-	g.add1(g.loadX(at("DI", wideLens)), g.loadX(at("R12", 0)))
-	t := g.reduce(g.fold(g.lo), g.fold(g.mid), g.fold(g.hi), red)
-	g.storeX(g.xorX(swapX(t), g.loadX(at("DI", wideE))), at("DI", wideTag))
+	b.Raw("MOVQ %s, AX", at("DI", wideLPow))
+	g.add1(g.loadX(at("DI", wideLens)), g.loadX(at("AX", 0)))
+	t := g.sum(red)
+	t = g.opX("VPSHUFB", g.swap(), t)
+	b.Raw("MOVQ %s, AX", at("DI", wideTag))
+	g.storeX(g.xorX(t, g.loadX(at("DI", wideE))), at("AX", 0))
 	b.Jump("JMP", end)
 	b.Place(partial)
-	g.storeX(g.reduce(g.fold(g.lo), g.fold(g.mid), g.fold(g.hi), red), at("DI", wideY))
-	b.Jump("JMP", end)
-	b.Place(sums)
-	b.store(g.lo, at("DI", wideAcc))
-	b.store(g.mid, at("DI", wideAcc+64))
-	b.store(g.hi, at("DI", wideAcc+128))
+	g.storeX(g.sum(red), at("DI", wideY))
 	b.Place(end)
+}
+
+// hashKernel generates GHASH alone.
+func hashKernel(f *File, k *B, name string, width byte, evex bool) {
+	b := f.builder(name, width, evex, withGFNI, k)
+	g := newGHASH(b)
+	g.start()
+	b.Raw("MOVQ %s, R10", at("DI", wideData))
+	b.Raw("MOVQ %s, R11", at("DI", wideDLen))
+	b.Raw("MOVQ %s, R12", at("DI", widePow))
+	g.text()
+	g.finish()
 	b.Ret()
 	b.Done()
 }

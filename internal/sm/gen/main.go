@@ -32,15 +32,17 @@ func outputs() map[string]string {
 		}
 	})
 	assemble("wide512_amd64.s", func(f *File) {
-		ctrWords(f, k)
-		ctrSlices(f, k, units{0, 1}, false)
-		ctrSlices(f, k, units{0, 2}, false)
-		ctrSlices(f, k, units{1, 1}, true)
+		for _, m := range []mode{plain, sealing, opening} {
+			ctrWords(f, k, m)
+			for _, u := range []units{{0, 1}, {0, 2}, {1, 1}} {
+				ctrSlices(f, k, u, m)
+			}
+		}
 		blockWords(f, k)
 		blockSlices(f, k, units{0, 1})
 		blockSlices(f, k, units{0, 2})
 		blockSlices(f, k, units{1, 1})
-		tagKernel(f, k, "tagAVX512", 'Z', true)
+		hashKernel(f, k, "ghashAVX512", 'Z', true)
 		powersKernel(f, k, "powersAVX512", true)
 	})
 	files["stubs_amd64.go"] = stubs(funcs)

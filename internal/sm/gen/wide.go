@@ -30,12 +30,12 @@ const (
 	widePow    = 160
 	wideData   = 168
 	wideDLen   = 176
-	wideMixed  = 184
+	wideLPow   = 184
 	wideAAD    = 192
 	wideAADLen = 200
 	wideAPow   = 208
 	wideFinal  = 216
-	wideAcc    = 256
+	wideMixed  = 224
 )
 
 // slices is the SM4 part of a kernel that slices words: constants and the call's
@@ -58,6 +58,17 @@ func startWide(f *File, k *B, name string) *slices {
 }
 
 func (b *B) bcMem128(mem string) V { return b.D("VBROADCASTI32X4", mem) }
+
+// nonce loads the 12 octets of the nonce into every lane, from where the caller
+// has them: a copy made just before would have to reach the cache first.
+func (b *B) nonce() V {
+	b.Raw("MOVQ %s, AX", at("DI", wideNonce))
+	b.Raw("MOVL $7, BX")
+	b.Raw("KMOVW BX, K1")
+	n := b.New()
+	b.I("VMOVDQU32.Z", at("AX", 0), "K1", view{n, 'X'})
+	return b.shuf128(0, n, n)
+}
 
 // byteRound is a round in the byte layout: register j has byte j of 64 blocks,
 // no shuffle is left. 22 instructions.
@@ -232,7 +243,7 @@ func (s *slices) counters(iota []byte) [4]V {
 func (s *slices) ctrStates(u units) (x, y [][][]V) {
 	b := s.b
 	pre := b.matrix(b.k.Basis)
-	nonce := b.gfaff(b.shuf(b.row(swap32), b.bcMem128(at("DI", wideNonce))), pre)
+	nonce := b.gfaff(b.shuf(b.row(swap32), b.nonce()), pre)
 	nonce = b.xor(b.bcMem128(at("SI", keyCin)), nonce)
 	b.Raw("MOVL %s, AX", at("DI", wideCtr))
 	b.Raw("MOVL %s, DX", at("DI", wideFirst))
@@ -281,34 +292,37 @@ func (s *slices) ctrStates(u units) (x, y [][][]V) {
 	return x, y
 }
 
-// xorRows adds the keystream rows to the input, of which there are CX octets.
-func (s *slices) xorRows(rows []V) {
+// xorRows adds the keystream rows to the input, of which there are CX octets. If
+// g is given, it sums the output against the powers at R12.
+func (s *slices) xorRows(rows []V, g *ghash) {
 	b := s.b
-	done := b.Label()
-	type tail struct {
-		label string
-		i     int
-	}
-	var tails []tail
+	part, done := b.Label(), b.Label()
+	last := b.New()
+	b.Raw("XORL R10, R10")
 	for i, r := range rows {
-		t := tail{b.Label(), i}
-		tails = append(tails, t)
+		next := b.Label()
 		b.Raw("CMPQ CX, $%d", 64*(i+1))
-		b.Jump("JLT", t.label)
-		b.store(b.xor3(r, s.ox, at("R8", 64*i)), at("R9", 64*i))
+		b.Jump("JGE", next)
+		b.Move(r, last)
+		b.Raw("MOVL $%d, R10", 64*i)
+		b.Jump("JMP", part)
+		b.Place(next)
+		o := b.xor3(r, s.ox, at("R8", 64*i))
+		b.store(o, at("R9", 64*i))
+		if g != nil {
+			g.add(b.shuf(g.swap(), o), b.load(at("R12", 64*i)))
+		}
 	}
 	b.Jump("JMP", done)
-	for _, t := range tails {
-		b.Place(t.label)
-		b.Raw("LEAQ %s, AX", at("CX", -64*t.i))
-		b.Raw("TESTQ AX, AX")
-		b.Jump("JLE", done)
-		b.Raw("MOVQ $-1, BX")
-		b.Raw("BZHIQ AX, BX, BX")
-		b.Raw("KMOVQ BX, K1")
-		in := b.D("VMOVDQU8.Z", at("R8", 64*t.i), "K1")
-		b.Store("VMOVDQU8", b.xor3(rows[t.i], s.ox, in), "K1", at("R9", 64*t.i))
-		b.Jump("JMP", done)
+	b.Place(part)
+	b.Raw("SUBQ R10, CX")
+	b.Jump("JLE", done)
+	(&ghash{b: b}).masks("CX")
+	o := b.xor3(last, s.ox, b.D("VMOVDQU8.Z", "(R8)(R10*1)", "K1"))
+	b.Store("VMOVDQU8", o, "K1", "(R9)(R10*1)")
+	if g != nil {
+		o = b.D("VMOVDQU8.Z", o, "K1")
+		g.add(b.shuf(g.swap(), o), b.D("VMOVDQU8.Z", "(R12)(R10*1)", "K2"))
 	}
 	b.Place(done)
 }
@@ -332,67 +346,107 @@ func (s *slices) keepE(rows []V, from int) {
 	b.Place(none)
 }
 
-// ghashStep adds the next 64 bytes times their powers of the hash key to the
-// accumulators in memory. R14 is the data, AX the powers.
-func (s *slices) ghashStep() {
+// mode says what a CTR kernel does besides.
+type mode string
+
+const (
+	plain mode = "ctr"
+	// sealing sums the ciphertext rows as they leave: the products fill the gaps of
+	// the transposition.
+	sealing mode = "seal"
+	// opening sums the ciphertext before it is overwritten: between the rounds,
+	// which leave the multiplier idle, three rows to four rounds, where there are
+	// rows enough; the rest before the rounds.
+	opening mode = "open"
+)
+
+func (m mode) kernel(f *File, k *B, blocks int) (*slices, *ghash) {
+	s := startWide(f, k, fmt.Sprintf("%s%dAVX512", m, blocks))
 	b := s.b
-	d := b.shuf(b.file.Const(fill64(func(i int) byte { return byte(15 - i%16) })), b.load(at("R14", 0)))
-	h := b.load(at("AX", 0))
-	acc := func(i int) string { return at("DI", wideAcc+64*i) }
-	b.store(b.xor(acc(0), b.D("VPCLMULQDQ", "$0x00", h, d)), acc(0))
-	b.store(b.xor(acc(2), b.D("VPCLMULQDQ", "$0x11", h, d)), acc(2))
-	b.store(b.xor3(b.D("VPCLMULQDQ", "$0x01", h, d), b.D("VPCLMULQDQ", "$0x10", h, d), acc(1)), acc(1))
-	b.Raw("ADDQ $64, R14")
-	b.Raw("ADDQ $64, AX")
+	if m == plain {
+		return s, nil
+	}
+	g := newGHASH(b)
+	g.start()
+	if m == opening {
+		b.Raw("MOVQ %s, AX", at("DI", wideMixed))
+		b.Raw("IMULQ $192, AX")
+		b.Raw("LEAQ (R8)(AX*1), R10")
+		b.Raw("MOVQ CX, R11")
+		b.Raw("SUBQ AX, R11")
+		b.Raw("MOVQ %s, R12", at("DI", widePow))
+		b.Raw("ADDQ AX, R12")
+		g.text()
+	}
+	g.park()
+	return s, g
 }
 
-// ctrSlices generates one unit of CTR keystream added to the input. The largest
-// does GHASH of some other text between its rounds, three steps to four rounds.
-func ctrSlices(f *File, k *B, u units, mixed bool) {
-	s := startWide(f, k, fmt.Sprintf("ctr%dAVX512", u.blocks()))
+// out adds the rows to the text and ends the hash.
+func (s *slices) out(m mode, g *ghash, rows []V, from int) {
+	b := s.b
+	s.keepE(rows, from)
+	if g != nil {
+		g.resume()
+	}
+	if m == sealing {
+		b.Raw("MOVQ %s, R12", at("DI", widePow))
+		s.xorRows(rows, g)
+	} else {
+		s.xorRows(rows, nil)
+	}
+	if g != nil {
+		g.finish()
+	}
+	b.Ret()
+	b.Done()
+}
+
+// ctrSlices generates one unit of CTR keystream added to the input.
+func ctrSlices(f *File, k *B, u units, m mode) {
+	s, g := m.kernel(f, k, u.blocks())
 	b := s.b
 	x, y := s.ctrStates(u)
 	s.keys()
-	if mixed {
+	if m == opening && u.bytes > 0 {
+		g.resume()
 		without, end := b.Label(), b.Label()
-		b.Raw("MOVQ %s, R14", at("DI", wideData))
-		b.Raw("MOVQ %s, AX", at("DI", widePow))
+		b.Raw("MOVQ %s, R12", at("DI", widePow))
+		b.Raw("MOVQ R8, R14")
 		b.Raw("MOVQ %s, BX", at("DI", wideMixed))
 		b.Raw("MOVQ $8, DX")
 		b.Raw("SUBQ BX, DX")
 		b.Raw("TESTQ BX, BX")
 		b.Jump("JEQ", without)
 		s.rounds(x, y, 0, func(q int) {
-			if q < 3 {
-				s.ghashStep()
+			if q == 3 {
+				return
 			}
+			g.add(b.shuf(g.swap(), b.load(at("R14", 0))), b.load(at("R12", 0)))
+			b.Raw("ADDQ $64, R14")
+			b.Raw("ADDQ $64, R12")
 		})
 		b.Place(without)
-		b.Raw("MOVQ R14, %s", at("DI", wideData))
-		b.Raw("MOVQ AX, %s", at("DI", widePow))
 		b.Raw("MOVQ DX, BX")
 		b.Raw("TESTQ BX, BX")
 		b.Jump("JEQ", end)
 		s.rounds(x, y, 0, nil)
 		b.Place(end)
+		g.park()
 	} else {
 		s.rounds(x, y, 8, nil)
 	}
 	s.ox = b.bcMem128(at("SI", keyOX))
-	rows := s.toRows(x, y)
-	s.keepE(rows, 16*u.bytes)
-	s.xorRows(rows)
-	b.Ret()
-	b.Done()
+	s.out(m, g, s.toRows(x, y), 16*u.bytes)
 }
 
 // ctrWords is the unit of 16 blocks, in the word layout with the short path.
-func ctrWords(f *File, k *B) {
-	s := startWide(f, k, "ctr16AVX512")
+func ctrWords(f *File, k *B, m mode) {
+	s, g := m.kernel(f, k, 16)
 	b := s.b
 	c := &cipher{b: b}
 	c.constants()
-	nonce := b.gfaff(b.shuf(c.swap, b.bcMem128(at("DI", wideNonce))), c.pre)
+	nonce := b.gfaff(b.shuf(c.swap, b.nonce()), c.pre)
 	place := b.load(b.file.Const(words(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)))
 	ctr := b.add(place, b.bc32(at("DI", wideCtr)))
 	b.Store("VPCMPEQD", place, b.bc32(at("DI", wideFirst)), "K1")
@@ -416,10 +470,7 @@ func ctrWords(f *File, k *B) {
 	for i := range r {
 		r[i] = b.gfaff(b.shuf(c.swap, r[i]), c.un)
 	}
-	s.keepE(r, 0)
-	s.xorRows(r)
-	b.Ret()
-	b.Done()
+	s.out(m, g, r, 0)
 }
 
 // wordRounds runs the short rounds with one key for all lanes.
