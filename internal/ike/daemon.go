@@ -57,7 +57,8 @@ type Authenticator interface {
 	Verify(v v2.Verify) error
 }
 
-// Options are the parts a Daemon is made of. All but Now are required.
+// Options are the parts a Daemon is made of. All but Now and OnFailure are
+// required.
 type Options struct {
 	Sockets       []netio.IKESocket // one for each local port
 	Backend       dataplane.Backend
@@ -65,6 +66,9 @@ type Options struct {
 	Rand          io.Reader
 	Log           *slog.Logger
 	Now           func() time.Time // nil: time.Now
+	// OnFailure is told of each negotiation that fails, at once and from several
+	// goroutines. It must not block.
+	OnFailure func(Attempt)
 }
 
 // Daemon runs all IKE SAs of the gateway.
@@ -77,6 +81,8 @@ type Daemon struct {
 	sockets map[uint16]netio.IKESocket // by local port
 	shards  []*shard
 	env     v2.Env
+
+	onFailure func(Attempt) // or nil
 
 	counters  counters
 	strangers *logging.Brake // on the log lines that strangers can provoke
@@ -110,7 +116,7 @@ type counters struct {
 // New makes a Daemon; Start sets it running.
 func New(o Options) *Daemon {
 	d := &Daemon{
-		backend: o.Backend, auth: o.Authenticator, log: o.Log, now: o.Now,
+		backend: o.Backend, auth: o.Authenticator, log: o.Log, now: o.Now, onFailure: o.OnFailure,
 		sockets: make(map[uint16]netio.IKESocket), conns: make(map[string]*connection),
 		bySPI: make(map[message.SPI]*sa), halfOpen: make(map[initKey]*sa),
 		bySource: make(map[netip.Addr]int), bySA: make(map[ipsec.SAID]*sa),
@@ -257,6 +263,9 @@ func (d *Daemon) dispatch(dg netio.Datagram) {
 	}
 	d.mu.Unlock()
 	switch {
+	case h.Major != 2:
+		d.counters.malformed.Add(1)
+		d.otherVersion(s, h, ev)
 	case s != nil:
 		s.shard.post(s, ev)
 	case ours == 0 && h.Exchange == message.IKESAInit && h.Flags&message.FlagInitiator != 0 &&
@@ -275,6 +284,7 @@ func (d *Daemon) respond(h message.Header, ev v2.Received) {
 	candidates := d.candidates(ev.Local.Addr(), ev.Remote.Addr())
 	if len(candidates) == 0 {
 		d.counters.unmatched.Add(1)
+		d.turnedAway(ev, CodeNoConnection, errNoConnection)
 		return
 	}
 	key := initKey{ev.Remote, h.InitiatorSPI}

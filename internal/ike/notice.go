@@ -15,6 +15,7 @@ func (d *Daemon) noticed(s *sa, n v2.Notice) {
 		d.counters.dropped.Add(1)
 		return
 	}
+	d.failed(s, n)
 	stranger, doomed := d.book(s, n)
 	d.logNotice(s, n, stranger)
 	if len(doomed) > 0 {

@@ -212,6 +212,8 @@ type Notice struct {
 	// "authentication-failed", "ts-unacceptable", "peer-not-responding", ...
 	Code string
 	Err  error // the cause in words, for failures
+	// Evidence is what the peer showed of a failure, or nil. It belongs to the receiver.
+	Evidence *rules.Evidence
 	// InitialContact stands with IKEUp: the peer says that it has no other IKE SA
 	// between these identities (RFC 7296, Section 2.4).
 	InitialContact bool

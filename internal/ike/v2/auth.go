@@ -83,6 +83,7 @@ func (m *Machine) authenticated(auth *message.Auth) {
 // Verify, whose answer comes as Verified.
 func (m *Machine) verify(msg *message.Message, auth *message.Auth) {
 	remote := &m.conn.Remote
+	m.setup.seen = rules.AuthEvidence(msg, auth.Method)
 	if shared := auth.Method == message.AuthSharedKey; shared != (remote.Auth == AuthPSK) {
 		m.judged(fmt.Errorf("the peer authenticates by %s, which the connection does not allow", auth.Method))
 		return
@@ -97,17 +98,11 @@ func (m *Machine) verify(msg *message.Message, auth *message.Auth) {
 		m.judged(nil)
 		return
 	}
-	var chain [][]byte
-	for _, p := range msg.Payloads {
-		if c, ok := p.(*message.Cert); ok && c.Encoding == message.CertX509Signature {
-			chain = append(chain, c.Data)
-		}
-	}
 	m.token++
 	m.becomeVerifying()
 	m.act(Verify{
 		Token: m.token, Connection: m.conn, Identity: m.remoteID,
-		Certificates: chain, Auth: *auth, Octets: octets,
+		Certificates: m.setup.seen.Certificates, Auth: *auth, Octets: octets,
 	})
 }
 
@@ -121,7 +116,7 @@ func (m *Machine) verified(e Verified) {
 func (m *Machine) judged(err error) {
 	var f *failure
 	if err != nil {
-		f = failf(message.AuthenticationFailed, "%s is not authentic: %w", m.remoteID, err)
+		f = failf(message.AuthenticationFailed, "%s is not authentic: %w", m.remoteID, err).showing(m.setup.seen)
 	}
 	switch {
 	case m.initiator && f != nil:
@@ -198,7 +193,8 @@ func (authTask) response(m *Machine, msg *message.Message) {
 	m.setup.idR = id.Body()
 	m.setup.authResponse = msg
 	if !m.conn.Remote.ID.Permits(m.remoteID) {
-		m.refuseAuth(failf(message.AuthenticationFailed, "the peer is %s and not %s", m.remoteID, m.conn.Remote.ID))
+		f := failf(message.AuthenticationFailed, "the peer is %s and not %s", m.remoteID, m.conn.Remote.ID)
+		m.refuseAuth(f.showing(rules.AuthEvidence(msg, auth.Method)))
 		return
 	}
 	m.verify(msg, auth)
@@ -267,7 +263,8 @@ func (m *Machine) chooseConnection(asked Identity, method message.AuthMethod) *f
 	})
 	if !ok {
 		return failf(message.AuthenticationFailed,
-			"no connection fits a peer that is %s, asks for %s and authenticates by %s", m.remoteID, asked, method)
+			"no connection fits a peer that is %s, asks for %s and authenticates by %s", m.remoteID, asked, method).
+			showing(rules.Evidence{Exchange: message.IKEAuth, Asked: asked, Method: method})
 	}
 	id, err := c.LocalIdentity(m.local.Addr())
 	if err != nil {

@@ -100,7 +100,8 @@ func (o *childOffer) complete(m *Machine, msg *message.Message, proposals []ipse
 	}
 	if !rules.Within(tsi.Selectors, o.localTS) || !rules.Within(tsr.Selectors, o.remoteTS) {
 		return c, failf(message.TSUnacceptable, "the peer answered traffic selectors %s === %s, which are not within %s === %s",
-			tsi.Selectors, tsr.Selectors, o.localTS, o.remoteTS)
+			tsi.Selectors, tsr.Selectors, o.localTS, o.remoteTS).
+			showing(rules.Evidence{Exchange: msg.Header.Exchange, LocalTS: tsi.Selectors, RemoteTS: tsr.Selectors})
 	}
 	c.localTS, c.remoteTS = tsi.Selectors, tsr.Selectors
 	if f := m.keyChild(c, shared, ni, nr, true); f != nil {
@@ -363,12 +364,16 @@ func (m *Machine) matchChild(r conf.Request, old *child) (conf.Match, *failure) 
 		tunnels = []*Child{old.conf}
 	}
 	match, met := r.Find(tunnels)
+	seen := rules.Evidence{Exchange: message.CreateChildSA, Proposals: r.Offered, LocalTS: r.TSr, RemoteTS: r.TSi}
+	if r.Auth {
+		seen.Exchange = message.IKEAuth
+	}
 	switch {
 	case met == nil:
-		return match, failf(message.TSUnacceptable, "no tunnel fits the peer's traffic selectors %s === %s", r.TSr, r.TSi)
+		return match, failf(message.TSUnacceptable, "no tunnel fits the peer's traffic selectors %s === %s", r.TSr, r.TSi).showing(seen)
 	case match.Child == nil:
 		return match, failf(message.NoProposalChosen, "tunnel %s accepts none of the peer's proposals: %s",
-			met.Name, rules.Describe(r.Offered))
+			met.Name, rules.Describe(r.Offered)).showing(seen)
 	}
 	return match, nil
 }

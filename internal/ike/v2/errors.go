@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/rules"
 	"caponier/internal/ipsec"
 	"caponier/internal/suite"
 )
@@ -61,7 +62,8 @@ type failure struct {
 	code   string
 	err    error
 	notify message.NotifyType
-	data   []byte // of the notification
+	data   []byte          // of the notification
+	seen   *rules.Evidence // what the peer showed of it, or nil
 }
 
 // Error returns the cause.
@@ -73,6 +75,12 @@ func (f *failure) Unwrap() error { return f.err }
 // failf makes the failure that a notification of this kind reports.
 func failf(kind message.NotifyType, format string, args ...any) *failure {
 	return &failure{code: codeOf(kind), err: fmt.Errorf(format, args...), notify: kind}
+}
+
+// showing adds what the peer showed.
+func (f *failure) showing(e rules.Evidence) *failure {
+	f.seen = &e
+	return f
 }
 
 // internal makes the failure of our own side: the peer hears TEMPORARY_FAILURE.
@@ -95,7 +103,7 @@ func (f *failure) payload() *message.Notify {
 func refusal(msg *message.Message) *failure {
 	for _, p := range msg.Payloads {
 		if n, ok := p.(*message.Notify); ok && n.Kind.IsError() {
-			return failf(n.Kind, "the peer answered %s", n.Kind)
+			return failf(n.Kind, "the peer answered %s", n.Kind).showing(rules.Refusal(msg, n))
 		}
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/rules"
 	"caponier/internal/ipsec"
 )
 
@@ -152,7 +153,7 @@ func (m *Machine) retransmit() {
 
 // giveUp ends the IKE SA of a peer that does not answer.
 func (m *Machine) giveUp() {
-	f := &failure{code: codeNotResponding, err: errNotResponding}
+	f := &failure{code: codeNotResponding, err: errNotResponding, seen: &rules.Evidence{Exchange: m.outstanding.kind}}
 	switch m.state {
 	case InitSent, AuthSent:
 		if m.setup.hint != nil {

@@ -5,6 +5,7 @@ import (
 
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/v2/conf"
+	"caponier/internal/ike/v2/rules"
 	"caponier/internal/ipsec"
 )
 
@@ -113,7 +114,8 @@ func (m *Machine) answerInformational(msg *message.Message) {
 		// RFC 7296, Section 2.21.2: the initiator did not accept our IKE_AUTH
 		// response, and has ended the IKE SA.
 		m.respond(message.Informational)
-		m.endedByPeer(failf(message.AuthenticationFailed, "the peer did not accept our authentication"))
+		m.endedByPeer(failf(message.AuthenticationFailed, "the peer did not accept our authentication").
+			showing(rules.Evidence{Exchange: message.Informational, ByPeer: true}))
 		return
 	}
 	var reply []message.Payload

@@ -25,8 +25,9 @@ type setup struct {
 	nonceI, nonceR []byte
 	firstI, firstR []byte // the IKE_SA_INIT messages, which AUTH covers
 	peerHashes     []uint16
-	idI, idR       []byte   // bodies of the ID payloads, which AUTH covers
-	hint           *failure // what an unauthenticated answer said
+	idI, idR       []byte         // bodies of the ID payloads, which AUTH covers
+	hint           *failure       // what an unauthenticated answer said
+	seen           rules.Evidence // how the peer authenticates
 
 	// Of the initiator.
 	children      []*Child
@@ -236,7 +237,7 @@ func (m *Machine) repeatWithKE(n *message.Notify) {
 	s := m.setup
 	group, ok := rules.DemandedKE(n, m.conn.Proposals, s.group)
 	if !ok || s.keRetries == maxKERetries {
-		s.hint = failf(message.InvalidKEPayload, "the peer asks for a key exchange that we do not offer")
+		s.hint = failf(message.InvalidKEPayload, "the peer asks for a key exchange that we do not offer").showing(rules.RefusedKE(n))
 		m.drop(dropUnexpected, s.hint.err)
 		return
 	}
@@ -277,7 +278,7 @@ func (m *Machine) initRequest(msg *message.Message, r Received) {
 		return
 	}
 	f := failf(message.NoProposalChosen, "none of the peer's IKE proposals is acceptable: %s", rules.Describe(sa.Proposals))
-	m.refuseInit(r, f)
+	m.refuseInit(r, f.showing(rules.Evidence{Exchange: message.IKESAInit, Proposals: sa.Proposals}))
 }
 
 // refuseInit answers IKE_SA_INIT with an error and forgets it.

@@ -80,6 +80,9 @@ func (m *Machine) LocalSPI() message.SPI {
 	return m.spiR
 }
 
+// Initiator reports whether this side is the original initiator.
+func (m *Machine) Initiator() bool { return m.initiator }
+
 // Connection returns the configuration of the IKE SA, or nil at a responder that
 // has not chosen it yet.
 func (m *Machine) Connection() *Connection { return m.conn }
@@ -169,7 +172,7 @@ func (m *Machine) act(a Action) { m.actions = append(m.actions, a) }
 func (m *Machine) notice(kind NoticeKind, child string, f *failure) {
 	n := Notice{Kind: kind, Child: child}
 	if f != nil {
-		n.Code, n.Err = f.code, f.err
+		n.Code, n.Err, n.Evidence = f.code, f.err, f.seen
 	}
 	m.act(Report{What: n})
 }
