@@ -22,7 +22,7 @@ demo: setup-demo build ## the two-customer lab: build it, show traffic crossing 
 	$(BIN) lab test; status=$$?; $(BIN) lab down; exit $$status
 
 .PHONY: test
-test: setup vet lint test-unit test-race test-fuzz test-interop ## everything: vet, lint, race tests, fuzz smoke, interop with real peers
+test: setup vet lint test-unit test-race test-fuzz test-system ## everything: vet, lint, race tests, fuzz smoke, the program against real peers
 
 .PHONY: setup
 setup: ## install the system packages that the tests need (Debian, as root)
@@ -43,19 +43,24 @@ lint: ## golangci-lint with .golangci.yml
 
 .PHONY: test-unit
 test-unit: ## unit tests as built for release, in random order, with the allocation tests
-	go test -shuffle on $$(go list ./... | grep -v /test/interop)
+	go test -shuffle on $$(go list ./... | grep -v caponier/test/)
 
 .PHONY: test-race
 test-race: ## unit tests under the race detector
-	CGO_ENABLED=1 go test -race -short -shuffle on $$(go list ./... | grep -v /test/interop)
+	CGO_ENABLED=1 go test -race -short -shuffle on $$(go list ./... | grep -v caponier/test/)
 
 .PHONY: test-fuzz
 test-fuzz: ## every fuzz target for FUZZTIME (3s)
 	scripts/fuzz.sh $(FUZZTIME)
 
+# One package after the other: each has namespaces, daemons and the CPUs for itself.
+.PHONY: test-system
+test-system: ## the program itself: interoperability with strongSwan, operation, attacks (root)
+	go test -count 1 -p 1 -timeout 30m ./test/...
+
 .PHONY: test-interop
-test-interop: build ## tunnels with strongSwan in network namespaces (root); rewrites docs/interop.md
-	go test -count 1 -timeout 20m -v ./test/interop/...
+test-interop: ## tunnels with strongSwan only (root)
+	go test -count 1 -timeout 20m ./test/interop
 
 .PHONY: bench
 bench: ## Go benchmarks of the packet path
