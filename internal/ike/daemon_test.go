@@ -131,6 +131,16 @@ func TestApplyDuringSetUp(t *testing.T) {
 		}
 		mustMirror(t, l, r, 1)
 	})
+	simulate(t, func(t *testing.T, n *network) { // and at once
+		g := n.gateway(t, leftAddr, []*v2.Connection{end("site", true)})
+		result := make(chan error, 1)
+		go func() { result <- g.Connect(within(t, 5*time.Second), "site", "lan") }()
+		pass(time.Second)
+		g.Apply([]*v2.Connection{end("site", true)}, map[string]Change{"site": {}})
+		if err := <-result; code(err) != "closed" {
+			t.Errorf("got %v", err)
+		}
+	})
 }
 
 // ---- the end ----
@@ -561,6 +571,7 @@ func TestSimultaneousInitiation(t *testing.T) {
 						t.Error(err)
 					}
 				}
+				pass(time.Second)
 				for _, c := range []*gateway{l, r} {
 					next := changed(c.Status("site")[0].Config, starting)
 					c.Apply([]*v2.Connection{next}, map[string]Change{"site": {}})
@@ -569,6 +580,10 @@ func TestSimultaneousInitiation(t *testing.T) {
 				pairs := len(l.fake.SAs()) / 2
 				if pairs < 2 || pairs > 4 {
 					t.Errorf("%d pairs of SAs", pairs)
+				}
+				begun := n.count(leftAddr, isInitRequest) + n.count(rightAddr, isInitRequest)
+				if up := l.ikeSPIs("site"); len(up) != begun {
+					t.Errorf("of %d IKE SAs that were begun, %v are up", begun, up)
 				}
 				before := l.spis("site", "lan")
 				pass(10 * time.Minute)
@@ -598,7 +613,7 @@ func TestRestartOfThePeer(t *testing.T) {
 		if err := l.Rekey(within(t, 5*time.Second), "site", "lan"); err != nil {
 			t.Error(err)
 		}
-		pass(time.Minute) // before DPD could find out
+		pass(15 * time.Second) // before DPD could find out
 		mustMirror(t, l, r, 1)
 		if now := l.spis("site", "lan"); slices.ContainsFunc(now, func(s ipsec.SPI) bool { return slices.Contains(before, s) }) {
 			t.Errorf("SPIs were %v and are %v", before, now)
@@ -676,7 +691,7 @@ func TestEverythingMoves(t *testing.T) {
 	simulate(t, func(t *testing.T, n *network) {
 		l, r := n.two(t, func(l, r *v2.Connection) { starting(l); starting(r) })
 		var wg sync.WaitGroup
-		end := time.Now().Add(30 * time.Second)
+		end := time.Now().Add(15 * time.Second)
 		for i, g := range []*gateway{l, r, l, r} {
 			rng := mrand.New(mrand.NewPCG(uint64(i), 1))
 			again := func(f func(name string)) { // one generator for each goroutine

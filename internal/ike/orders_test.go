@@ -305,6 +305,43 @@ func TestOrdersFollowARekeying(t *testing.T) {
 	})
 }
 
+// An IKE SA that is to be closed stays so when a rekeying crosses that.
+func TestCloseCrossesARekeying(t *testing.T) {
+	simulate(t, func(t *testing.T, n *network) {
+		l, r := n.two(t)
+		l.connect("site", "lan")
+		go l.Rekey(t.Context(), "site", "")
+		pass(latency)
+		go l.Disconnect(t.Context(), "site", "")
+		pass(latency + latency/2)
+		l.connect("site", "lan")
+		pass(2 * time.Minute)
+		mustMirror(t, l, r, 1)
+	})
+}
+
+// An order outlives the IKE SA that it was given to, where there is another.
+func TestOrderChangesTheIKESA(t *testing.T) {
+	simulate(t, func(t *testing.T, n *network) {
+		n.setTamper(func(d netio.Datagram) []delivery {
+			if h, err := message.ParseHeader(d.Data); err == nil && isInitRequest(h) && d.Local.Addr() == leftAddr {
+				return nil
+			}
+			return []delivery{{d: d}}
+		})
+		l, r := n.two(t)
+		result := make(chan error, 1)
+		go func() { result <- l.Connect(within(t, 5*time.Minute), "site", "dmz") }()
+		pass(time.Second)
+		r.connect("site", "lan")
+		if err := <-result; err != nil {
+			t.Error(err)
+		}
+		pass(time.Second)
+		mustMirror(t, l, r, 2)
+	})
+}
+
 func TestOrdersEndWithTheConnection(t *testing.T) {
 	simulate(t, func(t *testing.T, n *network) {
 		g := n.gateway(t, leftAddr, []*v2.Connection{end("site", true), end("other", true)})
