@@ -2,6 +2,7 @@ package sm
 
 import (
 	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/cpu"
 )
@@ -28,5 +29,47 @@ var engines = sync.OnceValue(func() []*engine {
 			minHash: 3,
 		})
 	}
+	if x.HasAVX2 && x.HasPCLMULQDQ {
+		var ecx uint32
+		cpuid7(unsafe.Pointer(&ecx))
+		if ecx&gfni != 0 {
+			es = append(es, &engine{
+				name:   "avx2-gfni",
+				keys:   keysKappa,
+				cbc:    [2]kernel{kCbcLanes16AVX2GFNI, kCbcLanes32AVX2GFNI},
+				hash:   [2]kernel{kSm3Lanes16AVX2, kSm3Lanes32AVX2},
+				outer:  [2]kernel{kSm3Outer16AVX2, kSm3Outer32AVX2},
+				whole:  true,
+				ghash:  kGhashAVX2,
+				powers: kPowersAVX2,
+				units: []unit{
+					{blocks: 8, ctr: kCtr8AVX2GFNI, ecb: kBlocks8AVX2GFNI},
+					{blocks: 16, ctr: kCtr16AVX2GFNI, ecb: kBlocks16AVX2GFNI},
+					{blocks: 32, ctr: kCtr32AVX2GFNI, ecb: kBlocks32AVX2GFNI},
+				},
+				minHash: 5,
+			})
+		}
+		if x.HasAES {
+			es = append(es, &engine{
+				name:   "avx2-aes",
+				keys:   keysRounds,
+				cbc:    [2]kernel{kCbcLanes16AVX2AES, kCbcLanes32AVX2AES},
+				hash:   [2]kernel{kSm3Lanes16AVX2, kSm3Lanes32AVX2},
+				outer:  [2]kernel{kSm3Outer16AVX2, kSm3Outer32AVX2},
+				whole:  true,
+				ghash:  kGhashAVX2,
+				powers: kPowersAVX2,
+				units: []unit{
+					{blocks: 8, ctr: kCtr8AVX2AES, ecb: kBlocks8AVX2AES},
+					{blocks: 16, ctr: kCtr16AVX2AES, ecb: kBlocks16AVX2AES},
+					{blocks: 32, ctr: kCtr32AVX2AES, ecb: kBlocks32AVX2AES},
+				},
+				minHash: 5,
+			})
+		}
+	}
 	return append(es, &portableEngine)
 })
+
+const gfni = 1 << 8 // in ECX of CPUID's leaf 7

@@ -147,8 +147,7 @@ func (g *GCM) begin(c *wideCall, nonce, text, aad []byte) []byte {
 	for len(aad) > 0 {
 		n := min(len(aad), powers*BlockSize)
 		g.aim(c, nil, n, 0)
-		c.data, c.dlen = unsafe.Pointer(unsafe.SliceData(aad)), uint64(n)
-		g.key.engine.ghash.call(unsafe.Pointer(c))
+		g.absorb(c, aad[:n])
 		aad = aad[n:]
 	}
 	return nil
@@ -183,7 +182,6 @@ func (g *GCM) next(c *wideCall, left int) (u *unit, n int, last bool) {
 		blocks = n / BlockSize
 		c.first = -1
 	}
-	c.n = uint64(n)
 	return g.key.engine.unit(blocks), n, last
 }
 
@@ -194,27 +192,45 @@ func (g *GCM) units(tag, out, nonce, text, aad []byte, open bool) {
 	aad = g.begin(&c, nonce, text, aad)
 	for {
 		u, n, last := g.next(&c, len(text))
-		c.in, c.out = unsafe.Pointer(unsafe.SliceData(text)), unsafe.Pointer(unsafe.SliceData(out))
 		c.final = 0
 		if last {
 			c.final = 1
 		}
 		g.aim(&c, aad, n, int(c.final))
-		if open {
+		e := g.key.engine
+		switch {
+		case e.whole && open:
+			// The tag is hidden by a block that is not there yet.
+			c.e = [16]byte{}
+			g.absorb(&c, text[:n])
+			e.run(u.ctr, u, &c, out, text[:n])
+			if last {
+				subtle.XORBytes(tag, tag, c.e[:])
+			}
+		case e.whole:
+			e.run(u.ctr, u, &c, out, text[:n])
+			g.absorb(&c, out[:n])
+		case open:
+			c.mixed = 0
 			if u.mixed {
 				c.mixed = min(8, uint64(n)/192)
 			}
-			u.open.call(unsafe.Pointer(&c))
-		} else {
-			u.seal.call(unsafe.Pointer(&c))
+			e.run(u.open, u, &c, out, text[:n])
+		default:
+			e.run(u.seal, u, &c, out, text[:n])
 		}
 		if last {
 			return
 		}
 		aad, out, text = nil, out[n:], text[n:]
 		c.ctr += uint32(n / BlockSize)
-		c.mixed = 0
 	}
+}
+
+// absorb hashes what aim has found the powers for.
+func (g *GCM) absorb(c *wideCall, text []byte) {
+	c.data, c.dlen = unsafe.Pointer(unsafe.SliceData(text)), uint64(len(text))
+	g.key.engine.ghash.call(unsafe.Pointer(c))
 }
 
 func (g *GCM) seal(out, nonce, text, aad []byte) {

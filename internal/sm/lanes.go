@@ -49,6 +49,7 @@ type engine struct {
 	fused [2]kernel // none: CBC of all packets, then HMAC
 	// Kernels for one packet, smallest unit first; none: portable.
 	units  []unit
+	whole  bool // they take whole units only, and hash apart
 	ghash  kernel
 	powers kernel
 	// How many messages make a batch worthwhile.

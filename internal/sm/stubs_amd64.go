@@ -82,6 +82,75 @@ func ghashAVX512(p unsafe.Pointer)
 //go:noescape
 func powersAVX512(p unsafe.Pointer)
 
+//go:noescape
+func sm3Lanes16AVX2(p unsafe.Pointer)
+
+//go:noescape
+func sm3Outer16AVX2(p unsafe.Pointer)
+
+//go:noescape
+func sm3Lanes32AVX2(p unsafe.Pointer)
+
+//go:noescape
+func sm3Outer32AVX2(p unsafe.Pointer)
+
+//go:noescape
+func cbcLanes16AVX2GFNI(p unsafe.Pointer)
+
+//go:noescape
+func cbcLanes32AVX2GFNI(p unsafe.Pointer)
+
+//go:noescape
+func ctr8AVX2GFNI(p unsafe.Pointer)
+
+//go:noescape
+func blocks8AVX2GFNI(p unsafe.Pointer)
+
+//go:noescape
+func ctr16AVX2GFNI(p unsafe.Pointer)
+
+//go:noescape
+func blocks16AVX2GFNI(p unsafe.Pointer)
+
+//go:noescape
+func ctr32AVX2GFNI(p unsafe.Pointer)
+
+//go:noescape
+func blocks32AVX2GFNI(p unsafe.Pointer)
+
+//go:noescape
+func cbcLanes16AVX2AES(p unsafe.Pointer)
+
+//go:noescape
+func cbcLanes32AVX2AES(p unsafe.Pointer)
+
+//go:noescape
+func ctr8AVX2AES(p unsafe.Pointer)
+
+//go:noescape
+func blocks8AVX2AES(p unsafe.Pointer)
+
+//go:noescape
+func ctr16AVX2AES(p unsafe.Pointer)
+
+//go:noescape
+func blocks16AVX2AES(p unsafe.Pointer)
+
+//go:noescape
+func ctr32AVX2AES(p unsafe.Pointer)
+
+//go:noescape
+func blocks32AVX2AES(p unsafe.Pointer)
+
+//go:noescape
+func cpuid7(p unsafe.Pointer)
+
+//go:noescape
+func ghashAVX2(p unsafe.Pointer)
+
+//go:noescape
+func powersAVX2(p unsafe.Pointer)
+
 const (
 	_ kernel = iota
 	kCbcLanes16AVX512
@@ -110,6 +179,29 @@ const (
 	kBlocks96AVX512
 	kGhashAVX512
 	kPowersAVX512
+	kSm3Lanes16AVX2
+	kSm3Outer16AVX2
+	kSm3Lanes32AVX2
+	kSm3Outer32AVX2
+	kCbcLanes16AVX2GFNI
+	kCbcLanes32AVX2GFNI
+	kCtr8AVX2GFNI
+	kBlocks8AVX2GFNI
+	kCtr16AVX2GFNI
+	kBlocks16AVX2GFNI
+	kCtr32AVX2GFNI
+	kBlocks32AVX2GFNI
+	kCbcLanes16AVX2AES
+	kCbcLanes32AVX2AES
+	kCtr8AVX2AES
+	kBlocks8AVX2AES
+	kCtr16AVX2AES
+	kBlocks16AVX2AES
+	kCtr32AVX2AES
+	kBlocks32AVX2AES
+	kCpuid7
+	kGhashAVX2
+	kPowersAVX2
 )
 
 // call runs a kernel.
@@ -167,5 +259,51 @@ func (k kernel) call(p unsafe.Pointer) {
 		ghashAVX512(p)
 	case kPowersAVX512:
 		powersAVX512(p)
+	case kSm3Lanes16AVX2:
+		sm3Lanes16AVX2(p)
+	case kSm3Outer16AVX2:
+		sm3Outer16AVX2(p)
+	case kSm3Lanes32AVX2:
+		sm3Lanes32AVX2(p)
+	case kSm3Outer32AVX2:
+		sm3Outer32AVX2(p)
+	case kCbcLanes16AVX2GFNI:
+		cbcLanes16AVX2GFNI(p)
+	case kCbcLanes32AVX2GFNI:
+		cbcLanes32AVX2GFNI(p)
+	case kCtr8AVX2GFNI:
+		ctr8AVX2GFNI(p)
+	case kBlocks8AVX2GFNI:
+		blocks8AVX2GFNI(p)
+	case kCtr16AVX2GFNI:
+		ctr16AVX2GFNI(p)
+	case kBlocks16AVX2GFNI:
+		blocks16AVX2GFNI(p)
+	case kCtr32AVX2GFNI:
+		ctr32AVX2GFNI(p)
+	case kBlocks32AVX2GFNI:
+		blocks32AVX2GFNI(p)
+	case kCbcLanes16AVX2AES:
+		cbcLanes16AVX2AES(p)
+	case kCbcLanes32AVX2AES:
+		cbcLanes32AVX2AES(p)
+	case kCtr8AVX2AES:
+		ctr8AVX2AES(p)
+	case kBlocks8AVX2AES:
+		blocks8AVX2AES(p)
+	case kCtr16AVX2AES:
+		ctr16AVX2AES(p)
+	case kBlocks16AVX2AES:
+		blocks16AVX2AES(p)
+	case kCtr32AVX2AES:
+		ctr32AVX2AES(p)
+	case kBlocks32AVX2AES:
+		blocks32AVX2AES(p)
+	case kCpuid7:
+		cpuid7(p)
+	case kGhashAVX2:
+		ghashAVX2(p)
+	case kPowersAVX2:
+		powersAVX2(p)
 	}
 }

@@ -18,10 +18,10 @@ type wideCall struct {
 	_       [16]byte
 	nonce   unsafe.Pointer // 12 octets
 	_       [8]byte
-	before  [16]byte // ciphertext before in
-	e       [16]byte // keystream of the block with counter 1
-	y       [16]byte // GHASH so far, reversed
-	lens    [16]byte // GCM's last block, reversed
+	before  [16]byte       // ciphertext before in
+	e       [16]byte       // keystream of the block with counter 1
+	y       [16]byte       // GHASH so far, reversed
+	lens    [16]byte       // GCM's last block, reversed
 	tag     unsafe.Pointer // where 16 octets go
 	_       [8]byte
 	pow     unsafe.Pointer // powers of the hash key for the text
@@ -49,6 +49,29 @@ func (e *engine) unit(blocks int) *unit {
 		}
 	}
 	return &e.units[len(e.units)-1]
+}
+
+// run calls one of u's kernels for src, which is at most a unit.
+func (e *engine) run(k kernel, u *unit, c *wideCall, dst, src []byte) {
+	if e.whole && len(src) < u.blocks*BlockSize {
+		runPart(k, c, dst, src)
+		return
+	}
+	c.in, c.out, c.n = unsafe.Pointer(unsafe.SliceData(src)), unsafe.Pointer(unsafe.SliceData(dst)), uint64(len(src))
+	k.call(unsafe.Pointer(c))
+}
+
+// maxWhole is the largest unit of kernels that take whole units only.
+const maxWhole = 32 * BlockSize
+
+// runPart fills a unit up in a copy.
+func runPart(k kernel, c *wideCall, dst, src []byte) {
+	var buf [maxWhole]byte
+	copy(buf[:], src)
+	c.in, c.out, c.n = unsafe.Pointer(&buf), unsafe.Pointer(&buf), maxWhole
+	k.call(unsafe.Pointer(c))
+	copy(dst[:len(src)], buf[:])
+	clear(buf[:])
 }
 
 // blockKey is one direction of the cipher on an engine.
@@ -97,10 +120,9 @@ func (k *blockKey) crypt(dst, src, iv []byte) {
 	for len(src) > 0 {
 		u := k.engine.unit(len(src) / BlockSize)
 		n := min(len(src), u.blocks*BlockSize)
-		c.in, c.out, c.n = unsafe.Pointer(&src[0]), unsafe.Pointer(&dst[0]), uint64(n)
 		var next [16]byte
 		copy(next[:], src[n-BlockSize:n])
-		u.ecb.call(unsafe.Pointer(&c))
+		k.engine.run(u.ecb, u, &c, dst, src[:n])
 		if iv != nil {
 			c.before = next
 		}
@@ -141,8 +163,7 @@ func (k *blockKey) ctr(dst, src []byte, nonce *[12]byte, ctr uint32) {
 	for len(src) > 0 {
 		u := k.engine.unit((len(src) + BlockSize - 1) / BlockSize)
 		n := min(len(src), u.blocks*BlockSize)
-		c.in, c.out, c.n = unsafe.Pointer(&src[0]), unsafe.Pointer(&dst[0]), uint64(n)
-		u.ctr.call(unsafe.Pointer(&c))
+		k.engine.run(u.ctr, u, &c, dst, src[:n])
 		c.ctr += uint32(u.blocks)
 		dst, src = dst[n:], src[n:]
 	}

@@ -136,7 +136,7 @@ func (f *Fn) lowerTernaries() {
 func (f *Fn) allocate() []int {
 	f.lowerTernaries()
 	unspillable := map[V]bool{}
-	for range 400 {
+	for range 1000 {
 		color, victim := f.color(unspillable)
 		if victim == 0 {
 			return color

@@ -45,6 +45,23 @@ func outputs() map[string]string {
 		hashKernel(f, k, "ghashAVX512", 'Z', true)
 		powersKernel(f, k, "powersAVX512", true)
 	})
+	assemble("avx2_amd64.s", func(f *File) {
+		for g := 1; g <= 2; g++ {
+			sm3Lanes(f, k, g, 'Y', false, fmt.Sprintf("sm3Lanes%dAVX2", 16*g))
+			sm3Outer(f, k, g, 'Y', false, fmt.Sprintf("sm3Outer%dAVX2", 16*g))
+		}
+		for _, sb := range []sbox{withGFNI, withAES} {
+			cbc256(f, k, 1, sb)
+			cbc256(f, k, 2, sb)
+			for _, regs := range []int{1, 2, 4} {
+				ctr256(f, k, regs, sb)
+				blocks256(f, k, regs, sb)
+			}
+		}
+		features(f)
+		hashKernel(f, k, "ghashAVX2", 'X', false)
+		powersKernel(f, k, "powersAVX2", false)
+	})
 	files["stubs_amd64.go"] = stubs(funcs)
 	files["sbox.go"] = sboxSource(k.k)
 	files["maps.go"] = mapsSource(k.k)
