@@ -647,6 +647,31 @@ func TestRestartWithSeveralConnections(t *testing.T) {
 	})
 }
 
+func TestInitialContactIsAboutOnePeer(t *testing.T) {
+	simulate(t, func(t *testing.T, n *network) {
+		open := changed(end("site", false), func(c *v2.Connection) { c.RemoteAddrs, c.Remote.ID = nil, v2.Identity{} })
+		r := n.gateway(t, rightAddr, []*v2.Connection{open})
+		client := func(name string, addr netip.Addr) *gateway {
+			c := changed(end("site", true), func(c *v2.Connection) {
+				c.Local.ID, c.LocalAddrs = fqdn(name), []netip.Prefix{netip.PrefixFrom(addr, 32)}
+			})
+			g := n.gateway(t, addr, []*v2.Connection{c})
+			g.connect("site", "lan")
+			return g
+		}
+		alice := client("alice", leftAddr)
+		client("bob", natAddr)
+		spis := r.spis("site", "lan")
+		alice.die(n)
+		client("alice", leftAddr)
+		pass(15 * time.Second)
+		now := r.spis("site", "lan")
+		if len(now) != 4 || slices.Contains(now, spis[0]) || slices.Contains(now, spis[1]) || !slices.Equal(now[:2], spis[2:]) {
+			t.Errorf("SPIs were %v and are %v", spis, now)
+		}
+	})
+}
+
 func TestLossyNetwork(t *testing.T) {
 	for seed := range uint64(6) {
 		simulate(t, func(t *testing.T, n *network) {

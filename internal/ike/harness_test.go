@@ -66,6 +66,8 @@ type network struct {
 	// nat changes the addresses of a datagram on its way; nil changes none.
 	nat  func(src, dst netip.AddrPort) (netip.AddrPort, netip.AddrPort)
 	sent []netio.Datagram
+
+	started int // gateways, by the test itself
 }
 
 // delivery is a datagram on its way, behind the usual latency.
@@ -210,6 +212,11 @@ func (n *network) gateway(t *testing.T, addr netip.Addr, conns []*v2.Connection,
 	for _, f := range change {
 		f(&o)
 	}
+	// A gateway that starts again has other SPIs than before.
+	n.started++
+	for range 1000 * n.started {
+		g.fake.ReleaseSPI(ipsec.ESP, must(g.fake.AllocateSPI(ipsec.ESP)))
+	}
 	g.Daemon = New(o)
 	g.Apply(conns, nil)
 	g.Start()
@@ -221,6 +228,7 @@ func (n *network) gateway(t *testing.T, addr netip.Addr, conns []*v2.Connection,
 func (g *gateway) die(n *network) {
 	n.cut(g.addr, true)
 	g.Close()
+	pass(time.Second) // what is on its way is lost too
 	n.cut(g.addr, false)
 }
 
