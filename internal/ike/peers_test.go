@@ -1,0 +1,227 @@
+package ike
+
+import (
+	"errors"
+	"fmt"
+	mrand "math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"caponier/internal/ike/v2"
+	"caponier/internal/ipsec"
+	"caponier/internal/netio"
+)
+
+// When both ends initiate at once, both IKE SAs stay: no rule by which each end
+// alone closed one of them could not close both. Nothing flaps.
+func TestSimultaneousInitiation(t *testing.T) {
+	for shift := range 8 {
+		t.Run(fmt.Sprint(shift), func(t *testing.T) {
+			simulate(t, func(t *testing.T, n *network) {
+				l, r := n.two(t)
+				results := make(chan error, 2)
+				go func() { results <- l.Connect(t.Context(), "site", "") }()
+				pass(time.Duration(shift) * latency / 2)
+				go func() { results <- r.Connect(t.Context(), "site", "") }()
+				for range 2 {
+					if err := <-results; err != nil {
+						t.Error(err)
+					}
+				}
+				pass(time.Second)
+				for _, c := range []*gateway{l, r} {
+					next := changed(c.Status("site")[0].Config, starting)
+					c.Apply([]*v2.Connection{next}, map[string]Change{"site": {}})
+				}
+				pass(10 * time.Second) // a request that overtook a response is repeated
+				pairs := len(l.fake.SAs()) / 2
+				if pairs < 2 || pairs > 4 {
+					t.Errorf("%d pairs of SAs", pairs)
+				}
+				begun := n.count(leftAddr, isInitRequest) + n.count(rightAddr, isInitRequest)
+				if up := l.ikeSPIs("site"); len(up) != begun {
+					t.Errorf("of %d IKE SAs that were begun, %v are up", begun, up)
+				}
+				before := l.spis("site", "lan")
+				pass(10 * time.Minute)
+				mustMirror(t, l, r, pairs)
+				if !slices.Equal(before, l.spis("site", "lan")) {
+					t.Errorf("SPIs were %v and are %v", before, l.spis("site", "lan"))
+				}
+				if err := r.Disconnect(within(t, time.Minute), "site", ""); err != nil {
+					t.Fatal(err)
+				}
+				if len(r.fake.SAs()) != 0 {
+					t.Error("Disconnect returned too early")
+				}
+			})
+		})
+	}
+}
+
+func TestRestartOfThePeer(t *testing.T) {
+	simulate(t, func(t *testing.T, n *network) {
+		l, r := n.two(t)
+		l.connect("site", "")
+		before := l.spis("site", "lan")
+		r.die(n)
+		r = n.gateway(t, rightAddr, []*v2.Connection{end("site", false)})
+		r.connect("site", "lan") // with INITIAL_CONTACT
+		if err := l.Rekey(within(t, 5*time.Second), "site", "lan"); err != nil {
+			t.Error(err)
+		}
+		pass(15 * time.Second) // before DPD could find out
+		mustMirror(t, l, r, 1)
+		if now := l.spis("site", "lan"); slices.ContainsFunc(now, func(s ipsec.SPI) bool { return slices.Contains(before, s) }) {
+			t.Errorf("SPIs were %v and are %v", before, now)
+		}
+		if got := l.failure("site"); got != "" {
+			t.Errorf("status says %q", got)
+		}
+	})
+}
+
+// Several connections to one peer do not end each other by INITIAL_CONTACT, and
+// those that a restart has lost all go.
+func TestRestartWithSeveralConnections(t *testing.T) {
+	simulate(t, func(t *testing.T, n *network) {
+		one := func(name string, child int, left bool) *v2.Connection {
+			return changed(end(name, left), func(c *v2.Connection) { c.Children = c.Children[child : child+1] })
+		}
+		cl := []*v2.Connection{one("a", 0, true), one("b", 1, true)}
+		cr := []*v2.Connection{changed(end("site", false), func(*v2.Connection) {})}
+		l, r := n.gateway(t, leftAddr, cl), n.gateway(t, rightAddr, cr)
+		l.connect("a", "")
+		l.connect("b", "")
+		pass(time.Minute)
+		mustMirror(t, l, r, 2)
+		l.die(n)
+		l = n.gateway(t, leftAddr, cl)
+		l.connect("b", "")
+		l.connect("a", "")
+		pass(30 * time.Second)
+		mustMirror(t, l, r, 2)
+	})
+}
+
+func TestInitialContactIsAboutOnePeer(t *testing.T) {
+	simulate(t, func(t *testing.T, n *network) {
+		open := changed(end("site", false), func(c *v2.Connection) { c.RemoteAddrs, c.Remote.ID = nil, v2.Identity{} })
+		r := n.gateway(t, rightAddr, []*v2.Connection{open})
+		client := func(name string, addr netip.Addr) *gateway {
+			c := changed(end("site", true), func(c *v2.Connection) {
+				c.Local.ID, c.LocalAddrs = fqdn(name), []netip.Prefix{netip.PrefixFrom(addr, 32)}
+			})
+			g := n.gateway(t, addr, []*v2.Connection{c})
+			g.connect("site", "lan")
+			return g
+		}
+		alice := client("alice", leftAddr)
+		client("bob", natAddr)
+		spis := r.spis("site", "lan")
+		alice.die(n)
+		client("alice", leftAddr)
+		pass(15 * time.Second)
+		now := r.spis("site", "lan")
+		if len(now) != 4 || slices.Contains(now, spis[0]) || slices.Contains(now, spis[1]) || !slices.Equal(now[:2], spis[2:]) {
+			t.Errorf("SPIs were %v and are %v", spis, now)
+		}
+	})
+}
+
+func TestLossyNetwork(t *testing.T) {
+	for seed := range uint64(6) {
+		simulate(t, func(t *testing.T, n *network) {
+			rng, way := mrand.New(mrand.NewPCG(seed, 7)), mrand.New(mrand.NewPCG(seed, 8))
+			n.setTamper(func(d netio.Datagram) []delivery {
+				var out []delivery
+				for way.IntN(100) < 75 && len(out) < 3 { // lost, or once, or more
+					out = append(out, delivery{d, time.Duration(way.IntN(200)) * time.Millisecond})
+				}
+				return out
+			})
+			l, r := n.two(t, func(l, r *v2.Connection) {
+				starting(l)
+				l.Retransmit = v2.Retransmit{Initial: 500 * time.Millisecond, Factor: 1.5, Max: 4 * time.Second, Tries: 20}
+				r.Retransmit = l.Retransmit
+			})
+			for i := range 40 {
+				pass(time.Duration(rng.IntN(2000)) * time.Millisecond)
+				g := []*gateway{l, r}[rng.IntN(2)]
+				name := []string{"", "lan", "dmz"}[i%3]
+				err := g.Rekey(within(t, 20*time.Second), "site", name)
+				if err != nil && !errors.Is(err, ErrNotEstablished) && code(err) == "" {
+					t.Logf("rekey %q: %v", name, err)
+				}
+			}
+			n.setTamper(nil)
+			pass(5 * time.Minute)
+			mustMirror(t, l, r, len(l.fake.SAs())/2)
+			if l.tunnels("lan") == 0 || l.tunnels("dmz") == 0 {
+				t.Errorf("lan %d, dmz %d", l.tunnels("lan"), l.tunnels("dmz"))
+			}
+			l.Disconnect(t.Context(), "site", "")
+			pass(2 * time.Minute)
+			l.mustBeEmpty()
+			r.mustBeEmpty()
+		})
+	}
+}
+
+// Everything at once, for the race detector, and that all comes to rest.
+func TestEverythingMoves(t *testing.T) {
+	simulate(t, func(t *testing.T, n *network) {
+		l, r := n.two(t, func(l, r *v2.Connection) { starting(l); starting(r) })
+		var wg sync.WaitGroup
+		end := time.Now().Add(15 * time.Second)
+		for i, g := range []*gateway{l, r, l, r} {
+			rng := mrand.New(mrand.NewPCG(uint64(i), 1))
+			again := func(f func(name string)) { // one generator for each goroutine
+				rng := mrand.New(mrand.NewPCG(rng.Uint64(), 1))
+				wg.Go(func() {
+					for time.Now().Before(end) {
+						f([]string{"", "lan", "dmz"}[rng.IntN(3)])
+						time.Sleep(time.Duration(rng.IntN(300)) * time.Millisecond)
+					}
+				})
+			}
+			short := 2 * time.Second
+			again(func(string) { g.Status(""); g.Counters() })
+			again(func(name string) { g.Connect(within(t, short), "site", name) })
+			again(func(name string) { g.Rekey(within(t, short), "site", name) })
+			again(func(name string) { g.Disconnect(within(t, short), "site", name) })
+			again(func(name string) { g.fake.Raise(ipsec.Acquire{Connection: "site", Tunnel: name}) })
+			again(func(name string) {
+				for _, sa := range g.fake.SAs() {
+					if sa.Tunnel == name {
+						g.fake.Raise(ipsec.Expire{ID: sa.ID, Hard: len(name) > 0 && time.Now().UnixNano()%3 == 0})
+						return
+					}
+				}
+			})
+			again(func(name string) {
+				conf := changed(g.Status("")[0].Config, func(*v2.Connection) {})
+				g.Apply([]*v2.Connection{conf}, map[string]Change{"site": {Reconnect: name == "", Rekey: []string{name}}})
+			})
+		}
+		wg.Wait()
+		for _, g := range []*gateway{l, r} {
+			conf := changed(g.Status("")[0].Config, func(*v2.Connection) {})
+			g.Apply([]*v2.Connection{conf}, map[string]Change{"site": {Reconnect: true}})
+		}
+		pass(5 * time.Minute)
+		if l.tunnels("lan") == 0 || l.tunnels("dmz") == 0 || r.tunnels("lan") == 0 || r.tunnels("dmz") == 0 {
+			t.Errorf("not all tunnels came up again: %v %v", l.Status(""), r.Status(""))
+		}
+		mustMirror(t, l, r, len(l.fake.SAs())/2)
+		l.Close()
+		pass(time.Minute)
+		l.mustBeEmpty()
+		if r.tunnels("lan") != 0 {
+			t.Error("the other end still sends")
+		}
+	})
+}
