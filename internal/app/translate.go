@@ -49,6 +49,7 @@ func connection(c *config.Connection, creds *credentials, reqIDs map[string]uint
 		LocalAddrs: c.Local.Addresses, RemoteAddrs: c.Remote.Addresses,
 		Proposals:     c.Proposals,
 		Encapsulation: v2.Encapsulation(c.Encapsulation),
+		FragmentSize:  c.FragmentSize,
 		DPD:           c.DPD, Lifetime: c.Lifetime,
 	}
 	for _, t := range c.Tunnels {

@@ -73,6 +73,7 @@ type Connection struct {
 	Proposals     []ipsec.Proposal // for the IKE SA, in order of preference
 	ProposalWords []string         // Proposals as configured; empty for the default
 	Encapsulation Encapsulation
+	FragmentSize  int           // octets of the IP datagrams that long IKE messages are cut to
 	DPD           time.Duration // 0: no liveness checks
 	Lifetime      time.Duration // of the IKE SA, before jitter
 	Tunnels       []*Tunnel     // in order of name

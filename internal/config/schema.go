@@ -190,6 +190,11 @@ func init() {
 			get: func(v *Connection) any { return v.Encapsulation },
 		},
 		{
+			name: "fragment-size", kind: "number, 576 to 65535", def: "1280", effect: EffectAtOnce,
+			set: func(d *decoder, v *Connection, n *node, _ string) { number(d, &v.FragmentSize, n, 576, 65535) },
+			get: func(v *Connection) any { return v.FragmentSize },
+		},
+		{
 			name: "dpd", kind: kindDuration, def: "30s", effect: EffectAtOnce,
 			set: func(d *decoder, v *Connection, n *node, _ string) { d.duration(&v.DPD, n, 0) },
 			get: func(v *Connection) any { return v.DPD },

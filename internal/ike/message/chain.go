@@ -36,8 +36,8 @@ const genericLen = 4
 const criticalBit = 0x80
 
 // parseChain reads the payloads in b, the first of which is of type next, to
-// the last octet. An SK payload ends the chain and is returned as sk; room is
-// the number of payloads that there may be.
+// the last octet. An SK or SKF payload ends the chain and is returned as sk; room
+// is the number of payloads that there may be.
 func parseChain(b []byte, next PayloadType, room int) (payloads []Payload, sk *Encrypted, err error) {
 	for next != NoNextPayload {
 		if len(payloads) == room {
@@ -59,6 +59,16 @@ func parseChain(b []byte, next PayloadType, room int) (payloads []Payload, sk *E
 				return nil, nil, syntaxf("%d octets follow the SK payload", len(b))
 			}
 			return payloads, &Encrypted{First: next, Body: body[:len(body):len(body)]}, nil
+		}
+		if kind == TypeFragment {
+			if len(b) > 0 {
+				return nil, nil, syntaxf("%d octets follow the SKF payload", len(b))
+			}
+			sk, err := parseFragment(next, body)
+			if err != nil {
+				return nil, nil, fmt.Errorf("%s payload: %w", kind, err)
+			}
+			return payloads, sk, nil
 		}
 		p, err := parsePayload(kind, critical, body)
 		if err != nil {
@@ -102,7 +112,9 @@ func parsePayload(kind PayloadType, critical bool, b []byte) (Payload, error) {
 }
 
 // hasCodec reports whether payloads of this type have a structure of their own.
-func hasCodec(kind PayloadType) bool { return kind >= TypeSA && kind <= TypeEncrypted }
+func hasCodec(kind PayloadType) bool {
+	return kind >= TypeSA && kind <= TypeEncrypted || kind == TypeFragment
+}
 
 // firstType is the next payload field of what stands before the payloads.
 func firstType(payloads []Payload) PayloadType {

@@ -1,6 +1,7 @@
 package message
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"caponier/internal/suite"
@@ -24,33 +25,56 @@ import (
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 //	~                    Integrity Checksum Data                    ~
 //	+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
+//
+// It also stands for the SKF payload, one fragment of a message (see
+// fragment.go).
 type Encrypted struct {
 	First PayloadType // type of the first payload inside
 	Body  []byte      // IV | ciphertext | ICV; nil once opened
+	// Fragment is the number of the fragment, from 1 to Fragments. Both are 0 for
+	// a message in one piece.
+	Fragment, Fragments uint16
 }
+
+// IsFragment reports whether it is an SKF payload.
+func (e *Encrypted) IsFragment() bool { return e.Fragments != 0 }
 
 // Seal appends the message to dst with all its Payloads inside one SK payload.
 // seq feeds p.NextIV: where the IV is a counter, it must not repeat under one
 // key. Errors wrap ErrEncode and leave dst as it was.
 func (m *Message) Seal(dst []byte, p suite.Protector, seq uint64) ([]byte, error) {
-	out := m.Header.append(dst, TypeEncrypted)
-	sk := len(out)
-	out = append(out, byte(firstType(m.Payloads)), 0, 0, 0)
-	iv := len(out)
-	out = append(out, make([]byte, p.IVLen())...)
-	plain := len(out)
-	out, err := appendChain(out, m.Payloads)
+	content, err := appendChain(nil, m.Payloads)
 	if err != nil {
 		return dst, err
 	}
-	pad := padLen(len(out)-plain, p.BlockSize())
+	return sealContent(dst, m.Header, Encrypted{First: firstType(m.Payloads)}, content, p, seq)
+}
+
+// sealContent appends a message whose only payload is e, with content inside.
+func sealContent(dst []byte, h Header, e Encrypted, content []byte, p suite.Protector, seq uint64) ([]byte, error) {
+	kind := TypeEncrypted
+	if e.IsFragment() {
+		kind = TypeFragment
+	}
+	out := h.append(dst, kind)
+	sk := len(out)
+	out = append(out, byte(e.First), 0, 0, 0)
+	if e.IsFragment() {
+		out = binary.BigEndian.AppendUint16(out, e.Fragment)
+		out = binary.BigEndian.AppendUint16(out, e.Fragments)
+	}
+	iv := len(out)
+	out = append(out, make([]byte, p.IVLen())...)
+	plain := len(out)
+	out = append(out, content...)
+	pad := padLen(len(content), p.BlockSize())
 	out = append(out, make([]byte, pad)...)
 	out = append(out, byte(pad))
 	end := len(out)
 	out = append(out, make([]byte, p.ICVLen())...)
 	// The lengths are authenticated, so they come first.
 	if err := setPayloadLength(out[sk:]); err != nil {
-		return dst, fmt.Errorf("%s payload: %w", TypeEncrypted, err)
+		return dst, fmt.Errorf("%s payload: %w", kind, err)
 	}
 	if err := setLength(out[len(dst):]); err != nil {
 		return dst, err
@@ -72,35 +96,52 @@ func padLen(n, block int) int { return (block - (n+1)%block) % block }
 //   - ErrNotAuthentic: the message is not from the peer. Drop it.
 //   - ErrSyntax: the message is from the peer, and malformed inside.
 func (m *Message) Open(raw []byte, p suite.Protector) error {
-	if m.Encrypted == nil || m.Encrypted.Body == nil {
+	if m.Encrypted != nil && m.Encrypted.IsFragment() {
 		return ErrNotEncrypted
+	}
+	content, err := m.decrypt(raw, p)
+	if err != nil {
+		return err
+	}
+	return m.readInner(m.Encrypted.First, content)
+}
+
+// decrypt checks the payload and returns what is inside, without the padding.
+func (m *Message) decrypt(raw []byte, p suite.Protector) ([]byte, error) {
+	if m.Encrypted == nil || m.Encrypted.Body == nil {
+		return nil, ErrNotEncrypted
 	}
 	body := m.Encrypted.Body
 	if len(body) < p.IVLen()+p.ICVLen() || len(raw) < HeaderLen+genericLen+len(body) {
-		return fmt.Errorf("%w: %d octets in SK are too few", ErrNotAuthentic, len(body))
+		return nil, fmt.Errorf("%w: %d octets in SK are too few", ErrNotAuthentic, len(body))
 	}
 	aad, iv, sealed := raw[:len(raw)-len(body)], body[:p.IVLen()], body[p.IVLen():]
 	plain := make([]byte, len(sealed)-p.ICVLen())
 	if err := p.Open(plain, iv, sealed, aad, nil); err != nil {
-		return fmt.Errorf("%w: %w", ErrNotAuthentic, err)
+		return nil, fmt.Errorf("%w: %w", ErrNotAuthentic, err)
 	}
 	if len(plain) == 0 {
-		return syntaxf("SK has no pad length")
+		return nil, syntaxf("SK has no pad length")
 	}
 	// RFC 7296, Section 3.14: the sender chooses the padding, and may pad more
 	// than the block size asks for.
 	pad := int(plain[len(plain)-1])
 	if pad+1 > len(plain) {
-		return syntaxf("SK has a pad length of %d in %d octets", pad, len(plain))
+		return nil, syntaxf("SK has a pad length of %d in %d octets", pad, len(plain))
 	}
-	inner, sk, err := parseChain(plain[:len(plain)-1-pad], m.Encrypted.First, MaxPayloads-len(m.Payloads))
+	return plain[:len(plain)-1-pad], nil
+}
+
+// readInner adds the payloads of an opened message to Payloads.
+func (m *Message) readInner(first PayloadType, content []byte) error {
+	inner, sk, err := parseChain(content, first, MaxPayloads-len(m.Payloads))
 	if err != nil {
 		return err
 	}
 	if sk != nil {
-		return syntaxf("SK payload inside an SK payload")
+		return syntaxf("encrypted payload inside an encrypted payload")
 	}
 	m.Payloads = append(m.Payloads, inner...)
-	m.Encrypted = &Encrypted{First: m.Encrypted.First}
+	m.Encrypted = &Encrypted{First: first}
 	return nil
 }

@@ -45,6 +45,7 @@ const (
 	dropReplayed     = "replayed"
 	dropUnexpected   = "unexpected"
 	dropRepeated     = "repeated" // of a request that is being worked on
+	dropFragment     = "fragment" // it is there already, or does not fit the others
 )
 
 var (

@@ -32,10 +32,13 @@ type task interface {
 // exchanges are the two windows of an IKE SA, both of size 1 (RFC 7296, Section
 // 2.3), and what waits for the outer one.
 type exchanges struct {
-	sendID      uint32    // message ID of our next request, or of the outstanding one
-	recvID      uint32    // message ID of the peer's next request
-	answered    answer    // to request recvID-1
-	pending     *Received // the request that is being worked on, or nil
+	sendID      uint32     // message ID of our next request, or of the outstanding one
+	recvID      uint32     // message ID of the peer's next request
+	fragments   bool       // both sides can fragment messages (RFC 7383)
+	requests    reassembly // of request recvID
+	responses   reassembly // of the response to request sendID
+	answered    answer     // to request recvID-1
+	pending     *Received  // the request that is being worked on, or nil
 	outstanding *exchange
 	queue       []waiting
 	// deletedEarly are SPIs that the peer deleted while our request for a CHILD SA
@@ -47,14 +50,21 @@ type exchanges struct {
 // answer is the last response, kept to be repeated octet by octet (RFC 7296,
 // Section 2.1).
 type answer struct {
-	request  [sha256.Size]byte
-	response []byte
+	request  [sha256.Size]byte // of fragment 1, where there are several
+	response [][]byte
+}
+
+// reassembly is a message of the peer of which some fragments are here. There is
+// one in each direction, for both windows are of size 1.
+type reassembly struct {
+	message.Assembly
+	first []byte // fragment 1 as it was received
 }
 
 // exchange is our request that waits for its response.
 type exchange struct {
 	kind  message.ExchangeType
-	raw   []byte
+	raw   [][]byte // the datagrams
 	task  task
 	tries int // repetitions left
 	wait  time.Duration
@@ -118,8 +128,8 @@ func (m *Machine) launch(kind message.ExchangeType, payloads []message.Payload, 
 	m.transmit(kind, raw, t)
 }
 
-// transmit sends the octets of a request and starts repeating them.
-func (m *Machine) transmit(kind message.ExchangeType, raw []byte, t task) {
+// transmit sends the datagrams of a request and starts repeating them.
+func (m *Machine) transmit(kind message.ExchangeType, raw [][]byte, t task) {
 	r := m.conn.Retransmit.OrDefault()
 	m.outstanding = &exchange{kind: kind, raw: raw, task: t, tries: r.Tries, wait: r.Initial}
 	if _, ok := t.(*deleteIKE); ok {
@@ -203,7 +213,7 @@ func (m *Machine) respond(kind message.ExchangeType, payloads ...message.Payload
 }
 
 // keepAnswer moves the inner window on.
-func (m *Machine) keepAnswer(request, response []byte) {
+func (m *Machine) keepAnswer(request []byte, response [][]byte) {
 	m.answered = answer{request: sha256.Sum256(request), response: response}
 	m.recvID++
 }
@@ -213,8 +223,10 @@ func (m *Machine) repeats(r Received) bool {
 	return m.answered.response != nil && m.answered.request == sha256.Sum256(r.Raw)
 }
 
-func (m *Machine) sendTo(raw []byte, local, remote netip.AddrPort) {
-	m.act(Send{Data: raw, Local: local, Remote: remote})
+func (m *Machine) sendTo(datagrams [][]byte, local, remote netip.AddrPort) {
+	for _, raw := range datagrams {
+		m.act(Send{Data: raw, Local: local, Remote: remote})
+	}
 }
 
 func (m *Machine) header(kind message.ExchangeType, id uint32, flags message.Flags) message.Header {
@@ -224,10 +236,24 @@ func (m *Machine) header(kind message.ExchangeType, id uint32, flags message.Fla
 	return message.Header{InitiatorSPI: m.spiI, ResponderSPI: m.spiR, Exchange: kind, MessageID: id, Flags: flags}
 }
 
-func (m *Machine) seal(h message.Header, payloads []message.Payload) ([]byte, error) {
+// seal returns the datagrams of a message: several where it is long and the peer
+// can put fragments together.
+func (m *Machine) seal(h message.Header, payloads []message.Payload) ([][]byte, error) {
 	msg := message.Message{Header: h, Payloads: payloads}
-	// The counter, and not the message ID, feeds the IV: a request and a response
-	// with one ID are sealed with the same key.
+	limit := message.MaxLength
+	if m.fragments {
+		c := m.conn
+		if c == nil {
+			c = m.candidates[0] // a refusal, before one is chosen
+		}
+		limit = c.FragmentLimit(m.remote.Addr(), m.local.Port() != ikePort)
+	}
+	return msg.SealFragments(m.session.Seal, m.nextSeq, limit)
+}
+
+// nextSeq feeds the IV, which the message ID cannot: a request and a response
+// with one ID are sealed with the same key.
+func (m *Machine) nextSeq() uint64 {
 	m.session.Sealed++
-	return msg.Seal(nil, m.session.Seal, m.session.Sealed)
+	return m.session.Sealed
 }

@@ -44,7 +44,7 @@ func (w *world) ask(kind message.ExchangeType, payloads ...message.Payload) *mes
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return w.askRaw(l, r, raw)
+	return w.askRaw(l, r, raw[0])
 }
 
 func (w *world) askRaw(l, r *Machine, raw []byte) *message.Message {

@@ -88,7 +88,7 @@ func (m *Machine) sendInit() {
 		&message.KE{Method: s.group.ID, Data: s.share.Public()},
 		&message.Nonce{Data: slices.Clone(s.nonceI)})
 	payloads = append(payloads, natNotifies(m.spiI, 0, m.local, m.remote, m.conn.Encapsulation)...)
-	payloads = append(payloads, rules.HashNotify())
+	payloads = append(payloads, rules.HashNotify(), &message.Notify{Kind: message.FragmentationSupported})
 	msg := message.Message{Header: m.header(message.IKESAInit, 0, 0), Payloads: payloads}
 	raw, err := msg.Append(nil)
 	if err != nil {
@@ -97,7 +97,7 @@ func (m *Machine) sendInit() {
 	}
 	s.firstI = raw
 	m.becomeInitSent()
-	m.transmit(message.IKESAInit, raw, initTask{})
+	m.transmit(message.IKESAInit, [][]byte{raw}, initTask{})
 }
 
 func (m *Machine) newShare(group ipsec.Transform) (suite.KEShare, error) {
@@ -205,6 +205,7 @@ func (m *Machine) initResponse(msg *message.Message, r Received) {
 	s.nonceR = slices.Clone(nonce.Data)
 	s.firstR = slices.Clone(r.Raw)
 	s.peerHashes = rules.PeerHashes(msg)
+	_, m.fragments = msg.Notify(message.FragmentationSupported)
 	m.nat = detectNAT(msg, r, m.conn.Encapsulation)
 	m.float()
 	m.startAuth()
@@ -287,7 +288,7 @@ func (m *Machine) refuseInit(r Received, f *failure) {
 	h.ResponderSPI = 0
 	msg := message.Message{Header: h, Payloads: []message.Payload{f.payload()}}
 	if raw, err := msg.Append(nil); err == nil {
-		m.sendTo(raw, r.Local, r.Remote)
+		m.sendTo([][]byte{raw}, r.Local, r.Remote)
 	}
 	if f.notify == message.InvalidKEPayload {
 		m.drop(f.code, f.err) // the peer tries again with another group
@@ -331,6 +332,9 @@ func (m *Machine) acceptInit(msg *message.Message, r Received, c *Connection, p 
 	payloads = append(payloads, natNotifies(m.spiI, m.spiR, r.Local, r.Remote, c.Encapsulation)...)
 	payloads = append(payloads, conf.CertReqs(m.candidates...)...)
 	payloads = append(payloads, rules.HashNotify())
+	if _, m.fragments = msg.Notify(message.FragmentationSupported); m.fragments {
+		payloads = append(payloads, &message.Notify{Kind: message.FragmentationSupported})
+	}
 	answer := message.Message{Header: m.header(message.IKESAInit, 0, message.FlagResponse), Payloads: payloads}
 	raw, err := answer.Append(nil)
 	if err != nil {
@@ -344,7 +348,7 @@ func (m *Machine) acceptInit(msg *message.Message, r Received, c *Connection, p 
 	}
 	m.nat = detectNAT(msg, r, c.Encapsulation)
 	m.local, m.remote = r.Local, r.Remote
-	m.keepAnswer(r.Raw, raw)
-	m.sendTo(raw, r.Local, r.Remote)
+	m.keepAnswer(r.Raw, [][]byte{raw})
+	m.sendTo(m.answered.response, r.Local, r.Remote)
 	m.becomeHalfOpen()
 }

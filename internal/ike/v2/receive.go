@@ -1,6 +1,8 @@
 package v2
 
 import (
+	"errors"
+
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/v2/rules"
 )
@@ -52,6 +54,9 @@ func (m *Machine) receiveRequest(msg *message.Message, r Received) {
 		return
 	}
 	switch {
+	case h.MessageID+1 == m.recvID && m.recut(msg, r):
+		m.sendTo(m.answered.response, r.Local, r.Remote)
+		return
 	case h.MessageID != m.recvID:
 		m.drop(dropReplayed, nil)
 		return
@@ -62,7 +67,7 @@ func (m *Machine) receiveRequest(msg *message.Message, r Received) {
 		m.drop(dropUnexpected, nil)
 		return
 	}
-	f, ok := m.open(msg, r)
+	f, ok := m.open(msg, &r, &m.requests)
 	if !ok {
 		return
 	}
@@ -123,26 +128,66 @@ func (m *Machine) answerSyntax(kind message.ExchangeType, f *failure) {
 	m.becomeClosed()
 }
 
-// open decrypts a message. It returns false for one that is dropped, and a
-// failure for one that is authentic and malformed.
-func (m *Machine) open(msg *message.Message, r Received) (*failure, bool) {
-	if len(msg.Payloads) > 0 {
+// open decrypts a message, or puts a fragment to the others in. It returns false
+// for one that is dropped or not complete, and a failure for one that is
+// authentic and malformed. Of a message in fragments, r becomes the first.
+func (m *Machine) open(msg *message.Message, r *Received, in *reassembly) (*failure, bool) {
+	fragment := msg.Encrypted != nil && msg.Encrypted.IsFragment()
+	switch {
+	case len(msg.Payloads) > 0:
 		// Nothing in clear belongs beside the SK payload, and nothing is lost: the
 		// whole datagram is authenticated.
 		m.drop(dropMalformed, nil)
 		return nil, false
+	case fragment && !m.fragments:
+		m.drop(dropUnexpected, nil)
+		return nil, false
 	}
-	err := msg.Open(r.Raw, m.session.Open)
-	if kind, ok := message.NotifyOf(err); ok {
-		m.heard = m.now
-		return &failure{code: codeOf(kind), err: err, notify: kind}, true
+	complete := true
+	var err error
+	if fragment {
+		number := msg.Encrypted.Fragment
+		complete, err = msg.OpenFragment(r.Raw, m.session.Open, &in.Assembly)
+		if err == nil && number == 1 {
+			in.first = r.Raw
+		}
+	} else {
+		err = msg.Open(r.Raw, m.session.Open)
 	}
-	if err != nil {
+	kind, malformed := message.NotifyOf(err)
+	switch {
+	case errors.Is(err, message.ErrFragment):
+		m.drop(dropFragment, err)
+		return nil, false
+	case err != nil && !malformed:
 		m.drop(dropNotAuthentic, err)
 		return nil, false
 	}
 	m.heard = m.now
+	if !complete && !malformed {
+		return nil, false
+	}
+	if in.first != nil {
+		r.Raw = in.first
+	}
+	*in = reassembly{}
+	if malformed {
+		return &failure{code: codeOf(kind), err: err, notify: kind}, true
+	}
 	return nil, true
+}
+
+// recut reports whether msg is the first fragment of the request that was
+// answered last, cut anew because the answer was lost. The others are not
+// answered, so that each try of the peer is answered once (RFC 7383, Section
+// 2.6.1).
+func (m *Machine) recut(msg *message.Message, r Received) bool {
+	e := msg.Encrypted
+	if !m.fragments || m.answered.response == nil || len(msg.Payloads) > 0 || e == nil || e.Fragment != 1 {
+		return false
+	}
+	_, err := msg.OpenFragment(r.Raw, m.session.Open, new(message.Assembly))
+	return err == nil
 }
 
 func (m *Machine) receiveResponse(msg *message.Message, r Received) {
@@ -151,7 +196,7 @@ func (m *Machine) receiveResponse(msg *message.Message, r Received) {
 		m.drop(dropUnexpected, nil)
 		return
 	}
-	f, ok := m.open(msg, r)
+	f, ok := m.open(msg, &r, &m.responses)
 	if !ok {
 		return
 	}

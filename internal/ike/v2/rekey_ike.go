@@ -150,11 +150,13 @@ func (m *Machine) successor(chosen ipsec.Proposal, shared secret.Key, ni, nr []b
 		return nil, err
 	}
 	session.ForgetAuthKeys()
-	return &Machine{
+	n := &Machine{
 		env: m.env, initiator: initiator, conn: m.conn, state: Established, now: m.now,
 		spiI: spiI, spiR: spiR, local: m.local, remote: m.remote, nat: m.nat, session: session,
 		localID: m.localID, remoteID: m.remoteID, established: m.now,
-	}, nil
+	}
+	n.fragments = m.fragments
+	return n, nil
 }
 
 // succeed hands the CHILD SAs, and what waits for an exchange, over to n.

@@ -27,6 +27,7 @@ type Connection struct {
 	Lifetime                time.Duration // of the IKE SA, before jitter
 	Retransmit              Retransmit
 	KeepAlive               time.Duration // NAT keepalive interval; 0: 20 s
+	FragmentSize            int           // of IKE messages, see FragmentLimit; 0: 1280
 }
 
 // Party is one end's authentication.
@@ -98,4 +99,30 @@ func (r Retransmit) OrDefault() Retransmit {
 		r.Tries = 5
 	}
 	return r
+}
+
+// The sizes of the IP datagrams that IKE messages are cut to (RFC 7383, Section
+// 2.5.1). What every IPv6 link carries is also the default for IPv4: today its
+// links carry it too, and fewer fragments are fewer that can be lost.
+const (
+	MinFragmentSize     = 576
+	defaultFragmentSize = 1280
+)
+
+// FragmentLimit returns how many octets an IKE message to remote may have,
+// so that with its IP and UDP headers, and with the non-ESP marker of marked
+// ports, it is no longer than FragmentSize.
+func (c *Connection) FragmentLimit(remote netip.Addr, marked bool) int {
+	n := c.FragmentSize
+	if n == 0 {
+		n = defaultFragmentSize
+	}
+	n = max(n, MinFragmentSize) - 20 - 8
+	if remote.Is6() && !remote.Is4In6() {
+		n -= 20
+	}
+	if marked {
+		n -= 4
+	}
+	return n
 }
