@@ -99,6 +99,12 @@ func (l *Lab) Up(ctx context.Context, progress func(string)) (err error) {
 	if err := os.MkdirAll(l.dir, 0o700); err != nil {
 		return err
 	}
+	// Down removes the directory with all that is in it.
+	if files, err := os.ReadDir(l.dir); err != nil {
+		return err
+	} else if len(files) > 0 {
+		return fmt.Errorf("%s is not empty: the lab wants a directory of its own, which goes with it", l.dir)
+	}
 	if err := l.save(); err != nil {
 		return err
 	}
