@@ -85,6 +85,7 @@ func newSite(t *testing.T) *site {
 	t.Helper()
 	s := &site{t: t}
 	var err error
+	//nolint:usetesting // other users must reach it, and the path of a socket be short
 	if s.dir, err = os.MkdirTemp("", "operations-site-"); err != nil {
 		t.Fatal(err)
 	}
@@ -186,8 +187,10 @@ func snapshot(t *testing.T, n netns.NS) []string {
 	t.Helper()
 	var lines []string
 	for _, args := range [][]string{
-		{"-4", "rule"}, {"-6", "rule"},
-		{"-4", "route", "show", "table", "all"}, {"-6", "route", "show", "table", "all"},
+		{"-4", "rule"},
+		{"-6", "rule"},
+		{"-4", "route", "show", "table", "all"},
+		{"-6", "route", "show", "table", "all"},
 		{"-br", "link"},
 	} {
 		out, err := n.Run(within(t, commandTimeout), "ip", args...)

@@ -23,7 +23,6 @@ type tap struct {
 	sas   map[direction]*sequence
 	// The first packets of each kind, from the outer IP header on.
 	esp, ike [][]byte
-	ikeCount int
 }
 
 // direction is one SA as the wire shows it.
@@ -107,7 +106,6 @@ func (p *tap) see(f netns.Frame) {
 	case o.protocol == 17 && len(o.payload) > 12:
 		switch src, body := binary.BigEndian.Uint16(o.payload), o.payload[8:]; {
 		case src == 500, src == 4500 && binary.BigEndian.Uint32(body) == 0:
-			p.ikeCount++
 			if len(p.ike) < keepPackets {
 				p.ike = append(p.ike, bytes.Clone(packet))
 			}
@@ -180,18 +178,6 @@ func (p *tap) mustHaveNoGaps(t *testing.T) {
 	}
 }
 
-// saCount is the number of SAs that carried a packet from an address.
-func (p *tap) saCount(src netip.Addr) (n int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for id := range p.sas {
-		if id.src == src {
-			n++
-		}
-	}
-	return n
-}
-
 // captured returns packets of the kind that one address sent.
 func (p *tap) captured(src netip.Addr, ike bool) [][]byte {
 	p.mu.Lock()
@@ -204,12 +190,6 @@ func (p *tap) captured(src netip.Addr, ike bool) [][]byte {
 		o, _ := parse(b)
 		return o.src != src
 	})
-}
-
-func (p *tap) ikeMessages() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.ikeCount
 }
 
 // highest is the highest sequence number that an SA has sent.
