@@ -18,7 +18,7 @@ import (
 	"caponier/internal/dataplane/userspace"
 	"caponier/internal/host"
 	"caponier/internal/ike"
-	"caponier/internal/ike/v2"
+	v2 "caponier/internal/ike/v2"
 	"caponier/internal/logging"
 	"caponier/internal/netio"
 	"caponier/internal/suite"

@@ -10,7 +10,7 @@ import (
 
 	"caponier/internal/config"
 	"caponier/internal/ike/message"
-	"caponier/internal/ike/v2"
+	v2 "caponier/internal/ike/v2"
 	"caponier/internal/keystore"
 	"caponier/internal/pki"
 	"caponier/internal/suite"

@@ -13,7 +13,7 @@ import (
 	"caponier/internal/config"
 	"caponier/internal/control"
 	"caponier/internal/ike"
-	"caponier/internal/ike/v2"
+	v2 "caponier/internal/ike/v2"
 	"caponier/internal/ipsec"
 )
 

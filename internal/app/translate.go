@@ -3,7 +3,7 @@ package app
 import (
 	"caponier/internal/config"
 	"caponier/internal/ike/message"
-	"caponier/internal/ike/v2"
+	v2 "caponier/internal/ike/v2"
 	"caponier/internal/ipsec"
 )
 

@@ -46,6 +46,7 @@ func FromPolicies(policies []ipsec.Policy) Desired {
 					d.Discard = append(d.Discard, Pair{l, r})
 				}
 			}
+		case ipsec.Bypass:
 		}
 	}
 	for to, from := range local {

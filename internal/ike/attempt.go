@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"caponier/internal/ike/message"
-	"caponier/internal/ike/v2"
+	v2 "caponier/internal/ike/v2"
 	"caponier/internal/ike/v2/rules"
 )
 

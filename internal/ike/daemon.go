@@ -24,7 +24,7 @@ import (
 
 	"caponier/internal/dataplane"
 	"caponier/internal/ike/message"
-	"caponier/internal/ike/v2"
+	v2 "caponier/internal/ike/v2"
 	"caponier/internal/ipsec"
 	"caponier/internal/logging"
 	"caponier/internal/netio"

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"caponier/internal/dataplane"
-	"caponier/internal/ike/v2"
+	v2 "caponier/internal/ike/v2"
 	"caponier/internal/ipsec"
 	"caponier/internal/netio"
 	"caponier/internal/suite"

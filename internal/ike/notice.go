@@ -4,7 +4,7 @@ import (
 	"context"
 	"log/slog"
 
-	"caponier/internal/ike/v2"
+	v2 "caponier/internal/ike/v2"
 	"caponier/internal/ipsec"
 )
 

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"caponier/internal/ike/message"
-	"caponier/internal/ike/v2"
+	v2 "caponier/internal/ike/v2"
 	"caponier/internal/ipsec"
 	"caponier/internal/netio"
 	"caponier/internal/secret"

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"caponier/internal/ike/v2"
+	v2 "caponier/internal/ike/v2"
 	"caponier/internal/ipsec"
 	"caponier/internal/netio"
 )

@@ -1,7 +1,7 @@
 package ike
 
 import (
-	"caponier/internal/ike/v2"
+	v2 "caponier/internal/ike/v2"
 )
 
 // Change is what a new configuration asks of a connection that exists already.

@@ -9,7 +9,7 @@ import (
 
 	"caponier/internal/dataplane"
 	"caponier/internal/ike/message"
-	"caponier/internal/ike/v2"
+	v2 "caponier/internal/ike/v2"
 	"caponier/internal/ipsec"
 	"caponier/internal/netio"
 )

@@ -4,7 +4,7 @@ import (
 	"slices"
 	"strings"
 
-	"caponier/internal/ike/v2"
+	v2 "caponier/internal/ike/v2"
 )
 
 // ConnectionStatus is what the daemon knows of one connection.

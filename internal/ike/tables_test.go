@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"caponier/internal/dataplane"
-	"caponier/internal/ike/v2"
+	v2 "caponier/internal/ike/v2"
 )
 
 func prefixes(texts ...string) []netip.Prefix {

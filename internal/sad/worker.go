@@ -100,7 +100,8 @@ func (w *Worker) Open(in *In, pkt []byte, from netip.AddrPort) (inner []byte, ne
 		return nil, 0, esp.ErrLifetime
 	}
 	inner, nextHeader, seq, err := in.esp.Open(pkt)
-	switch err { //nolint:errorlint // the drops of esp are values, never wrapped
+	//nolint:errorlint // the drops of esp are values, never wrapped
+	switch err {
 	case nil, esp.ErrDummy:
 	case esp.ErrReplay:
 		in.now.replay++

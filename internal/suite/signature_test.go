@@ -3,7 +3,7 @@ package suite
 import (
 	"bytes"
 	"crypto"
-	"crypto/dsa"
+	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -114,6 +114,10 @@ func TestChooseSignSignatures(t *testing.T) {
 
 func TestChooseRefuses(t *testing.T) {
 	k := makeKeys(t)
+	x25519, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
 	p224, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +132,7 @@ func TestChooseRefuses(t *testing.T) {
 		{"no Identity", k.ed25519.Public(), []uint16{HashSHA256}},
 		{"Ed25519 without RFC 7427", k.ed25519.Public(), nil},
 		{"P-224 without RFC 7427", p224.Public(), nil},
-		{"DSA", &dsa.PublicKey{}, SignatureHashes()},
+		{"X25519", x25519.PublicKey(), SignatureHashes()},
 		{"no key", nil, SignatureHashes()},
 	} {
 		if s, err := ChooseSignature(tt.pub, tt.hashes); !errors.Is(err, ErrSignatureAlgorithm) {

@@ -58,12 +58,18 @@ func TestHeaderForPeople(t *testing.T) {
 
 func TestNames(t *testing.T) {
 	tests := []struct{ got, want string }{
-		{TypeIDi.String(), "IDi"}, {PayloadType(99).String(), "PAYLOAD_99"},
-		{CreateChildSA.String(), "CREATE_CHILD_SA"}, {ExchangeType(43).String(), "EXCHANGE_43"},
-		{ProtocolESP.String(), "ESP"}, {ProtocolID(9).String(), "PROTOCOL_9"},
-		{IDKeyID.String(), "ID_KEY_ID"}, {IDType(6).String(), "ID_6"},
-		{AuthSharedKey.String(), "shared key"}, {AuthMethod(77).String(), "AUTH_77"},
-		{TSUnacceptable.String(), "TS_UNACCEPTABLE"}, {NotifyType(40000).String(), "NOTIFY_40000"},
+		{TypeIDi.String(), "IDi"},
+		{PayloadType(99).String(), "PAYLOAD_99"},
+		{CreateChildSA.String(), "CREATE_CHILD_SA"},
+		{ExchangeType(43).String(), "EXCHANGE_43"},
+		{ProtocolESP.String(), "ESP"},
+		{ProtocolID(9).String(), "PROTOCOL_9"},
+		{IDKeyID.String(), "ID_KEY_ID"},
+		{IDType(6).String(), "ID_6"},
+		{AuthSharedKey.String(), "shared key"},
+		{AuthMethod(77).String(), "AUTH_77"},
+		{TSUnacceptable.String(), "TS_UNACCEPTABLE"},
+		{NotifyType(40000).String(), "NOTIFY_40000"},
 	}
 	for _, test := range tests {
 		if test.got != test.want {

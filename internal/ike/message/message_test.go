@@ -71,18 +71,22 @@ func initRequest() *Message {
 // authRequest is what an IKE_AUTH request holds inside SK, and more.
 func authRequest() *Message {
 	return &Message{
-		Header: Header{InitiatorSPI: 0x0102030405060708, ResponderSPI: 0x1112131415161718, Exchange: IKEAuth,
-			Flags: FlagInitiator, MessageID: 1},
+		Header: Header{
+			InitiatorSPI: 0x0102030405060708, ResponderSPI: 0x1112131415161718, Exchange: IKEAuth,
+			Flags: FlagInitiator, MessageID: 1,
+		},
 		Payloads: []Payload{
 			&ID{Kind: IDFQDN, Data: []byte("a.example.org")},
 			&CertReq{Encoding: CertX509Signature, Data: octets(20, 0x40)},
 			&ID{Responder: true, Kind: IDIPv4, Data: []byte{192, 0, 2, 2}},
 			&Auth{Method: AuthSharedKey, Data: octets(32, 0xa0)},
-			&SA{Proposals: []Proposal{{Number: 1, Protocol: ProtocolESP, SPI: []byte{0xc0, 0xff, 0xee, 0x01},
+			&SA{Proposals: []Proposal{{
+				Number: 1, Protocol: ProtocolESP, SPI: []byte{0xc0, 0xff, 0xee, 0x01},
 				Transforms: ipsec.Proposal{
 					{Type: ipsec.TypeEncr, ID: ipsec.EncrAESGCM16, KeyBits: 128},
 					{Type: ipsec.TypeESN, ID: ipsec.ESNNo},
-				}}}},
+				},
+			}}},
 			&TS{Selectors: []ipsec.Selector{
 				{First: netip.MustParseAddr("10.1.0.0"), Last: netip.MustParseAddr("10.1.255.255"), LastPort: 0xffff},
 				{First: netip.MustParseAddr("2001:db8:1::"), Last: netip.MustParseAddr("2001:db8:1::ffff"), LastPort: 0xffff},
@@ -98,8 +102,10 @@ func authRequest() *Message {
 // deleteRequest has the payloads that the others have not.
 func deleteRequest() *Message {
 	return &Message{
-		Header: Header{InitiatorSPI: 0x0102030405060708, ResponderSPI: 0x1112131415161718, Exchange: Informational,
-			Flags: FlagResponse, MessageID: 0xfffffffe},
+		Header: Header{
+			InitiatorSPI: 0x0102030405060708, ResponderSPI: 0x1112131415161718, Exchange: Informational,
+			Flags: FlagResponse, MessageID: 0xfffffffe,
+		},
 		Payloads: []Payload{
 			&Delete{Protocol: ProtocolESP, SPIs: []ipsec.SPI{0xc0ffee01, 0xc0ffee02}},
 			&Delete{Protocol: ProtocolIKE},

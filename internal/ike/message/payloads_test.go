@@ -17,7 +17,8 @@ var golden = map[string]struct {
 	hex  string
 	want Payload
 }{
-	"SA": {`
+	"SA": {
+		`
 		02 00 0024 01 01 00 03
 			03 00 000c 01 00 0014 800e 0100
 			03 00 0008 02 00 0007
@@ -32,7 +33,8 @@ var golden = map[string]struct {
 			{Number: 2, Protocol: ProtocolIKE, SPI: octets(8, 0xa1), Transforms: ipsec.Proposal{
 				{Type: ipsec.TypeEncr, ID: 12, KeyBits: 128}, {Type: ipsec.TypeInteg, ID: 12, KeyBits: 1},
 			}},
-		}}},
+		}},
+	},
 	"KE":      {"001f 0000 0a0b0c", &KE{Method: 31, Data: []byte{10, 11, 12}}},
 	"IDi":     {"02 000000 612e6f7267", &ID{Kind: IDFQDN, Data: []byte("a.org")}},
 	"IDr":     {"01 000102 c0000202", &ID{Responder: true, Kind: IDIPv4, Data: []byte{192, 0, 2, 2}, Reserved: [3]byte{0, 1, 2}}},
@@ -40,22 +42,28 @@ var golden = map[string]struct {
 	"CERTREQ": {"04 0102", &CertReq{Encoding: CertX509Signature, Data: []byte{1, 2}}},
 	"AUTH":    {"0e 000000 0c30", &Auth{Method: AuthDigitalSignature, Data: []byte{0x0c, 0x30}}},
 	"Nonce":   {nonceHex, &Nonce{Data: octets(16, 0)}},
-	"N": {"03 04 4009 c0ffee01 aa", &Notify{Protocol: ProtocolESP, SPI: []byte{0xc0, 0xff, 0xee, 1}, Kind: RekeySA,
-		Data: []byte{0xaa}}},
+	"N": {"03 04 4009 c0ffee01 aa", &Notify{
+		Protocol: ProtocolESP, SPI: []byte{0xc0, 0xff, 0xee, 1}, Kind: RekeySA,
+		Data: []byte{0xaa},
+	}},
 	"D":  {"03 04 0002 c0ffee01 c0ffee02", &Delete{Protocol: ProtocolESP, SPIs: []ipsec.SPI{0xc0ffee01, 0xc0ffee02}}},
 	"D2": {"01 00 0000", &Delete{Protocol: ProtocolIKE}},
 	"V":  {"666f6f", &VendorID{Data: []byte("foo")}},
-	"TSi": {`02 000000
+	"TSi": {
+		`02 000000
 		07 11 0010 0035 0036 0a010000 0a01ffff
 		08 00 0028 0000 ffff 20010db8000000000000000000000000 20010db800000000ffffffffffffffff`,
 		&TS{Selectors: []ipsec.Selector{
 			{First: netip.MustParseAddr("10.1.0.0"), Last: netip.MustParseAddr("10.1.255.255"), Protocol: 17, FirstPort: 53, LastPort: 54},
 			{First: netip.MustParseAddr("2001:db8::"), Last: netip.MustParseAddr("2001:db8::ffff:ffff:ffff:ffff"), LastPort: 0xffff},
-		}}},
-	"TSr": {"01 000000 07 01 0010 0800 0800 00000000 ffffffff",
+		}},
+	},
+	"TSr": {
+		"01 000000 07 01 0010 0800 0800 00000000 ffffffff",
 		&TS{Responder: true, Selectors: []ipsec.Selector{
 			{First: netip.MustParseAddr("0.0.0.0"), Last: netip.MustParseAddr("255.255.255.255"), Protocol: 1, FirstPort: 0x800, LastPort: 0x800},
-		}}},
+		}},
+	},
 	"CP":      {"01000000", &Unknown{Kind: TypeConfig, Data: []byte{1, 0, 0, 0}}},
 	"unknown": {"0102", &Unknown{Kind: 49, Data: []byte{1, 2}}},
 }
@@ -173,31 +181,40 @@ func TestNotSelectable(t *testing.T) {
 	}{
 		"transform with unknown attribute": {
 			"00 00 0020 01 01 00 02 03 00 000c 01 00 000c 800f 0080  00 00 000c 01 00 000c 800e 0080",
-			Proposal{Number: 1, Protocol: ProtocolIKE, Transforms: ipsec.Proposal{aes}}},
+			Proposal{Number: 1, Protocol: ProtocolIKE, Transforms: ipsec.Proposal{aes}},
+		},
 		"unknown attribute of variable length": {
 			"00 00 0024 01 01 00 02 03 00 0010 01 00 000c 0010 0004 01020304  00 00 000c 01 00 000c 800e 0080",
-			Proposal{Number: 1, Protocol: ProtocolIKE, Transforms: ipsec.Proposal{aes}}},
+			Proposal{Number: 1, Protocol: ProtocolIKE, Transforms: ipsec.Proposal{aes}},
+		},
 		"key length of variable length": {
 			"00 00 0022 01 01 00 02 03 00 000e 01 00 000c 000e 0002 0080  00 00 000c 01 00 000c 800e 0080",
-			Proposal{Number: 1, Protocol: ProtocolIKE, Transforms: ipsec.Proposal{aes}}},
+			Proposal{Number: 1, Protocol: ProtocolIKE, Transforms: ipsec.Proposal{aes}},
+		},
 		"two key lengths": {
 			"00 00 0024 01 01 00 02 03 00 0010 01 00 000c 800e 0080 800e 0100  00 00 000c 01 00 000c 800e 0080",
-			Proposal{Number: 1, Protocol: ProtocolIKE, Transforms: ipsec.Proposal{aes}}},
+			Proposal{Number: 1, Protocol: ProtocolIKE, Transforms: ipsec.Proposal{aes}},
+		},
 		"key length 0": {
 			"00 00 0014 01 01 00 01 00 00 000c 01 00 000c 800e 0000",
-			Proposal{Number: 1, Protocol: ProtocolIKE, Unknown: true}},
+			Proposal{Number: 1, Protocol: ProtocolIKE, Unknown: true},
+		},
 		"every integrity transform left out": {
 			"00 00 0020 01 01 00 02 03 00 000c 01 00 000c 800e 0080  00 00 000c 03 00 000c 800f 0080",
-			Proposal{Number: 1, Protocol: ProtocolIKE, Transforms: ipsec.Proposal{aes}, Unknown: true}},
+			Proposal{Number: 1, Protocol: ProtocolIKE, Transforms: ipsec.Proposal{aes}, Unknown: true},
+		},
 		"unknown transform type": {
 			"00 00 001c 01 01 00 02 03 00 000c 01 00 000c 800e 0080  00 00 0008 06 00 0023",
-			Proposal{Number: 1, Protocol: ProtocolIKE, Transforms: ipsec.Proposal{aes}, Unknown: true}},
+			Proposal{Number: 1, Protocol: ProtocolIKE, Transforms: ipsec.Proposal{aes}, Unknown: true},
+		},
 		"transform type 0": {
 			"00 00 0010 01 01 00 01 00 00 0008 00 00 0001",
-			Proposal{Number: 1, Protocol: ProtocolIKE, Unknown: true}},
+			Proposal{Number: 1, Protocol: ProtocolIKE, Unknown: true},
+		},
 		"unknown protocol": {
 			"00 00 000b 01 04 03 00 010203",
-			Proposal{Number: 1, Protocol: 4, SPI: []byte{1, 2, 3}, Unknown: true}},
+			Proposal{Number: 1, Protocol: 4, SPI: []byte{1, 2, 3}, Unknown: true},
+		},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -32,9 +32,9 @@ func readTranscripts(t testing.TB) map[string]transcript {
 		tr := transcript{keys: map[string][]byte{}}
 		for line := range strings.Lines(string(text)) {
 			name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-			switch {
-			case name == "#":
-			case name == "message":
+			switch name {
+			case "#":
+			case "message":
 				tr.messages = append(tr.messages, unhex(t, value))
 			default:
 				tr.keys[name] = unhex(t, value)

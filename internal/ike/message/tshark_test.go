@@ -144,8 +144,10 @@ func TestTsharkReadsSK(t *testing.T) {
 	}
 	for name, s := range map[string]sealed{
 		"AES-GCM": {protectors["AES-GCM"](t), "AES-GCM-256 with 16 octet ICV [RFC5282]", "NONE [RFC4306]", octets(36, 1), nil},
-		"AES-CBC with HMAC": {protectors["AES-CBC with HMAC"](t), "AES-CBC-128 [RFC3602]", "HMAC_SHA2_256_128 [RFC4868]",
-			octets(16, 1), octets(32, 2)},
+		"AES-CBC with HMAC": {
+			protectors["AES-CBC with HMAC"](t), "AES-CBC-128 [RFC3602]", "HMAC_SHA2_256_128 [RFC4868]",
+			octets(16, 1), octets(32, 2),
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			keys := fmt.Sprintf(`uat:ikev2_decryption_table:0102030405060708,1112131415161718,%x,%x,"%s",%x,%x,"%s"`,

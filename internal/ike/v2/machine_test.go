@@ -158,7 +158,8 @@ func TestFailures(t *testing.T) {
 				r.Proposals = []ipsec.Proposal{{
 					{Type: ipsec.TypeEncr, ID: ipsec.EncrAESCBC, KeyBits: 192},
 					{Type: ipsec.TypeInteg, ID: ipsec.IntegHMACSHA512256},
-					{Type: ipsec.TypePRF, ID: ipsec.PRFHMACSHA512}, {Type: ipsec.TypeKE, ID: ipsec.KEX25519},
+					{Type: ipsec.TypePRF, ID: ipsec.PRFHMACSHA512},
+					{Type: ipsec.TypeKE, ID: ipsec.KEX25519},
 				}}
 			},
 			leftKind: IKEFailed, leftCode: "no-proposal-chosen", rightKind: IKEFailed, rightCode: "no-proposal-chosen",

@@ -54,12 +54,14 @@ func TestNarrow(t *testing.T) {
 		{"ports", []string{"10.1.0.0/16:tcp/80-90"}, []string{"10.1.0.0/16:tcp/85-100"}, []string{"10.1.0.0/16:tcp/85-90"}},
 		{"several", []string{"0.0.0.0/0"}, []string{"10.1.0.0/16", "10.3.0.0/16"}, []string{"10.1.0.0/16", "10.3.0.0/16"}},
 		{
-			"the packet first, then covered by the rest", []string{"10.1.0.7/32:tcp/80", "10.1.0.0/16"},
+			"the packet first, then covered by the rest",
+			[]string{"10.1.0.7/32:tcp/80", "10.1.0.0/16"},
 			[]string{"10.1.0.0/16"},
 			[]string{"10.1.0.0/16"},
 		},
 		{
-			"the packet alone fits", []string{"10.1.0.7/32:tcp/80", "10.9.0.0/16"},
+			"the packet alone fits",
+			[]string{"10.1.0.7/32:tcp/80", "10.9.0.0/16"},
 			[]string{"10.1.0.0/16"},
 			[]string{"10.1.0.7/32:tcp/80"},
 		},
@@ -161,7 +163,8 @@ func TestAccepted(t *testing.T) {
 		{"no key exchange", func(p *message.Proposal) { p.Transforms = p.Transforms[:1] }},
 	} {
 		p := message.Proposal{Number: 1, Protocol: message.ProtocolESP, Transforms: ipsec.Proposal{
-			{Type: ipsec.TypeEncr, ID: ipsec.EncrAESGCM16, KeyBits: 256}, {Type: ipsec.TypeKE, ID: ipsec.KEX25519},
+			{Type: ipsec.TypeEncr, ID: ipsec.EncrAESGCM16, KeyBits: 256},
+			{Type: ipsec.TypeKE, ID: ipsec.KEX25519},
 			{Type: ipsec.TypeESN, ID: ipsec.ESNNo},
 		}}
 		if _, ok := Accepted(&message.SA{Proposals: []message.Proposal{p}}, own, message.ProtocolESP); !ok {
