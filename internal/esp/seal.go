@@ -65,34 +65,78 @@ func (o *Outbound) MaxSequence() uint64 {
 // seq must be used for one packet only. Seal refuses 0 and numbers past
 // MaxSequence: they never wrap. nextHeader is NextIPv4, NextIPv6 or NextDummy.
 func (o *Outbound) Seal(dst, inner []byte, seq uint64, nextHeader uint8) (int, error) {
-	if seq == 0 || seq > o.MaxSequence() {
-		return 0, ErrSequence
+	padded, n, err := o.fit(dst, inner, seq)
+	if err != nil {
+		return 0, err
 	}
-	head := o.HeadRoom()
-	padded := roundUp(len(inner)+trailerLen, o.align)
-	n := head + padded + o.icvLen
-	if n > len(dst) || n > MaxLen {
-		return 0, ErrSpace
-	}
-	dst = dst[:n]
-	body := dst[head:]
+	body := dst[o.HeadRoom():n]
 	if len(inner) > 0 && &inner[0] != &body[0] {
 		copy(body, inner)
 	}
-	pad := body[len(inner) : padded-trailerLen]
+	putTrailer(body[len(inner):padded], nextHeader)
+	o.seal(dst[:n], body[:padded], seq)
+	return n, nil
+}
+
+// maxTrailer is room for the padding and trailer of any suite: blocks of up to
+// 16 octets.
+const maxTrailer = 15 + trailerLen
+
+// SealFrom seals like Seal, but reads inner where it lies, outside of dst, so
+// that the packet is not copied first. The octets behind inner, TailRoom of
+// them, must be within its capacity: they are used meanwhile, and are as before
+// when SealFrom returns.
+func (o *Outbound) SealFrom(dst, inner []byte, seq uint64, nextHeader uint8) (int, error) {
+	padded, n, err := o.fit(dst, inner, seq)
+	if err != nil {
+		return 0, err
+	}
+	var saved [maxTrailer]byte
+	if padded > cap(inner) || padded-len(inner) > len(saved) {
+		return 0, ErrSpace
+	}
+	plain := inner[:padded]
+	trailer := plain[len(inner):]
+	copy(saved[:], trailer)
+	putTrailer(trailer, nextHeader)
+	o.seal(dst[:n], plain, seq)
+	copy(trailer, saved[:])
+	return n, nil
+}
+
+// fit returns the lengths of the padded plaintext and of the ESP packet, if all
+// is well.
+func (o *Outbound) fit(dst, inner []byte, seq uint64) (padded, n int, err error) {
+	if seq == 0 || seq > o.MaxSequence() {
+		return 0, 0, ErrSequence
+	}
+	padded = roundUp(len(inner)+trailerLen, o.align)
+	n = o.HeadRoom() + padded + o.icvLen
+	if n > len(dst) || n > MaxLen {
+		return 0, 0, ErrSpace
+	}
+	return padded, n, nil
+}
+
+// putTrailer fills b, what follows the inner packet, with padding and trailer.
+func putTrailer(b []byte, nextHeader uint8) {
+	pad := b[:len(b)-trailerLen]
 	for i := range pad {
 		pad[i] = byte(i + 1)
 	}
-	body[padded-2] = byte(len(pad))
-	body[padded-1] = nextHeader
+	b[len(b)-2] = byte(len(pad))
+	b[len(b)-1] = nextHeader
+}
 
+// seal writes the ESP packet of the padded plaintext to dst.
+func (o *Outbound) seal(dst, plain []byte, seq uint64) {
+	head := o.HeadRoom()
 	binary.BigEndian.PutUint32(dst, uint32(o.spi))
 	binary.BigEndian.PutUint32(dst[4:], uint32(seq))
 	iv := dst[HeaderLen:head]
 	o.protector.NextIV(iv, seq)
 	aad, tail := o.authenticated(dst, seq)
-	o.protector.Seal(body, iv, body[:padded], aad, tail)
-	return n, nil
+	o.protector.Seal(dst[head:], iv, plain, aad, tail)
 }
 
 // SealBatch seals each item. One item's failure does not keep others back.

@@ -78,7 +78,10 @@ func (g *gateway) show(args ...string) string {
 // plug makes the TUN device, unplug is what a crash does to it.
 func (g *gateway) plug() {
 	g.t.Helper()
-	if err := g.ns.Do(func() (err error) { g.tun, err = netio.OpenTUN("capo0", 1, 1400); return err }); err != nil {
+	if err := g.ns.Do(func() (err error) {
+		g.tun, err = netio.OpenTUN("capo0", netio.TUNOptions{Queues: 1, MTU: 1400})
+		return err
+	}); err != nil {
 		g.t.Fatal(err)
 	}
 }

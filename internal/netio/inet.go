@@ -59,6 +59,8 @@ type SocketOptions struct {
 	// Mark is the SO_MARK of what the socket sends, 0 for none: by it the rules
 	// of package host keep outer packets out of the tunnel.
 	Mark uint32
+	// Without are the offloads that are not to be used.
+	Without Offload
 }
 
 // Socket is a datagram socket of one family: UDP, or an IP protocol. IPv6 zones
@@ -70,6 +72,7 @@ type Socket struct {
 	family Family
 	port   uint16 // 0 for raw sockets
 	clear  bool   // packets bring their IP header along
+	trains bool   // a Reader may ask for trains of datagrams
 
 	// Owned by the goroutine that reads.
 	rd struct {
@@ -84,6 +87,7 @@ type Socket struct {
 	// Guarded by wmu.
 	wr struct {
 		vec      *vector
+		trains   bool // datagrams go out in trains
 		from, to int
 		err      error
 		fn       func(fd uintptr) bool
@@ -110,6 +114,8 @@ func ListenUDP(f Family, port uint16, n int, opts SocketOptions) ([]*Socket, err
 		socks = append(socks, s)
 		port = s.conn.LocalAddr().(*net.UDPAddr).AddrPort().Port()
 		s.port = port
+		s.trains = opts.Without&OffloadUDPReceive == 0
+		s.wr.trains = opts.Without&OffloadUDPSend == 0 && s.sendsTrains()
 	}
 	if n > 1 {
 		if err := socks[0].steer(n); err != nil {
@@ -267,43 +273,63 @@ func stripIPv4(p *Packet) {
 }
 
 // WriteBatch implements Device with sendmmsg. A full send buffer makes it wait.
+// UDP datagrams of one length to one address go as a train where the kernel
+// takes that.
 func (s *Socket) WriteBatch(pkts []Packet) (int, error) {
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
-	for done := 0; done < len(pkts); done += s.wr.to {
-		n := min(len(pkts)-done, maxBatch)
-		for i := range n {
-			p := &pkts[done+i]
+	for done := 0; done < len(pkts); {
+		batch := pkts[done:min(done+maxBatch, len(pkts))]
+		for i := range batch {
+			p := &batch[i]
 			if s.clear {
 				p.Local, p.Remote = netip.AddrPort{}, netip.AddrPortFrom(destination(p.Data()), 0)
 			}
 			if !p.Remote.Addr().IsValid() || FamilyOf(p.Remote.Addr()) != s.family {
-				sent, err := s.flush(i)
+				sent, err := s.sendAll(batch[:i])
 				if err == nil {
 					err = fmt.Errorf("send to %v over %s: %w", p.Remote.Addr(), s.family, unix.EAFNOSUPPORT)
 				}
 				return done + sent, err
 			}
-			s.wr.vec.prepareWrite(i, p, s.port != 0)
 		}
-		if sent, err := s.flush(n); err != nil {
-			return done + sent, err
+		n, err := s.sendAll(batch)
+		if done += n; err != nil {
+			return done, err
 		}
 	}
 	return len(pkts), nil
 }
 
-// flush sends the first n prepared messages and returns how many have left.
-func (s *Socket) flush(n int) (int, error) {
-	wr := &s.wr
-	wr.from, wr.to, wr.err = 0, n, nil
-	if n == 0 {
+// sendAll sends pkts, at most maxBatch, and returns how many have left.
+func (s *Socket) sendAll(pkts []Packet) (int, error) {
+	n, err := s.flush(pkts, s.wr.trains)
+	if err == nil || !s.wr.trains || errors.Is(err, net.ErrClosed) || trainOf(pkts[n:]) == 1 {
+		return n, err
+	}
+	// A train did not leave. EIO says that the device has no checksum offload,
+	// without which there are none (udp(7)): never try again. Other errors may
+	// concern this train only: its datagrams are too long for the path, and are
+	// to be sent in fragments.
+	if errors.Is(err, unix.EIO) {
+		s.wr.trains = false
+	}
+	m, err := s.flush(pkts[n:], false)
+	return n + m, err
+}
+
+// flush sends pkts once and returns how many have left.
+func (s *Socket) flush(pkts []Packet, trains bool) (int, error) {
+	if len(pkts) == 0 {
 		return 0, nil
 	}
+	wr := &s.wr
+	wr.from, wr.err = 0, nil
+	wr.to = wr.vec.prepareWrite(pkts, s.port != 0, trains)
 	if err := s.raw.Write(wr.fn); err != nil {
-		return wr.from, closed(err)
+		return wr.vec.first[wr.from], closed(err)
 	}
-	return wr.from, wr.err
+	return wr.vec.first[wr.from], wr.err
 }
 
 // send runs inside RawConn.Write: false waits until there is room to write.

@@ -10,8 +10,16 @@ import (
 // the other reads, with Local and Remote changed over. Its queue has a bound;
 // what does not fit is lost, as on a wire.
 type Mem struct {
-	in, out *memQueue
+	in, out  *memQueue
+	tcp, udp bool
 }
+
+// SetJoins makes m a device that takes super-packets, which the other end reads
+// as they are. It is called before anything else is done with m.
+func (m *Mem) SetJoins(tcp, udp bool) { m.tcp, m.udp = tcp, udp }
+
+// Joins implements Joiner.
+func (m *Mem) Joins() (tcp, udp bool) { return m.tcp, m.udp }
 
 // NewMemPair makes two connected devices. Each direction queues up to depth
 // packets of up to size octets.
@@ -54,6 +62,7 @@ func (m *Mem) ReadBatch(pkts []Packet) (int, error) {
 		to := &pkts[i]
 		copied := copy(to.space(), from.Data())
 		to.filled(copied, copied < from.Len)
+		to.Segment = from.Segment
 		to.Local, to.Remote = from.Remote, from.Local
 	}
 	q.n -= n
@@ -69,12 +78,17 @@ func (m *Mem) WriteBatch(pkts []Packet) (int, error) {
 		return 0, net.ErrClosed
 	}
 	for i := range pkts {
-		if q.n == len(q.slots) || pkts[i].Len > len(q.slots[0].space()) {
+		if q.n == len(q.slots) || pkts[i].Len+piecesLen(&pkts[i]) > len(q.slots[0].space()) {
 			q.lost++
 			continue
 		}
 		to := &q.slots[(q.first+q.n)%len(q.slots)]
-		to.filled(copy(to.space(), pkts[i].Data()), false)
+		n := copy(to.space(), pkts[i].Data())
+		for _, b := range pkts[i].Pieces {
+			n += copy(to.space()[n:], b)
+		}
+		to.filled(n, false)
+		to.Segment = pkts[i].Segment
 		to.Local, to.Remote = pkts[i].Local, pkts[i].Remote
 		q.n++
 	}

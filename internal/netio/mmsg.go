@@ -17,15 +17,27 @@ type mmsghdr struct {
 	len uint32
 }
 
-// control is the room for one control message: in_pktinfo or in6_pktinfo, the
-// only ones that our sockets ask for. The header's alignment is the kernel's.
-type control struct {
-	hdr  unix.Cmsghdr
-	data [40]byte
-}
+// control is the room for the control messages that our sockets ask for or send:
+// in_pktinfo or in6_pktinfo, and the segment size of a train of datagrams. The
+// words give it the alignment of the kernel.
+type control [8]uint64
+
+// controlLen is the size of a control in octets.
+const controlLen = int(unsafe.Sizeof(control{}))
+
+func (c *control) octets() []byte { return unsafe.Slice((*byte)(unsafe.Pointer(c)), controlLen) }
 
 // sockaddr holds a sockaddr_in or a sockaddr_in6.
 type sockaddr [unix.SizeofSockaddrInet6]byte
+
+// maxTrain and maxTrainLen bound a train: UDP_MAX_SEGMENTS of older kernels, and
+// what a network device takes at once (gso_max_size, 65,536 octets unless set
+// otherwise) with all headers. A train that is longer the kernel would cut in
+// software, for more than the train gains.
+const (
+	maxTrain    = 64
+	maxTrainLen = 1<<16 - 128
+)
 
 // vector is the memory of one direction of a socket, laid out once: the kernel
 // fills and reads these arrays in place, which is what keeps a batch free of
@@ -39,6 +51,8 @@ type vector struct {
 	iovs  [maxBatch]unix.Iovec
 	names [maxBatch]sockaddr
 	ctrls [maxBatch]control
+	// first[i] is the packet that message i starts with.
+	first [maxBatch + 1]int
 }
 
 func newVector() *vector {
@@ -72,7 +86,7 @@ func (v *vector) prepareRead(pkts []Packet) {
 		h := &v.hdrs[i].hdr
 		h.Namelen = uint32(len(v.names[i]))
 		h.Control = (*byte)(unsafe.Pointer(&v.ctrls[i]))
-		h.SetControllen(int(unsafe.Sizeof(v.ctrls[i])))
+		h.SetControllen(controlLen)
 		h.Flags = 0
 	}
 }
@@ -83,27 +97,86 @@ func (v *vector) received(i int, p *Packet) {
 	p.filled(int(m.len), m.hdr.Flags&unix.MSG_TRUNC != 0)
 	p.Remote = v.names[i].addrPort()
 	p.Local = netip.AddrPort{}
-	if m.hdr.Controllen >= unix.SizeofCmsghdr {
-		p.Local = v.ctrls[i].local()
+	v.ctrls[i].read(int(m.hdr.Controllen), p)
+	if p.Segment >= p.Len {
+		p.Segment = 0
 	}
 }
 
-// prepareWrite makes the i-th message send p. Raw sockets want no port.
-func (v *vector) prepareWrite(i int, p *Packet, withPort bool) {
-	v.iovs[i].Base = unsafe.SliceData(p.Buf[p.Off : p.Off+p.Len])
-	v.iovs[i].SetLen(p.Len)
-	h := &v.hdrs[i].hdr
-	remote := p.Remote
-	if !withPort {
-		remote = netip.AddrPortFrom(remote.Addr(), 0)
+// prepareWrite makes messages of pkts, at most maxBatch. With trains, packets of
+// one length that follow one another to one address travel in one message; a
+// shorter one may end it. Raw sockets want no port. It returns the number of
+// messages.
+func (v *vector) prepareWrite(pkts []Packet, withPort, trains bool) int {
+	msgs := 0
+	for i := 0; i < len(pkts); msgs++ {
+		n := 1
+		if trains {
+			n = trainOf(pkts[i:])
+		}
+		v.first[msgs] = i
+		h := &v.hdrs[msgs].hdr
+		h.Iov = &v.iovs[i]
+		iovs := 0
+		for j := range pkts[i : i+n] {
+			data := pkts[i+j].Data()
+			if j > 0 {
+				// What lies back to back needs one vector only.
+				if last := &v.iovs[i+iovs-1]; adjoins(last, data) {
+					last.SetLen(int(last.Len) + len(data))
+					continue
+				}
+			}
+			v.iovs[i+iovs].Base = unsafe.SliceData(data)
+			v.iovs[i+iovs].SetLen(len(data))
+			iovs++
+		}
+		h.SetIovlen(iovs)
+		p := &pkts[i]
+		remote := p.Remote
+		if !withPort {
+			remote = netip.AddrPortFrom(remote.Addr(), 0)
+		}
+		h.Name = &v.names[msgs][0]
+		h.Namelen = v.names[msgs].set(remote)
+		c := v.ctrls[msgs].octets()
+		size := putLocal(c, p.Local.Addr())
+		if n > 1 {
+			size += putSegment(c[size:], p.Len)
+		}
+		h.Control = nil
+		if size > 0 {
+			h.Control = &c[0]
+		}
+		h.SetControllen(size)
+		i += n
 	}
-	h.Namelen = v.names[i].set(remote)
-	h.Control = nil
-	n := v.ctrls[i].setLocal(p.Local.Addr())
-	if n > 0 {
-		h.Control = (*byte)(unsafe.Pointer(&v.ctrls[i]))
+	v.first[msgs] = len(pkts)
+	return msgs
+}
+
+// adjoins reports whether data lies right behind what v points to.
+func adjoins(v *unix.Iovec, data []byte) bool {
+	return uintptr(unsafe.Pointer(v.Base))+uintptr(v.Len) == uintptr(unsafe.Pointer(unsafe.SliceData(data)))
+}
+
+// trainOf returns how many packets at the start of pkts can travel as one train.
+func trainOf(pkts []Packet) int {
+	size := pkts[0].Len
+	total := size
+	n := 1
+	for n < min(len(pkts), maxTrain) {
+		p := &pkts[n]
+		if p.Len > size || p.Len == 0 || total+p.Len > maxTrainLen || p.Remote != pkts[0].Remote || p.Local != pkts[0].Local {
+			break
+		}
+		total += p.Len
+		n++
+		if p.Len < size {
+			break
+		}
 	}
-	h.SetControllen(n)
+	return n
 }
 
 func (s *sockaddr) addrPort() netip.AddrPort {
@@ -134,36 +207,63 @@ func (s *sockaddr) set(a netip.AddrPort) uint32 {
 	return unix.SizeofSockaddrInet6
 }
 
-// local reads the address that a packet came to. For IPv4 that is ipi_spec_dst,
-// the address to answer from, and not the header's, which may be a broadcast.
-func (c *control) local() netip.AddrPort {
-	switch {
-	case c.hdr.Level == unix.IPPROTO_IP && c.hdr.Type == unix.IP_PKTINFO:
-		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(c.data[4:8])), 0)
-	case c.hdr.Level == unix.IPPROTO_IPV6 && c.hdr.Type == unix.IPV6_PKTINFO:
-		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(c.data[0:16])), 0)
-	default:
-		return netip.AddrPort{}
+// read takes from the first n octets of control messages the address that p came
+// to, and the segment size of a train. For IPv4 the address is ipi_spec_dst, the
+// one to answer from, and not the header's, which may be a broadcast.
+func (c *control) read(n int, p *Packet) {
+	const header = unix.SizeofCmsghdr
+	b := c.octets()
+	b = b[:min(n, len(b))]
+	for len(b) >= header {
+		h := (*unix.Cmsghdr)(unsafe.Pointer(unsafe.SliceData(b)))
+		size := int(h.Len)
+		if size < header || size > len(b) {
+			return
+		}
+		data := b[header:size]
+		switch {
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+			p.Local = netip.AddrPortFrom(netip.AddrFrom4([4]byte(data[4:8])), 0)
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+			p.Local = netip.AddrPortFrom(netip.AddrFrom16([16]byte(data[0:16])), 0)
+		case h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(data) >= 4:
+			p.Segment = int(binary.NativeEndian.Uint32(data))
+		}
+		b = b[min(unix.CmsgSpace(len(data)), len(b)):]
 	}
 }
 
-// setLocal asks for the source address a and returns the length of the control
-// message, 0 where the kernel is to choose.
-func (c *control) setLocal(a netip.Addr) int {
+// putLocal writes to b the wish for the source address a and returns the length
+// of the control message, 0 where the kernel is to choose.
+func putLocal(b []byte, a netip.Addr) int {
 	if !a.IsValid() || a.IsUnspecified() {
 		return 0
 	}
-	c.data = [40]byte{}
 	if a.Is4() {
-		c.hdr.Level, c.hdr.Type = unix.IPPROTO_IP, unix.IP_PKTINFO
-		c.hdr.SetLen(unix.CmsgLen(unix.SizeofInet4Pktinfo))
+		data := putControl(b, unix.IPPROTO_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)
 		ip := a.As4()
-		copy(c.data[4:8], ip[:])
+		copy(data[4:8], ip[:])
 		return unix.CmsgSpace(unix.SizeofInet4Pktinfo)
 	}
-	c.hdr.Level, c.hdr.Type = unix.IPPROTO_IPV6, unix.IPV6_PKTINFO
-	c.hdr.SetLen(unix.CmsgLen(unix.SizeofInet6Pktinfo))
+	data := putControl(b, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo)
 	ip := a.As16()
-	copy(c.data[0:16], ip[:])
+	copy(data[0:16], ip[:])
 	return unix.CmsgSpace(unix.SizeofInet6Pktinfo)
+}
+
+// putSegment writes to b the segment size of a train.
+func putSegment(b []byte, size int) int {
+	data := putControl(b, unix.IPPROTO_UDP, unix.UDP_SEGMENT, 2)
+	binary.NativeEndian.PutUint16(data, uint16(size))
+	return unix.CmsgSpace(2)
+}
+
+// putControl starts a control message at b and returns its data, all zero.
+func putControl(b []byte, level, kind int32, n int) []byte {
+	h := (*unix.Cmsghdr)(unsafe.Pointer(unsafe.SliceData(b)))
+	h.Level, h.Type = level, kind
+	h.SetLen(unix.CmsgLen(n))
+	data := b[unix.SizeofCmsghdr:unix.CmsgSpace(n)]
+	clear(data)
+	return data
 }

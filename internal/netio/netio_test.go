@@ -212,7 +212,7 @@ func TestCloseWakesReaders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tuns, err := OpenTUN("cptest%d", 2, 1400)
+	tuns, err := OpenTUN("cptest%d", TUNOptions{Queues: 2, MTU: 1400})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -387,7 +387,7 @@ func TestMissingPrivilegeIsNamed(t *testing.T) {
 			done <- err
 			return
 		}
-		_, errs["CAP_NET_ADMIN"] = OpenTUN("cptest%d", 1, 1400)
+		_, errs["CAP_NET_ADMIN"] = OpenTUN("cptest%d", TUNOptions{Queues: 1, MTU: 1400})
 		_, errs["CAP_NET_RAW"] = ListenESP(IPv4, SocketOptions{})
 		if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start"); err == nil && strings.TrimSpace(string(b)) == "1024" {
 			_, errs["CAP_NET_BIND_SERVICE"] = ListenUDP(IPv4, 500, 1, SocketOptions{})

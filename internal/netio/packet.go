@@ -27,6 +27,15 @@ type Packet struct {
 	// They are zero for TUN devices. Ports are zero for raw sockets. An invalid
 	// or unspecified Local leaves the source address to the kernel.
 	Local, Remote netip.AddrPort
+	// Segment is 0 for a packet that stands for itself. Otherwise it stands for
+	// several, with Segment octets in each but the last: of a TUN device, for TCP
+	// or UDP packets that share the headers at its start, so many octets of
+	// payload in each (package packet cuts and joins them); of a UDP socket, for
+	// datagrams back to back. Checksums of such an inner packet are unfinished.
+	Segment int
+	// Pieces follow Data in what is written. Only devices that are Joiners take
+	// them, and readers never make them.
+	Pieces [][]byte
 	// Truncated is set by a reader when the packet did not fit; what there is of
 	// it must not be used.
 	Truncated bool
@@ -40,14 +49,16 @@ func (p *Packet) space() []byte { return p.Buf[Headroom : len(p.Buf)-Tailroom] }
 
 // filled records that a reader has put n octets of a packet into space.
 func (p *Packet) filled(n int, truncated bool) {
-	p.Off, p.Len, p.Truncated = Headroom, n, truncated
+	p.Off, p.Len, p.Truncated, p.Segment = Headroom, n, truncated, 0
 }
+
+// cacheLine is the alignment of packets in a slab, in octets.
+const cacheLine = 64
 
 // NewBatch makes n packets with room for size octets each, in one slab.
 func NewBatch(n, size int) []Packet {
 	// Slots start on different cache lines of a page: slots whose size is a
 	// power of two would put all headers into the same few cache sets.
-	const cacheLine = 64
 	slot := (Headroom+size+Tailroom+cacheLine-1)/cacheLine*cacheLine + cacheLine
 	slab := make([]byte, n*slot)
 	pkts := make([]Packet, n)
@@ -71,4 +82,11 @@ type Device interface {
 	WriteBatch(pkts []Packet) (int, error)
 	// Close wakes readers and writers. It is idempotent.
 	Close() error
+}
+
+// Joiner is a Device that takes packets with a Segment other than 0.
+type Joiner interface {
+	Device
+	// Joins says for which protocols; it may become less while the device works.
+	Joins() (tcp, udp bool)
 }

@@ -22,11 +22,15 @@ type TUN struct {
 	raw  syscall.RawConn
 	name string
 
+	// Offloads of what is written, which the kernel may turn out not to take.
+	tcp, udp atomic.Bool
+
 	done atomic.Bool
 
 	// Owned by the goroutine that reads.
 	rd struct {
 		pkts []Packet
+		slab []byte // of a Reader, or nil
 		n    int
 		err  error
 		fn   func(fd uintptr) bool
@@ -39,30 +43,47 @@ type TUN struct {
 		n    int
 		err  error
 		fn   func(fd uintptr) bool
+		head vnetHeader
+		iovs []unix.Iovec
+		cut  *cutting // made when a super-packet is refused
 	}
 }
 
-// OpenTUN makes a TUN device with the number of queues and the MTU, or opens the
-// one of that name. A name with %d in it lets the kernel number it. The device
+// TUNOptions say how to open a TUN device.
+type TUNOptions struct {
+	Queues int
+	MTU    int
+	// Without are the offloads that are not to be used.
+	Without Offload
+}
+
+// OpenTUN makes a TUN device, or opens the one of that name. A name with %d in
+// it lets the kernel number it. It returns one TUN for each queue. The device
 // goes away with its last queue.
-func OpenTUN(name string, queues, mtu int) ([]*TUN, error) {
-	out := make([]*TUN, 0, queues)
-	for range queues {
+func OpenTUN(name string, o TUNOptions) ([]*TUN, error) {
+	out := make([]*TUN, 0, o.Queues)
+	fail := func(what string, err error) ([]*TUN, error) {
+		for _, t := range out {
+			t.Close()
+		}
+		return nil, fmt.Errorf("%s TUN device %s: %w", what, name, err)
+	}
+	for range o.Queues {
 		t, err := openQueue(name)
 		if err != nil {
-			for _, t := range out {
-				t.Close()
-			}
-			return nil, fmt.Errorf("open TUN device %s: %w", name, err)
+			return fail("open", err)
 		}
 		name = t.name
 		out = append(out, t)
 	}
-	if err := setLink(name, mtu); err != nil {
-		for _, t := range out {
-			t.Close()
-		}
-		return nil, fmt.Errorf("set up TUN device %s: %w", name, err)
+	if err := setLink(name, o.MTU); err != nil {
+		return fail("set up", err)
+	}
+	// The offloads are the device's, whichever queue asks for them.
+	tcp, udp := out[0].offload(o.Without)
+	for _, t := range out {
+		t.tcp.Store(tcp)
+		t.udp.Store(udp)
 	}
 	return out, nil
 }
@@ -110,7 +131,7 @@ func openQueue(name string) (*TUN, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("not a device name: %w", err)
 	}
-	req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_MULTI_QUEUE)
+	req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_MULTI_QUEUE | unix.IFF_VNET_HDR)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
 		unix.Close(fd)
 		return nil, needs(os.NewSyscallError("ioctl TUNSETIFF", err), capNetAdmin)
@@ -122,6 +143,7 @@ func openQueue(name string) (*TUN, error) {
 		return nil, err
 	}
 	t.rd.fn, t.wr.fn = t.recv, t.send
+	t.wr.iovs = make([]unix.Iovec, 0, maxVectors)
 	return t, nil
 }
 
@@ -129,11 +151,14 @@ func openQueue(name string) (*TUN, error) {
 func (t *TUN) Name() string { return t.name }
 
 // ReadBatch implements Device. One wake-up drains the queue.
-func (t *TUN) ReadBatch(pkts []Packet) (int, error) {
+func (t *TUN) ReadBatch(pkts []Packet) (int, error) { return t.read(pkts, nil) }
+
+// read fills pkts, in the slab where there is one.
+func (t *TUN) read(pkts []Packet, slab []byte) (int, error) {
 	rd := &t.rd
-	rd.pkts, rd.n, rd.err = pkts, 0, nil
+	rd.pkts, rd.slab, rd.n, rd.err = pkts, slab, 0, nil
 	err := t.raw.Read(rd.fn)
-	rd.pkts = nil
+	rd.pkts, rd.slab = nil, nil
 	if err != nil {
 		return 0, t.failed(err)
 	}
@@ -144,14 +169,28 @@ func (t *TUN) recv(fd uintptr) bool {
 	rd := &t.rd
 	for rd.n < len(rd.pkts) {
 		p := &rd.pkts[rd.n]
-		space := p.space()
+		if rd.slab != nil {
+			if len(rd.slab) < slotLen {
+				return true
+			}
+			p.Buf = rd.slab[:slotLen:slotLen]
+		}
+		space := p.Buf[Headroom-vnetLen : len(p.Buf)-Tailroom]
 		n, err := unix.Read(int(fd), space)
 		switch {
-		case err == nil && n > 0:
+		case err == nil && n >= vnetLen:
 			// The kernel cuts what does not fit without a word; a packet that
 			// fills the space to the last octet may have been longer.
-			p.filled(n, n == len(space) && n < MaxPacket)
+			p.filled(n-vnetLen, n == len(space) && n < MaxPacket)
+			if !decodeVnet(space[:vnetLen], p) {
+				p.Len = 0
+			}
 			rd.n++
+			if rd.slab != nil {
+				used := (Headroom + p.Len + Tailroom + cacheLine - 1) / cacheLine * cacheLine
+				p.Buf = p.Buf[:used:used]
+				rd.slab = rd.slab[used:]
+			}
 		case err == unix.EINTR:
 		case rd.n > 0:
 			return true
@@ -168,7 +207,35 @@ func (t *TUN) recv(fd uintptr) bool {
 	return true
 }
 
-// WriteBatch implements Device.
+// slab reads packets and super-packets one behind the other into one piece of
+// memory, which a batch of small packets hardly begins to fill.
+type slab struct {
+	tun  *TUN
+	mem  []byte
+	pkts []Packet
+}
+
+// slotLen is the room for the longest packet, and slabLen that of a slab: a few
+// super-packets, which the cache still holds when they are used.
+const (
+	slotLen = (Headroom + MaxPacket + Tailroom + cacheLine - 1) / cacheLine * cacheLine
+	slabLen = 4 * slotLen
+)
+
+func newSlab(t *TUN) *slab {
+	return &slab{tun: t, mem: make([]byte, slabLen), pkts: make([]Packet, readerBatch)}
+}
+
+func (s *slab) read() ([]Packet, error) {
+	n, err := s.tun.read(s.pkts, s.mem)
+	return s.pkts[:n], err
+}
+
+// Joins implements Joiner.
+func (t *TUN) Joins() (tcp, udp bool) { return t.tcp.Load(), t.udp.Load() }
+
+// WriteBatch implements Device. A super-packet that the kernel refuses is cut
+// here, and so is every one after it.
 func (t *TUN) WriteBatch(pkts []Packet) (int, error) {
 	t.wmu.Lock()
 	defer t.wmu.Unlock()
@@ -185,8 +252,7 @@ func (t *TUN) WriteBatch(pkts []Packet) (int, error) {
 func (t *TUN) send(fd uintptr) bool {
 	wr := &t.wr
 	for wr.n < len(wr.pkts) {
-		_, err := unix.Write(int(fd), wr.pkts[wr.n].Data())
-		switch err {
+		switch err := t.write(int(fd), &wr.pkts[wr.n]); err {
 		case nil:
 			wr.n++
 		case unix.EINTR:

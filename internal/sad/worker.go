@@ -170,46 +170,100 @@ func (w *Worker) Seal(o *Out, items []esp.SealItem) {
 	if len(items) == 0 {
 		return
 	}
-	sealer := o.sealer(w.index)
-	if sealer == nil {
-		fail(items, esp.ErrNoSA)
+	c, err := w.Claim(o, len(items))
+	if err != nil {
+		fail(items[c.left:], err)
+	}
+	if items = items[:c.left]; len(items) == 0 {
+		w.Settle(&c)
 		return
 	}
-	n := uint64(len(items))
-	if o.sequence.Load() >= o.hard.packets || o.bytes.Load() >= o.hard.bytes {
-		w.refuse(o, sealer, items)
-		return
-	}
-	last := o.sequence.Add(n)
-	seq := last - n
-	if last > o.hard.packets {
-		allowed := uint64(0)
-		if seq < o.hard.packets {
-			allowed = o.hard.packets - seq
-		}
-		w.refuse(o, sealer, items[allowed:])
-		o.unsent.Add(n - allowed)
-		items = items[:allowed]
-	}
-	var size, failed uint64
+	seq := c.seq
 	for i := range items {
 		seq++
-		it := &items[i]
-		it.Seq = seq
-		size += uint64(len(it.Inner))
+		items[i].Seq = seq
 	}
-	sealer.SealBatch(items)
+	c.sealer.SealBatch(items)
 	for i := range items {
-		if items[i].Err != nil {
-			size -= uint64(len(items[i].Inner))
-			failed++
+		if items[i].Err == nil {
+			c.sealed++
+			c.bytes += uint64(len(items[i].Inner))
 		}
 	}
-	if failed != 0 {
-		o.unsent.Add(failed)
+	w.Settle(&c)
+}
+
+// Claim is the right to seal some packets with one SA, which a worker takes to
+// seal one after the other.
+type Claim struct {
+	out    *Out
+	sealer *esp.Outbound
+	seq    uint64 // the last that was used
+	left   int
+
+	claimed, sealed, bytes uint64
+}
+
+// Claim takes the next n sequence numbers of the SA. Where its limits allow
+// fewer, the Claim is for so many, and the error, a Drop, is about the rest. Each
+// Claim must be settled.
+func (w *Worker) Claim(o *Out, n int) (Claim, error) {
+	c := Claim{out: o, sealer: o.sealer(w.index)}
+	if c.sealer == nil {
+		return c, esp.ErrNoSA
 	}
-	total := o.bytes.Add(size)
+	if o.sequence.Load() >= o.hard.packets || o.bytes.Load() >= o.hard.bytes {
+		return c, c.refuse(n)
+	}
+	last := o.sequence.Add(uint64(n))
+	c.seq = last - uint64(n)
+	c.left, c.claimed = n, uint64(n)
+	if last > o.hard.packets {
+		c.left = 0
+		if c.seq < o.hard.packets {
+			c.left = int(o.hard.packets - c.seq)
+		}
+		return c, c.refuse(n - c.left)
+	}
+	return c, nil
+}
+
+// refuse counts n packets past the limits and returns why they are.
+func (c *Claim) refuse(n int) error {
+	c.out.expiredDrops.Add(uint64(n))
+	if c.out.sequence.Load() >= c.sealer.MaxSequence() {
+		return esp.ErrSequence
+	}
+	return esp.ErrLifetime
+}
+
+// Left is how many packets may still be sealed.
+func (c *Claim) Left() int { return c.left }
+
+// SealFrom seals one packet, as esp.Outbound.SealFrom does. Left must not be 0.
+func (c *Claim) SealFrom(dst, inner []byte, nextHeader uint8) (int, error) {
+	c.left--
+	c.seq++
+	n, err := c.sealer.SealFrom(dst, inner, c.seq, nextHeader)
+	if err == nil {
+		c.sealed++
+		c.bytes += uint64(len(inner))
+	}
+	return n, err
+}
+
+// Settle counts what was sealed, and raises the events of limits.
+func (w *Worker) Settle(c *Claim) {
+	if c.claimed == 0 {
+		return
+	}
+	o := c.out
+	if unsent := c.claimed - c.sealed; unsent != 0 {
+		o.unsent.Add(unsent)
+	}
+	total := o.bytes.Add(c.bytes)
 	o.touch(w.now)
+	last := o.sequence.Load()
 	if last >= o.soft.packets || total >= o.soft.bytes {
 		w.expire(&o.entry, false)
 	}
@@ -218,16 +272,7 @@ func (w *Worker) Seal(o *Out, items []esp.SealItem) {
 	}
 }
 
-func (w *Worker) refuse(o *Out, s *esp.Outbound, items []esp.SealItem) {
-	o.expiredDrops.Add(uint64(len(items)))
-	reason := esp.ErrLifetime
-	if o.sequence.Load() >= s.MaxSequence() {
-		reason = esp.ErrSequence
-	}
-	fail(items, reason)
-}
-
-func fail(items []esp.SealItem, reason esp.Drop) {
+func fail(items []esp.SealItem, reason error) {
 	for i := range items {
 		items[i].Len, items[i].Err = 0, reason
 	}

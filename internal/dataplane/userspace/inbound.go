@@ -30,37 +30,47 @@ type inbound struct {
 	inner netio.Device
 	tally tally
 
+	reader *netio.Reader
+	// joins is the inner device if it takes super-packets, or nil.
+	joins netio.Joiner
+
 	// Scratch, used again for each batch.
 
-	pkts    []netio.Packet
 	info    packet.Info
 	deliver []netio.Packet
+	// joining says that the packets of the batch go through the coalescer.
+	joining          bool
+	coalescer        *packet.Coalescer
+	joinTCP, joinUDP bool // what it joins
 }
 
 func newInbound(p *Plane, outer netio.Device, udp bool, inner netio.Device) *inbound {
-	return &inbound{
+	l := &inbound{
 		plane: p, outer: outer, udp: udp, inner: inner,
 		// Large enough for what a peer sends in fragments: the kernel has put
 		// them together. Pages that no packet reaches are never backed by memory.
-		pkts:    netio.NewBatch(batchSize, netio.MaxPacket),
-		deliver: make([]netio.Packet, 0, batchSize),
+		reader:  netio.NewReader(outer, netio.MaxPacket),
+		deliver: make([]netio.Packet, 0, netio.MaxRead),
 	}
+	l.joins, _ = inner.(netio.Joiner)
+	return l
 }
 
 // loop works until the device is closed.
 func (l *inbound) loop() error {
 	for {
-		n, err := l.outer.ReadBatch(l.pkts)
+		pkts, err := l.reader.Read()
 		if err != nil {
 			return err
 		}
-		l.carry(l.pkts[:n])
+		l.carry(pkts)
 	}
 }
 
 // carry takes one batch all the way.
 func (l *inbound) carry(pkts []netio.Packet) {
 	l.deliver = l.deliver[:0]
+	l.prepare(len(pkts))
 	for len(pkts) > 0 {
 		spi, ok := l.demux(&pkts[0])
 		if !ok {
@@ -69,10 +79,34 @@ func (l *inbound) carry(pkts []netio.Packet) {
 		}
 		pkts = l.open(pkts, l.plane.sad.Owner(spi))
 	}
+	if l.joining {
+		for _, g := range l.coalescer.Groups() {
+			l.deliver = append(l.deliver, netio.Packet{Buf: g.Packet, Len: len(g.Packet), Segment: g.Segment, Pieces: g.Pieces})
+		}
+	}
 	if len(l.deliver) > 0 {
 		l.tally.add(dropDeliver, write(l.inner, l.deliver))
 	}
 	l.tally.publish()
+}
+
+// prepare sees whether a batch of n packets is to be joined, and to what does it.
+func (l *inbound) prepare(n int) {
+	l.joining = false
+	if l.joins == nil || n == 1 {
+		return
+	}
+	tcp, udp := l.joins.Joins()
+	if !tcp && !udp {
+		return
+	}
+	l.joining = true
+	if l.coalescer == nil || tcp != l.joinTCP || udp != l.joinUDP {
+		l.coalescer = packet.NewCoalescer(netio.MaxRead, tcp, udp)
+		l.joinTCP, l.joinUDP = tcp, udp
+		return
+	}
+	l.coalescer.Reset()
 }
 
 // demux returns the SPI of an ESP packet, and false for anything else, which it
@@ -152,5 +186,9 @@ func (l *inbound) openOne(w *sad.Worker, p *netio.Packet, spi ipsec.SPI) {
 	}
 	l.tally.add(inPackets, 1)
 	l.tally.add(inOctets, uint64(len(b)))
+	if l.joining {
+		l.coalescer.Add(b, &l.info)
+		return
+	}
 	l.deliver = append(l.deliver, netio.Packet{Buf: b, Len: len(b)})
 }

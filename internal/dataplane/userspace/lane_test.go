@@ -105,16 +105,16 @@ func TestBatchesDoNotAllocate(t *testing.T) {
 				if _, err := aInner.WriteBatch(feed); err != nil {
 					t.Fatal(err)
 				}
-				n, err := out.inner.ReadBatch(out.pkts)
+				pkts, err := out.reader.Read()
 				if err != nil {
 					t.Fatal(err)
 				}
-				out.carry(out.pkts[:n])
-				if n, err = in.outer.ReadBatch(in.pkts); err != nil {
+				out.carry(pkts)
+				if pkts, err = in.reader.Read(); err != nil {
 					t.Fatal(err)
 				}
-				in.carry(in.pkts[:n])
-				if n, err = bInner.ReadBatch(sink); err != nil || n != len(feed) {
+				in.carry(pkts)
+				if n, err := bInner.ReadBatch(sink); err != nil || n != len(feed) {
 					t.Fatalf("%d packets came through, %v: %v", n, err, b.Counters())
 				}
 			}
@@ -131,6 +131,7 @@ func TestDroppedPacketsDoNotAllocate(t *testing.T) {
 	out, in := a.out[0], b.in[0]
 	stranger := testPacket(100)
 	copy(stranger[16:], []byte{172, 16, 0, 1}) // no policy
+	clear, sealed := netio.NewBatch(8, 1400), netio.NewBatch(8, 1400)
 	put := func(p *netio.Packet, b []byte) {
 		p.Off, p.Truncated = netio.Headroom, false
 		p.Len = copy(p.Buf[p.Off:], b)
@@ -145,13 +146,13 @@ func TestDroppedPacketsDoNotAllocate(t *testing.T) {
 		append(binary.BigEndian.AppendUint32(nil, 1001), make([]byte, 100)...),
 	}
 	if n := testing.AllocsPerRun(100, func() {
-		put(&out.pkts[0], stranger)
-		put(&out.pkts[1], []byte("junk"))
-		out.carry(out.pkts[:2])
+		put(&clear[0], stranger)
+		put(&clear[1], []byte("junk"))
+		out.carry(clear[:2])
 		for i, j := range junk {
-			put(&in.pkts[i], j)
+			put(&sealed[i], j)
 		}
-		in.carry(in.pkts[:len(junk)])
+		in.carry(sealed[:len(junk)])
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
@@ -175,11 +176,11 @@ func TestIKESharesThePort(t *testing.T) {
 		t.Fatal(err)
 	}
 	in := b.in[0]
-	n, err := in.outer.ReadBatch(in.pkts)
+	pkts, err := in.reader.Read()
 	if err != nil {
 		t.Fatal(err)
 	}
-	in.carry(in.pkts[:n])
+	in.carry(pkts)
 	got, err := b.IKESocket().Receive()
 	if err != nil || string(got.Data) != "ike" || got.Remote != outer[0] || got.Local != outer[1] {
 		t.Errorf("received %q from %v to %v, %v", got.Data, got.Remote, got.Local, err)
@@ -188,10 +189,11 @@ func TestIKESharesThePort(t *testing.T) {
 		t.Errorf("counters: %v", b.Counters())
 	}
 	// A flood of IKE does not hold up ESP.
-	flood := &in.pkts[0]
+	batch := netio.NewBatch(1, 100)
+	flood := &batch[0]
 	for range 2000 {
 		flood.Off, flood.Len = netio.Headroom, copy(flood.Buf[netio.Headroom:], "\x00\x00\x00\x00x")
-		in.carry(in.pkts[:1])
+		in.carry(batch)
 	}
 	if b.Counters()["ike-overflow"] == 0 {
 		t.Error("nobody reads, and nothing was dropped")
@@ -208,9 +210,9 @@ func TestBypassIsSentAsItIs(t *testing.T) {
 	if err := p.SetPolicies([]ipsec.Policy{pol}); err != nil {
 		t.Fatal(err)
 	}
-	pkt := &p.out[0].pkts[0]
-	pkt.Len = copy(pkt.Buf[pkt.Off:], testPacket(100))
-	p.out[0].carry(p.out[0].pkts[:1])
+	batch := netio.NewBatch(1, 100)
+	batch[0].Len = copy(batch[0].Buf[batch[0].Off:], testPacket(100))
+	p.out[0].carry(batch)
 	got := netio.NewBatch(4, 1500)
 	if n, err := wire.ReadBatch(got); n != 1 || err != nil || !bytes.Equal(got[0].Data(), testPacket(100)) {
 		t.Errorf("%d packets on the wire, %v", n, err)
@@ -389,10 +391,10 @@ func BenchmarkOneWay(b *testing.B) {
 			b.ReportAllocs()
 			for i := 0; i < b.N; i += len(feed) {
 				aInner.WriteBatch(feed)
-				n, _ := out.inner.ReadBatch(out.pkts)
-				out.carry(out.pkts[:n])
-				n, _ = in.outer.ReadBatch(in.pkts)
-				in.carry(in.pkts[:n])
+				pkts, _ := out.reader.Read()
+				out.carry(pkts)
+				pkts, _ = in.reader.Read()
+				in.carry(pkts)
 				bInner.ReadBatch(sink)
 			}
 		})

@@ -33,6 +33,8 @@ type OpenOptions struct {
 	Address netip.Addr
 	// Mark is what the gateway's own packets carry (SO_MARK).
 	Mark uint32
+	// Without are the offloads that are not to be used.
+	Without netio.Offload
 }
 
 // Open opens a TUN device, the UDP sockets and the raw sockets, of both
@@ -54,7 +56,7 @@ func Open(o OpenOptions) (d Devices, name string, err error) {
 			err = fmt.Errorf("user-space data plane: %w", err)
 		}
 	}()
-	queues, err := netio.OpenTUN(o.Name, o.Workers, o.MTU)
+	queues, err := netio.OpenTUN(o.Name, netio.TUNOptions{Queues: o.Workers, MTU: o.MTU, Without: o.Without})
 	if err != nil {
 		return d, "", err
 	}
@@ -77,7 +79,7 @@ func Open(o OpenOptions) (d Devices, name string, err error) {
 }
 
 func (d *Devices) openFamily(f netio.Family, o OpenOptions) error {
-	opts := netio.SocketOptions{Address: o.Address, Mark: o.Mark}
+	opts := netio.SocketOptions{Address: o.Address, Mark: o.Mark, Without: o.Without}
 	socks, err := netio.ListenUDP(f, o.Port, o.Workers, opts)
 	if err != nil {
 		return err

@@ -37,31 +37,44 @@ func exitFor(encap bool, remote netip.Addr) exit {
 	return x
 }
 
+// Bounds of what a lane has sealed, or cut, and not sent yet.
+const (
+	sealedLen  = 384 << 10 // octets: a Reader's slab of super-packets, sealed
+	sealedMost = 1024      // packets
+)
+
 // outbound takes packets from the protected side to the outside. It belongs to
 // one goroutine.
 type outbound struct {
-	plane *Plane
-	w     *sad.Worker
-	inner netio.Device // nil in the lane that releases held packets
-	exits [exits]netio.Device
-	tally tally
+	plane  *Plane
+	w      *sad.Worker
+	reader *netio.Reader // nil in the lane that releases held packets
+	exits  [exits]netio.Device
+	tally  tally
 
 	// Scratch, used again for each batch.
 
-	pkts  []netio.Packet
-	info  packet.Info
-	leave [exits][]netio.Packet
+	info     packet.Info
+	segments packet.Segmenter
+	leave    [exits][]netio.Packet
+	// sealed is where packets cut from super-packets go; used octets are taken.
+	// It is made when the first super-packet comes.
+	sealed []byte
+	used   int
 	// run are the packets of one SA that follow one another.
 	run struct {
 		out   *sad.Out
-		pkts  [batchSize]*netio.Packet
+		pkts  [batchSize]netio.Packet
 		items [batchSize]esp.SealItem
 		n     int
 	}
 }
 
 func newOutbound(p *Plane, w *sad.Worker, inner netio.Device, exitDevices [exits]netio.Device, size int) *outbound {
-	l := &outbound{plane: p, w: w, inner: inner, exits: exitDevices, pkts: netio.NewBatch(batchSize, size)}
+	l := &outbound{plane: p, w: w, exits: exitDevices}
+	if inner != nil {
+		l.reader = netio.NewReader(inner, size)
+	}
 	for i := range l.leave {
 		l.leave[i] = make([]netio.Packet, 0, batchSize)
 	}
@@ -71,22 +84,18 @@ func newOutbound(p *Plane, w *sad.Worker, inner netio.Device, exitDevices [exits
 // loop works until the device is closed.
 func (l *outbound) loop() error {
 	for {
-		n, err := l.inner.ReadBatch(l.pkts)
+		pkts, err := l.reader.Read()
 		if err != nil {
 			return err
 		}
-		l.carry(l.pkts[:n])
+		l.carry(pkts)
 	}
 }
 
 // carry takes one batch all the way.
 func (l *outbound) carry(pkts []netio.Packet) {
 	l.process(pkts)
-	for x := range l.leave {
-		if len(l.leave[x]) > 0 {
-			l.send(exit(x))
-		}
-	}
+	l.send()
 	l.tally.publish()
 }
 
@@ -111,16 +120,25 @@ func (l *outbound) process(pkts []netio.Packet) {
 			l.tally.add(dropNoPolicy, 1)
 			continue
 		}
-		switch entry.Policy.Action {
-		case ipsec.Protect:
-			l.protect(p, &entry.Policy)
-		case ipsec.Bypass:
-			l.bypass(p)
-		default:
-			l.tally.add(dropDiscard, 1)
+		if p.Segment != 0 {
+			l.super(p, &entry.Policy)
+			continue
 		}
+		l.follow(p, &entry.Policy)
 	}
 	l.seal()
+}
+
+// follow does with the packet p, decoded to info, what the policy says.
+func (l *outbound) follow(p *netio.Packet, policy *ipsec.Policy) {
+	switch policy.Action {
+	case ipsec.Protect:
+		l.protect(p, policy)
+	case ipsec.Bypass:
+		l.bypass(p)
+	default:
+		l.tally.add(dropDiscard, 1)
+	}
 }
 
 // end closes the batch, also after a panic.
@@ -151,14 +169,17 @@ func (l *outbound) protect(p *netio.Packet, policy *ipsec.Policy) {
 		l.tally.add(espDrop(esp.ErrSpace), 1)
 		return
 	}
-	nextHeader := esp.NextIPv4
-	if l.info.Version == 6 {
-		nextHeader = esp.NextIPv6
-	}
 	r := &l.run
-	r.pkts[r.n] = p
-	r.items[r.n] = esp.SealItem{Dst: p.Buf[start:end], Inner: p.Data(), NextHeader: nextHeader}
+	r.pkts[r.n] = *p
+	r.items[r.n] = esp.SealItem{Dst: p.Buf[start:end], Inner: p.Data(), NextHeader: nextHeader(&l.info)}
 	r.n++
+}
+
+func nextHeader(p *packet.Info) uint8 {
+	if p.Version == 6 {
+		return esp.NextIPv6
+	}
+	return esp.NextIPv4
 }
 
 // seal seals the run and hands it to its exit.
@@ -173,7 +194,7 @@ func (l *outbound) seal() {
 	head := r.out.HeadRoom()
 	x := exitFor(ep.Encap, ep.Remote.Addr())
 	for i := range items {
-		p := r.pkts[i]
+		p := &r.pkts[i]
 		if err := items[i].Err; err != nil {
 			l.tally.add(espDrop(err), 1)
 			continue
@@ -199,14 +220,21 @@ func (l *outbound) bypass(p *netio.Packet) {
 	l.leave[x] = append(l.leave[x], *p)
 }
 
-func (l *outbound) send(x exit) {
-	pkts := l.leave[x]
-	l.leave[x] = pkts[:0]
-	failed := dropSend
-	if x >= exitClear4 {
-		failed = dropBypass
+// send lets everything leave.
+func (l *outbound) send() {
+	for x := range l.leave {
+		pkts := l.leave[x]
+		if len(pkts) == 0 {
+			continue
+		}
+		l.leave[x] = pkts[:0]
+		failed := dropSend
+		if exit(x) >= exitClear4 {
+			failed = dropBypass
+		}
+		l.tally.add(failed, write(l.exits[x], pkts))
 	}
-	l.tally.add(failed, write(l.exits[x], pkts))
+	l.used = 0
 }
 
 // write sends all of pkts that can be sent and returns how many cannot.
@@ -223,8 +251,10 @@ func write(d netio.Device, pkts []netio.Packet) (failed uint64) {
 		if errors.Is(err, net.ErrClosed) {
 			return failed + uint64(len(pkts))
 		}
-		failed++
-		pkts = pkts[min(1, len(pkts)):]
+		if len(pkts) > 0 {
+			failed += uint64(1 + len(pkts[0].Pieces))
+			pkts = pkts[1:]
+		}
 	}
 	return failed
 }

@@ -146,6 +146,7 @@ type Plane struct {
 	// release carries held packets, for whoever adds an SA.
 	releaseMu sync.Mutex
 	release   *outbound // guarded by releaseMu
+	released  []netio.Packet
 }
 
 var _ dataplane.Backend = (*Plane)(nil)
@@ -197,6 +198,7 @@ func assemble(opts Options) *Plane {
 		p.out = append(p.out, newOutbound(p, p.sad.Worker(n+i), d.Inner[i], d.exits(i), opts.MTU))
 	}
 	p.release = newOutbound(p, p.sad.Worker(2*n), nil, d.exits(0), opts.MTU)
+	p.released = netio.NewBatch(holdPackets, opts.MTU)
 	for i := range d.UDP4 {
 		p.in = append(p.in, newInbound(p, d.UDP4[i], true, d.Inner[i]))
 	}
@@ -334,15 +336,14 @@ func (p *Plane) releaseHeld(reqID uint32) {
 func (p *Plane) carryHeld(packets [][]byte) {
 	p.releaseMu.Lock()
 	defer p.releaseMu.Unlock()
-	l := p.release
 	for len(packets) > 0 {
-		n := min(len(packets), len(l.pkts))
+		n := min(len(packets), len(p.released))
 		for i := range n {
-			pkt := &l.pkts[i]
+			pkt := &p.released[i]
 			pkt.Off, pkt.Truncated = netio.Headroom, false
 			pkt.Len = copy(pkt.Buf[pkt.Off:], packets[i])
 		}
-		l.carry(l.pkts[:n])
+		p.release.carry(p.released[:n])
 		packets = packets[n:]
 	}
 }

@@ -1,0 +1,111 @@
+package netio
+
+// MaxRead is how many packets a Reader returns at most.
+const MaxRead = 256
+
+// readerBatch is how many packets a Reader asks for, and readerSlots how many
+// datagrams or trains.
+const (
+	readerBatch = 128
+	readerSlots = 64
+)
+
+// hotOctets is how much a Reader asks for at once after it has seen long trains:
+// what is copied further ahead of its use has left the cache by then.
+const hotOctets = 256 << 10
+
+// Reader reads a Device into memory of its own, in the form that costs least: it
+// takes trains and super-packets where the device has them. It belongs to one
+// goroutine.
+type Reader struct {
+	source interface{ read() ([]Packet, error) }
+}
+
+// NewReader makes the reader of d. size is the length of the longest packet to
+// be expected, in octets, of a Device that has no form of its own.
+func NewReader(d Device, size int) *Reader {
+	switch d := d.(type) {
+	case *TUN:
+		return &Reader{newSlab(d)}
+	case *Socket:
+		if d.receiveTrains() {
+			return &Reader{newCutter(d)}
+		}
+	}
+	return &Reader{&plainSource{d, NewBatch(readerBatch, size)}}
+}
+
+// Read waits for at least one packet and returns what is at hand. The packets
+// are valid until the next Read. Each has Headroom and Tailroom around it, but
+// for those of UDP sockets. It returns net.ErrClosed after the device was
+// closed.
+func (r *Reader) Read() ([]Packet, error) { return r.source.read() }
+
+// plainSource reads packet by packet.
+type plainSource struct {
+	dev  Device
+	pkts []Packet
+}
+
+func (s *plainSource) read() ([]Packet, error) {
+	n, err := s.dev.ReadBatch(s.pkts)
+	return s.pkts[:n], err
+}
+
+// cutter reads trains and cuts them into datagrams where they lie.
+type cutter struct {
+	sock  *Socket
+	slots []Packet
+	want  int // how many slots to ask for
+	// Trains that were received, of which next is the first that has not been
+	// returned, from the octet at.
+	got, next, at int
+	pkts          []Packet
+}
+
+func newCutter(s *Socket) *cutter {
+	return &cutter{
+		sock: s, slots: NewBatch(readerSlots, MaxPacket), want: readerSlots,
+		pkts: make([]Packet, 0, MaxRead),
+	}
+}
+
+func (c *cutter) read() ([]Packet, error) {
+	if c.next == c.got {
+		n, err := c.sock.ReadBatch(c.slots[:c.want])
+		if err != nil {
+			return nil, err
+		}
+		c.got, c.next, c.at = n, 0, 0
+		total := 0
+		for i := range c.slots[:n] {
+			total += c.slots[i].Len
+		}
+		c.want = max(1, min(readerSlots, hotOctets/max(total/n, 1)))
+	}
+	c.pkts = c.pkts[:0]
+	for c.next < c.got {
+		slot := &c.slots[c.next]
+		segment := slot.Segment
+		if segment == 0 {
+			segment = slot.Len
+		}
+		// A train is returned whole, as a rule: its packets will be joined.
+		if need := (slot.Len - c.at + segment - 1) / max(segment, 1); len(c.pkts) > 0 && len(c.pkts)+need > cap(c.pkts) {
+			break
+		}
+		for first := true; (first || c.at < slot.Len) && len(c.pkts) < cap(c.pkts); first = false {
+			p := *slot
+			p.Segment = 0
+			p.Off += c.at
+			p.Len = min(segment, slot.Len-c.at)
+			c.pkts = append(c.pkts, p)
+			c.at += p.Len
+		}
+		if c.at < slot.Len {
+			break
+		}
+		c.next, c.at = c.next+1, 0
+	}
+	return c.pkts, nil
+}
