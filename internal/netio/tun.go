@@ -252,14 +252,14 @@ func (t *TUN) WriteBatch(pkts []Packet) (int, error) {
 func (t *TUN) send(fd uintptr) bool {
 	wr := &t.wr
 	for wr.n < len(wr.pkts) {
-		switch err := t.write(int(fd), &wr.pkts[wr.n]); err {
-		case nil:
+		switch errno := t.write(int(fd), &wr.pkts[wr.n]); errno {
+		case 0:
 			wr.n++
 		case unix.EINTR:
 		case unix.EAGAIN:
 			return false
 		default:
-			wr.err = os.NewSyscallError("write", err)
+			wr.err = syscallError("writev", errno)
 			return true
 		}
 	}

@@ -2,8 +2,6 @@ package netio
 
 import (
 	"encoding/binary"
-	"errors"
-	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -76,10 +74,10 @@ func (h *vnetHeader) encode(p *Packet) bool {
 	default:
 		return false
 	}
-	var headerLen int
+	headerLen := transport + packet.TCPHeaderLen
 	switch {
-	case protocol == packet.ProtocolTCP && len(b) > transport+12:
-		headerLen = transport + int(b[transport+12]>>4)*4
+	case protocol == packet.ProtocolTCP && len(b) > headerLen:
+		headerLen = max(headerLen, transport+int(b[transport+12]>>4)*4)
 	case protocol == packet.ProtocolUDP:
 		headerLen, kind = transport+packet.UDPHeaderLen, vnetUDP
 	default:
@@ -133,7 +131,7 @@ func (t *TUN) offload(without Offload) (tcp, udp bool) {
 }
 
 // write writes one packet.
-func (t *TUN) write(fd int, p *Packet) error {
+func (t *TUN) write(fd int, p *Packet) unix.Errno {
 	wr := &t.wr
 	if !wr.head.encode(p) {
 		return unix.EINVAL
@@ -141,8 +139,8 @@ func (t *TUN) write(fd int, p *Packet) error {
 	if p.Segment != 0 && !t.takes(p) {
 		return t.cutAndWrite(fd, p)
 	}
-	err := t.writev(fd, p)
-	if p.Segment != 0 && errors.Is(err, unix.EINVAL) {
+	errno := t.writev(fd, p)
+	if p.Segment != 0 && errno == unix.EINVAL {
 		if wr.head[1] == vnetUDP {
 			t.udp.Store(false)
 		} else {
@@ -150,7 +148,7 @@ func (t *TUN) write(fd int, p *Packet) error {
 		}
 		return t.cutAndWrite(fd, p)
 	}
-	return err
+	return errno
 }
 
 // takes reports whether the kernel may be given the super-packet whose header
@@ -166,7 +164,7 @@ func (t *TUN) takes(p *Packet) bool {
 }
 
 // writev writes the header and p.
-func (t *TUN) writev(fd int, p *Packet) error {
+func (t *TUN) writev(fd int, p *Packet) unix.Errno {
 	wr := &t.wr
 	iovs := appendVector(wr.iovs[:0], wr.head[:])
 	iovs = appendVector(iovs, p.Data())
@@ -175,10 +173,7 @@ func (t *TUN) writev(fd int, p *Packet) error {
 	}
 	_, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(iovs))), uintptr(len(iovs)))
 	clear(iovs)
-	if errno != 0 {
-		return errno
-	}
-	return nil
+	return errno
 }
 
 func appendVector(iovs []unix.Iovec, b []byte) []unix.Iovec {
@@ -195,7 +190,7 @@ type cutting struct {
 }
 
 // cutAndWrite writes the packets that p stands for.
-func (t *TUN) cutAndWrite(fd int, p *Packet) error {
+func (t *TUN) cutAndWrite(fd int, p *Packet) unix.Errno {
 	if t.wr.cut == nil {
 		t.wr.cut = &cutting{super: make([]byte, 0, MaxPacket)}
 	}
@@ -211,13 +206,13 @@ func (t *TUN) cutAndWrite(fd int, p *Packet) error {
 	t.wr.head = vnetHeader{}
 	for b := c.segments.Next(); b != nil; b = c.segments.Next() {
 		one := Packet{Buf: b, Len: len(b)}
-		err := t.writev(fd, &one)
-		for err == unix.EINTR {
-			err = t.writev(fd, &one)
+		errno := t.writev(fd, &one)
+		for errno == unix.EINTR {
+			errno = t.writev(fd, &one)
 		}
-		if err != nil {
-			return os.NewSyscallError("writev", err)
+		if errno != 0 {
+			return errno
 		}
 	}
-	return nil
+	return 0
 }

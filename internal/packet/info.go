@@ -34,6 +34,7 @@ const (
 	IPv4HeaderLen = 20
 	IPv6HeaderLen = 40
 	UDPHeaderLen  = 8
+	TCPHeaderLen  = 20
 )
 
 // maxExtensionHeaders bounds the walk through IPv6 extension headers. RFC 8200,

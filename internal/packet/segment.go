@@ -16,7 +16,6 @@ const (
 
 // Offsets in TCP and UDP headers, in octets.
 const (
-	tcpHeaderLen   = 20
 	tcpSequence    = 4
 	tcpDataOffset  = 12
 	tcpFlags       = 13
@@ -44,11 +43,11 @@ func SuperHeaderLen(b []byte, p *Info) (int, bool) {
 	}
 	switch p.Protocol {
 	case ProtocolTCP:
-		if len(b) < n+tcpHeaderLen {
+		if len(b) < n+TCPHeaderLen {
 			return 0, false
 		}
 		length := int(b[n+tcpDataOffset]>>4) * 4
-		if length < tcpHeaderLen {
+		if length < TCPHeaderLen {
 			return 0, false
 		}
 		n += length

@@ -28,7 +28,7 @@ func (f *flow) make(payload []byte, flags byte) []byte {
 		ipLen = IPv4HeaderLen + f.ipOptions
 	}
 	if f.protocol == ProtocolTCP {
-		tLen = tcpHeaderLen + f.options
+		tLen = TCPHeaderLen + f.options
 	}
 	b := make([]byte, ipLen+tLen+len(payload))
 	if f.src.Is4() {
@@ -54,7 +54,7 @@ func (f *flow) make(payload []byte, flags byte) []byte {
 		binary.BigEndian.PutUint32(t[8:], 77)
 		t[12], t[13] = byte(tLen/4)<<4, flags
 		binary.BigEndian.PutUint16(t[14:], 500)
-		for i := tcpHeaderLen; i < tLen; i++ {
+		for i := TCPHeaderLen; i < tLen; i++ {
 			t[i] = 1
 		}
 	} else {
