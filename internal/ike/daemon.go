@@ -85,6 +85,7 @@ type Daemon struct {
 	onFailure func(Attempt) // or nil
 
 	counters  counters
+	cookies   cookieJar
 	strangers *logging.Brake // on the log lines that strangers can provoke
 
 	// initiating is held while an IKE SA is chosen or made for a tunnel. Lock
@@ -111,6 +112,7 @@ type Daemon struct {
 // Counters.
 type counters struct {
 	received, sent, malformed, unknownSPI, halfOpenLimit, inboxFull, unmatched, dropped atomic.Uint64
+	cookies, wrongCookie                                                                atomic.Uint64
 }
 
 // New makes a Daemon; Start sets it running.
@@ -123,6 +125,7 @@ func New(o Options) *Daemon {
 		stop: make(chan struct{}), authJobs: make(chan func(), inboxSize),
 		strangers: logging.NewBrake(strangerLogs, time.Second),
 	}
+	d.cookies.rand = o.Rand
 	if d.now == nil {
 		d.now = time.Now
 	}
@@ -207,6 +210,8 @@ func (d *Daemon) Counters() map[string]uint64 {
 		"ike-messages-out":        d.counters.sent.Load(),
 		"ike-sas":                 live,
 		"ike-half-open":           half,
+		"ike-cookies-out":         d.counters.cookies.Load(),
+		"ike-drop-wrong-cookie":   d.counters.wrongCookie.Load(),
 		"ike-drop-malformed":      d.counters.malformed.Load(),
 		"ike-drop-unknown-spi":    d.counters.unknownSPI.Load(),
 		"ike-drop-half-open":      d.counters.halfOpenLimit.Load(),
@@ -285,6 +290,9 @@ func (d *Daemon) respond(h message.Header, ev v2.Received) {
 	if len(candidates) == 0 {
 		d.counters.unmatched.Add(1)
 		d.turnedAway(ev, CodeNoConnection, errNoConnection)
+		return
+	}
+	if !d.admit(h, ev) {
 		return
 	}
 	key := initKey{ev.Remote, h.InitiatorSPI}

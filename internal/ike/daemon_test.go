@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"caponier/internal/dataplane"
+	"caponier/internal/ike/message"
 	v2 "caponier/internal/ike/v2"
 	"caponier/internal/ipsec"
 	"caponier/internal/netio"
@@ -201,10 +202,12 @@ func TestHalfOpenLimits(t *testing.T) {
 		g := n.gateway(t, rightAddr, []*v2.Connection{open})
 		to := netip.AddrPortFrom(rightAddr, 500)
 		request := initRequest(netip.AddrPortFrom(leftAddr, 500), to, "aes256gcm16-prfsha256-x25519")
+		// They are at their addresses, and return the cookies.
+		nonce, _ := message.Find[*message.Nonce](must(message.Parse(request)))
 		flood := func(src netip.AddrPort, spi uint64) {
-			b := slices.Clone(request)
-			b[0], b[6], b[7] = 0xee, byte(spi>>8), byte(spi)
-			n.send(netio.Datagram{Data: b, Local: src, Remote: to})
+			named := must(message.ParseHeader(requestFrom(request, spi, nil)))
+			cookie := must(g.cookies.bake(time.Now(), src, named.InitiatorSPI, nonce.Data))
+			n.send(netio.Datagram{Data: requestFrom(request, spi, cookie), Local: src, Remote: to})
 		}
 		one := netip.MustParseAddrPort("203.0.113.66:500")
 		for i := range maxHalfOpenPerAddr + 10 {
