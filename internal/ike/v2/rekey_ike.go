@@ -177,8 +177,8 @@ func (m *Machine) succeed(n *Machine) {
 	n.startLife()
 	n.after(0, func(*Machine) {}) // to start what waits
 	m.becomeReplaced()
-	m.notice(IKERekeyed, "", nil)
 	m.act(Succeed{Machine: n})
+	m.notice(IKERekeyed, "", nil)
 }
 
 // discardRedundant lets the IKE SA end that lost a collision: by a Delete where
@@ -214,10 +214,12 @@ func (m *Machine) answerRekeyIKE(msg *message.Message) {
 		m.respond(message.CreateChildSA, reply...)
 		return
 	}
-	m.respond(message.CreateChildSA, reply...)
+	// The new IKE SA must be known before the peer learns of it: its first message
+	// may come at once.
 	if m.state == Established {
 		m.succeed(n)
 	}
+	m.respond(message.CreateChildSA, reply...)
 }
 
 // busyWithChild reports whether an exchange of ours that creates, rekeys or

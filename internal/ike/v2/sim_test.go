@@ -279,7 +279,14 @@ func (g *gateway) tell(e Event) {
 }
 
 func (g *gateway) step(m *Machine, e Event) {
-	for _, a := range m.Step(g.w.now, e) {
+	actions := m.Step(g.w.now, e)
+	// The peer may use a new IKE SA as soon as it has our answer: it must be known
+	// before that leaves.
+	sent := slices.IndexFunc(actions, func(a Action) bool { _, ok := a.(Send); return ok })
+	for i, a := range actions {
+		if s, ok := a.(Succeed); ok && !s.Redundant && sent >= 0 && sent < i {
+			g.w.t.Errorf("%s sends before it has the new IKE SA", g.name)
+		}
 		g.perform(m, a)
 	}
 }
