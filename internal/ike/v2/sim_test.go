@@ -282,7 +282,14 @@ func (g *gateway) step(m *Machine, e Event) {
 	actions := m.Step(g.w.now, e)
 	// The peer may use a new IKE SA as soon as it has our answer: it must be known
 	// before that leaves.
-	sent := slices.IndexFunc(actions, func(a Action) bool { _, ok := a.(Send); return ok })
+	sent := slices.IndexFunc(actions, func(a Action) bool {
+		s, ok := a.(Send)
+		if !ok {
+			return false
+		}
+		h, err := message.ParseHeader(s.Data)
+		return err == nil && h.Exchange == message.CreateChildSA && h.Flags.Has(message.FlagResponse)
+	})
 	for i, a := range actions {
 		if s, ok := a.(Succeed); ok && !s.Redundant && sent >= 0 && sent < i {
 			g.w.t.Errorf("%s sends before it has the new IKE SA", g.name)
