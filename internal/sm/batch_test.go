@@ -122,3 +122,99 @@ func TestHMACBatches(t *testing.T) {
 		}
 	})
 }
+
+func TestOpenBatches(t *testing.T) {
+	forEach(t, func(t *testing.T, e *engine) {
+		r := rand.New(rand.NewPCG(15, 16))
+		l := newLanes(e)
+		for round := range 40 {
+			var jobs []OpenJob
+			var plain [][]byte
+			var bad []bool
+			for range r.IntN(40) {
+				key := random(r, 16)
+				c, _ := newCBCEncrypter(e, key)
+				d, _ := newCBCDecrypter(e, key)
+				p := random(r, 16*r.IntN(30))
+				s := SealJob{Cipher: c, MAC: NewHMACKey(random(r, 32)), Head: random(r, []int{8, 8, 8, 20}[r.IntN(4)]), IV: random(r, 16), Src: p, Dst: make([]byte, len(p)), Tail: random(r, r.IntN(6)), ICV: make([]byte, []int{32, 16, 12}[r.IntN(3)])}
+				l.Seal([]SealJob{s})
+				j := OpenJob{Cipher: d, MAC: s.MAC, Head: s.Head, IV: s.IV, Src: s.Dst, Dst: make([]byte, len(p)), Tail: s.Tail, ICV: s.ICV}
+				spoil := r.IntN(4) == 0
+				if spoil {
+					parts := [][]byte{j.Head, j.IV, j.ICV}
+					if len(p) > 0 {
+						parts = append(parts, j.Src)
+					}
+					part := parts[r.IntN(len(parts))]
+					part[r.IntN(len(part))] ^= 1 << r.IntN(8)
+				}
+				if r.IntN(2) == 0 && !spoil {
+					j.Dst = j.Src
+				}
+				jobs, plain, bad = append(jobs, j), append(plain, p), append(bad, spoil)
+			}
+			l.Open(jobs)
+			for i, j := range jobs {
+				switch {
+				case bad[i] && (j.Err != ErrAuth || !bytes.Equal(j.Dst, make([]byte, len(j.Dst)))):
+					t.Fatalf("round %d: changed packet %d opened: %v", round, i, j.Err)
+				case !bad[i] && (j.Err != nil || !bytes.Equal(j.Dst, plain[i])):
+					t.Fatalf("round %d: packet %d: %v", round, i, j.Err)
+				}
+			}
+		}
+	})
+}
+
+func TestMisuse(t *testing.T) {
+	key := make([]byte, 16)
+	c, _ := NewCBCEncrypter(key)
+	d, _ := NewCBCDecrypter(key)
+	b, _ := NewCipher(key)
+	g, _ := NewGCM(key)
+	mac := NewHMACKey(key)
+	l := NewLanes()
+	buf := make([]byte, 64)
+	for name, f := range map[string]func(){
+		"CBC with part of a block":  func() { c.Encrypt(buf, key, buf[:17]) },
+		"CBC with a short IV":       func() { c.Encrypt(buf, key[:15], buf[:16]) },
+		"CBC without room":          func() { c.Encrypt(buf[:16], key, make([]byte, 32)) },
+		"CBC with overlap":          func() { c.Encrypt(buf[8:], key, buf[:32]) },
+		"CBC batch with a short IV": func() { l.EncryptCBC([]CBCJob{{Key: c, IV: key[:8], Dst: buf, Src: buf}}) },
+		"decrypt with a short IV":   func() { d.Decrypt(buf, key[:15], buf) },
+		"decrypt with overlap":      func() { d.Decrypt(buf[1:33], key, buf[:32]) },
+		"block with too little":     func() { b.Encrypt(buf, buf[:15]) },
+		"GCM with a short nonce":    func() { g.Seal(nil, key[:11], buf, nil) },
+		"GCM open, long nonce":      func() { g.Open(nil, key[:13], buf, nil) },
+		"GCM with overlap":          func() { g.Seal(buf[1:1], key[:12], buf[:32], nil) },
+		"GCM with data in output":   func() { g.Seal(buf[:0], key[:12], buf[:16], buf[20:24]) },
+		"seal with part of a block": func() { l.Seal([]SealJob{{Cipher: c, MAC: mac, IV: key, Dst: buf, Src: buf[:9]}}) },
+		"open without a code":       func() { l.Open([]OpenJob{{Cipher: d, MAC: mac, IV: key, Dst: buf, Src: buf}}) },
+		"open with too long a code": func() { l.Open([]OpenJob{{Cipher: d, MAC: mac, IV: key, Dst: buf, Src: buf, ICV: buf[:33]}}) },
+		"CTR with a short IV":       func() { b.CTR(key[:8]) },
+		"CTR without room":          func() { b.CTR(key).XORKeyStream(buf[:1], buf[:2]) },
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s: no panic", name)
+				}
+			}()
+			f()
+		}()
+	}
+	for _, n := range []int{0, 15, 17, 32} {
+		_, e1 := NewGCM(make([]byte, n))
+		_, e2 := NewCipher(make([]byte, n))
+		_, e3 := NewCBCEncrypter(make([]byte, n))
+		_, e4 := NewCBCDecrypter(make([]byte, n))
+		for _, err := range []error{e1, e2, e3, e4} {
+			if err != ErrKeySize {
+				t.Errorf("key of %d octets: %v", n, err)
+			}
+		}
+	}
+	if _, err := g.Open(nil, key[:12], buf[:15], nil); err != ErrAuth {
+		t.Errorf("GCM open of less than a tag: %v", err)
+	}
+}

@@ -69,6 +69,7 @@ func (c *CBCEncrypter) Encrypt(dst, iv, src []byte) {
 	l.one[0] = CBCJob{Key: c, IV: iv, Dst: dst, Src: src}
 	l.EncryptCBC(l.one[:])
 	l.one[0] = CBCJob{}
+	l.Wipe()
 	pool.Put(l)
 }
 

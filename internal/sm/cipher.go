@@ -80,10 +80,17 @@ func (c *Cipher) Wipe() {
 func (c *Cipher) BlockSize() int { return BlockSize }
 
 // Encrypt encrypts one block, as cipher.Block has it.
-func (c *Cipher) Encrypt(dst, src []byte) { c.EncryptBlocks(dst, src[:BlockSize]) }
+func (c *Cipher) Encrypt(dst, src []byte) { c.EncryptBlocks(dst, oneBlock(src)) }
 
 // Decrypt decrypts one block, as cipher.Block has it.
-func (c *Cipher) Decrypt(dst, src []byte) { c.DecryptBlocks(dst, src[:BlockSize]) }
+func (c *Cipher) Decrypt(dst, src []byte) { c.DecryptBlocks(dst, oneBlock(src)) }
+
+func oneBlock(src []byte) []byte {
+	if len(src) < BlockSize {
+		panic("sm: input not full block")
+	}
+	return src[:BlockSize]
+}
 
 // EncryptBlocks encrypts whole blocks, each by itself (ECB).
 func (c *Cipher) EncryptBlocks(dst, src []byte) {

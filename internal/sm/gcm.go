@@ -16,7 +16,8 @@ const (
 
 const powers = 128 // blocks of GHASH between reductions
 
-var errOpen = errors.New("sm: message authentication failed")
+// ErrAuth is returned for a message that is not genuine.
+var ErrAuth = errors.New("sm: message authentication failed")
 
 // maxGCM is the longest plaintext of GCM (NIST SP 800-38D, Section 5.2.1.1).
 const maxGCM = (1<<32 - 2) * BlockSize
@@ -114,7 +115,7 @@ func (g *GCM) Open(dst, nonce, ciphertext, aad []byte) ([]byte, error) {
 	}
 	n := len(ciphertext) - TagSize
 	if n < 0 || uint64(n) > maxGCM {
-		return nil, errOpen
+		return nil, ErrAuth
 	}
 	all, out := extend(dst, n)
 	if inexactOverlap(out, ciphertext) {
@@ -128,7 +129,7 @@ func (g *GCM) Open(dst, nonce, ciphertext, aad []byte) ([]byte, error) {
 	g.open(&got, out, nonce, ciphertext[:n], aad)
 	if subtle.ConstantTimeCompare(got[:], want[:]) != 1 {
 		clear(out)
-		return nil, errOpen
+		return nil, ErrAuth
 	}
 	return all, nil
 }

@@ -76,6 +76,7 @@ type Lanes struct {
 	one    [1]CBCJob
 	cbc    [maxLanes]CBCJob
 	mac    [maxLanes]MACJob
+	sums   [maxLanes][HashSize]byte
 	head   [maxLanes][fusedHead + BlockSize]byte
 }
 
@@ -92,8 +93,10 @@ func newLanes(e *engine) *Lanes {
 	return l
 }
 
-// Wipe overwrites the key material and message parts in l.
+// Wipe overwrites the key material and message parts in l, which can be used
+// again.
 func (l *Lanes) Wipe() {
+	clear(l.sums[:])
 	clear(l.store)
 	clear(l.block[:])
 	clear(l.finish.tail[:])

@@ -68,8 +68,10 @@ const maxWhole = 32 * BlockSize
 func runPart(k kernel, c *wideCall, dst, src []byte) {
 	var buf [maxWhole]byte
 	copy(buf[:], src)
-	c.in, c.out, c.n = unsafe.Pointer(&buf), unsafe.Pointer(&buf), maxWhole
-	k.call(unsafe.Pointer(c))
+	part := *c // stays here, so that buf may
+	part.in, part.out, part.n = unsafe.Pointer(&buf), unsafe.Pointer(&buf), maxWhole
+	k.call(unsafe.Pointer(&part))
+	c.e = part.e
 	copy(dst[:len(src)], buf[:])
 	clear(buf[:])
 }

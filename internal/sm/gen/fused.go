@@ -23,7 +23,7 @@ func fused512(f *File, k *B, groups int) {
 	var v, w []int
 	for g := range groups {
 		base := groupBase[g]
-		x, prev, s = append(x, b.cell(5, groups > 1)), append(prev, b.cell(4, true)), append(s, b.cell(8, groups > 1))
+		x, prev, s = append(x, b.cell(5, false)), append(prev, b.cell(4, true)), append(s, b.cell(8, false))
 		v, w = append(v, b.Mem(16*row)), append(w, b.Mem(68*row))
 		h = append(h, &hash{b: b, w: func(i int) string { return fmt.Sprintf("%d(%s)(DX*1)", w[g]+i*row, scratch) }, t: constantWalk("R8")})
 		c.freshIV(base, prev[g])
@@ -85,13 +85,20 @@ func fused512(f *File, k *B, groups int) {
 	}
 	mixed := func(count int, late, extend bool) {
 		b.Loop("BX", count, func() {
+			// Small pieces of each chain in turn: what waits must not fill the
+			// scheduler.
+			for q := range 4 {
+				for g := range groups {
+					c.shortRound(x[g].open(), 2*q, at(keyBase[g], laneKey+2*q*row))
+				}
+				for g := range groups {
+					h[g].step(s[g].open(), q, late, extend)
+				}
+				for g := range groups {
+					c.shortRound(x[g].open(), 2*q+1, at(keyBase[g], laneKey+(2*q+1)*row))
+				}
+			}
 			for g := range groups {
-				cs, hs := x[g].open(), s[g].open()
-				h[g].four(hs, late, extend, func(q int) {
-					c.shortRound(cs, q&3, at(keyBase[g], laneKey+q*row))
-				})
-				x[g].close()
-				s[g].close()
 				b.Raw("ADDQ $%d, %s", 8*row, keyBase[g])
 			}
 			b.Raw("ADDQ $%d, DX", 4*row)

@@ -84,19 +84,17 @@ func (h *hash) round(s []V, q int, late bool) {
 }
 
 // four does four rounds, extending the schedule if extend.
-func (h *hash) four(s []V, late, extend bool, between func(q int)) {
+func (h *hash) four(s []V, late, extend bool) {
 	for q := range 4 {
-		if between != nil {
-			between(2 * q)
-		}
-		if extend {
-			h.next(q + 4)
-		}
-		h.round(s, q, late)
-		if between != nil {
-			between(2*q + 1)
-		}
+		h.step(s, q, late, extend)
 	}
+}
+
+func (h *hash) step(s []V, q int, late, extend bool) {
+	if extend {
+		h.next(q + 4)
+	}
+	h.round(s, q, late)
 }
 
 func walking(m int) func(i int) string {
@@ -114,7 +112,7 @@ func compress(b *B, s []*cell, h []*hash) {
 		body := func() {
 			for g := range s {
 				x := s[g].open()
-				h[g].four(x, late, extend, nil)
+				h[g].four(x, late, extend)
 				s[g].close()
 			}
 			b.Raw("ADDQ $%d, R12", 4*row)
