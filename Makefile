@@ -70,6 +70,11 @@ bench: ## Go benchmarks of the packet path
 cross: ## prove that it builds for the targets of embedded routers
 	for a in amd64 arm64 arm mips riscv64; do GOARCH=$$a go build -o /dev/null ./cmd/caponier || exit 1; done
 
+.PHONY: install
+install: build ## install the binary and the systemd unit below DESTDIR
+	install -D -m 0755 $(BIN) $(DESTDIR)/usr/bin/caponier
+	install -D -m 0644 packaging/caponier.service $(DESTDIR)/usr/lib/systemd/system/caponier.service
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf bin

@@ -39,8 +39,6 @@ type Options struct {
 	Config  string // file or directory
 	Version string
 	Output  io.Writer // of the log, where the configuration names no file; nil: standard error
-	// Ready is called when the gateway serves; nil for nothing.
-	Ready func()
 	// Reload is signalled to read the configuration again, as by SIGHUP; nil for
 	// never.
 	Reload <-chan struct{}
@@ -103,12 +101,32 @@ func Run(ctx context.Context, o Options) error {
 		return errors.Join(err, a.close())
 	}
 	a.slog.Info("gateway started", "name", cfg.Gateway.Name, "version", o.Version, "connections", len(cfg.Connections))
-	if o.Ready != nil {
-		o.Ready()
+	stop, err := a.report(ctx)
+	if err != nil {
+		a.slog.Warn("the service manager is not told", "error", err)
 	}
 	a.serve(ctx)
 	a.slog.Info("gateway stops", "name", cfg.Gateway.Name)
+	stop()
 	return a.close()
+}
+
+// report tells the service manager that the gateway serves, and that it is alive
+// as long as the IKE daemon takes turns. stop tells that it ends.
+func (a *app) report(ctx context.Context) (stop func(), err error) {
+	n, err := newNotifier()
+	if err != nil {
+		return func() {}, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var done sync.WaitGroup
+	done.Go(func() { n.keepAlive(ctx, a.daemon.Ping) })
+	return func() {
+		cancel()
+		done.Wait()
+		_ = n.tell("STOPPING=1") // nobody is left to be told otherwise
+		n.close()
+	}, n.tell("READY=1")
 }
 
 // serve follows orders until ctx ends.

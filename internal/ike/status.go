@@ -63,3 +63,11 @@ func (d *Daemon) Status(name string) []ConnectionStatus {
 	}
 	return out
 }
+
+// Ping returns when every shard has taken a turn, or the daemon stops: a daemon
+// that hangs never answers.
+func (d *Daemon) Ping() {
+	for _, sh := range d.shards {
+		sh.do(func() {})
+	}
+}
