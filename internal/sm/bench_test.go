@@ -194,3 +194,69 @@ func BenchmarkSM4CBCDecrypt(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkOpen checks and decrypts packets of ESP with SM4-CBC and HMAC-SM3.
+func BenchmarkOpen(b *testing.B) {
+	r := rand.New(rand.NewPCG(1, 1))
+	key, mac, iv, head := random(r, 16), random(r, 32), random(r, 16), random(r, 8)
+	const size = 1408
+	for _, batch := range []int{1, 8, 16, 32} {
+		for _, e := range engines() {
+			b.Run(fmt.Sprintf("batch=%d/impl=%s", batch, e.name), func(b *testing.B) {
+				c, _ := newCBCEncrypter(e, key)
+				d, _ := newCBCDecrypter(e, key)
+				m := NewHMACKey(mac)
+				l := newLanes(e)
+				var jobs []OpenJob
+				for range batch {
+					s := SealJob{Cipher: c, MAC: m, Head: head, IV: iv, Dst: make([]byte, size), Src: random(r, size), ICV: make([]byte, 16)}
+					l.Seal([]SealJob{s})
+					jobs = append(jobs, OpenJob{Cipher: d, MAC: m, Head: head, IV: iv, Dst: make([]byte, size), Src: s.Dst, ICV: s.ICV})
+				}
+				b.SetBytes(int64(batch * size))
+				for b.Loop() {
+					l.Open(jobs)
+				}
+				for i := range jobs {
+					if jobs[i].Err != nil {
+						b.Fatal(jobs[i].Err)
+					}
+				}
+			})
+		}
+		b.Run(fmt.Sprintf("batch=%d/impl=gmsm", batch), func(b *testing.B) {
+			c, _ := gmsm4.NewCipher(key)
+			h := hmac.New(func() hash.Hash { return gmsm3.New() }, mac)
+			src, dst := random(r, size), make([]byte, size)
+			var sum [32]byte
+			b.SetBytes(int64(batch * size))
+			for b.Loop() {
+				for range batch {
+					h.Reset()
+					h.Write(head)
+					h.Write(iv)
+					h.Write(src)
+					hmac.Equal(h.Sum(sum[:0])[:16], sum[:16])
+					cipher.NewCBCDecrypter(c, iv).CryptBlocks(dst, src)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkNewKey is what a new SA costs.
+func BenchmarkNewKey(b *testing.B) {
+	key := make([]byte, KeySize)
+	for _, e := range engines() {
+		b.Run("of=GCM/impl="+e.name, func(b *testing.B) {
+			for b.Loop() {
+				newGCM(e, key)
+			}
+		})
+		b.Run("of=CBC/impl="+e.name, func(b *testing.B) {
+			for b.Loop() {
+				newCBCEncrypter(e, key)
+			}
+		})
+	}
+}

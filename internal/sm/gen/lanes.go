@@ -125,15 +125,6 @@ func (c *cell) set(i int, v V) {
 	c.b.store(v, c.b.at(c.mem+i*row))
 }
 
-func (c *cell) close() {
-	if c.mem < 0 {
-		return
-	}
-	for i := range c.regs {
-		c.b.store(c.regs[i], c.b.at(c.mem+i*row))
-	}
-}
-
 // shortRound is the round with the shortest path: eight clocks from one S-box
 // to the next. The linear layer of the S-box's output bytes is u + v<<<8 +
 // v<<<16 + w<<<24, and t, the input of the next round's S-box, is found before

@@ -83,13 +83,7 @@ func (h *hash) round(s []V, q int, late bool) {
 	b.rolTo(f, 19, f)
 }
 
-// four does four rounds, extending the schedule if extend.
-func (h *hash) four(s []V, late, extend bool) {
-	for q := range 4 {
-		h.step(s, q, late, extend)
-	}
-}
-
+// step does a round, extending the schedule first if extend.
 func (h *hash) step(s []V, q int, late, extend bool) {
 	if extend {
 		h.next(q + 4)
@@ -110,10 +104,10 @@ func constantWalk(base string) func(i int) string {
 func compress(b *B, s []*cell, h []*hash) {
 	stretch := func(count int, late, extend bool) {
 		body := func() {
-			for g := range s {
-				x := s[g].open()
-				h[g].four(x, late, extend)
-				s[g].close()
+			for q := range 4 { // in turn, so that what waits does not fill the scheduler
+				for g := range s {
+					h[g].step(s[g].open(), q, late, extend)
+				}
 			}
 			b.Raw("ADDQ $%d, R12", 4*row)
 			b.Raw("ADDQ $16, R8")
