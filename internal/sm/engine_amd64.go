@@ -26,7 +26,7 @@ var engines = sync.OnceValue(func() []*engine {
 			},
 			ghash:   kGhashAVX512,
 			powers:  kPowersAVX512,
-			minHash: 3,
+			minHash: 2,
 		})
 	}
 	if x.HasAVX2 && x.HasPCLMULQDQ {
@@ -47,7 +47,7 @@ var engines = sync.OnceValue(func() []*engine {
 					{blocks: 16, ctr: kCtr16AVX2GFNI, ecb: kBlocks16AVX2GFNI},
 					{blocks: 32, ctr: kCtr32AVX2GFNI, ecb: kBlocks32AVX2GFNI},
 				},
-				minHash: 4,
+				minHash: 5,
 			})
 		}
 		if x.HasAES {
@@ -65,7 +65,7 @@ var engines = sync.OnceValue(func() []*engine {
 					{blocks: 16, ctr: kCtr16AVX2AES, ecb: kBlocks16AVX2AES},
 					{blocks: 32, ctr: kCtr32AVX2AES, ecb: kBlocks32AVX2AES},
 				},
-				minHash: 4,
+				minHash: 5,
 			})
 		}
 	}

@@ -3,7 +3,6 @@ package sm
 import (
 	"encoding/binary"
 	"hash"
-	"math/bits"
 )
 
 // Sizes of SM3 in octets.
@@ -13,46 +12,6 @@ const (
 )
 
 var sm3IV = [8]uint32{0x7380166f, 0x4914b2b9, 0x172442d7, 0xda8a0600, 0xa96f30bc, 0x163138aa, 0xe38dee4d, 0xb0fb0e4e}
-
-// sm3Blocks compresses the whole blocks of p into s (GB/T 32905-2016, Section
-// 5.3).
-func sm3Blocks(s *[8]uint32, p []byte) {
-	var w [68]uint32
-	for ; len(p) >= HashBlockSize; p = p[HashBlockSize:] {
-		for i := range 16 {
-			w[i] = binary.BigEndian.Uint32(p[4*i:])
-		}
-		for j := 16; j < 68; j++ {
-			x := w[j-16] ^ w[j-9] ^ bits.RotateLeft32(w[j-3], 15)
-			w[j] = x ^ bits.RotateLeft32(x, 15) ^ bits.RotateLeft32(x, 23) ^ bits.RotateLeft32(w[j-13], 7) ^ w[j-6]
-		}
-		a, b, c, d, e, f, g, h := s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]
-		for j := range 16 {
-			r := bits.RotateLeft32(a, 12)
-			ss := bits.RotateLeft32(r+e+bits.RotateLeft32(0x79cc4519, j), 7)
-			t1 := (a ^ b ^ c) + d + (ss ^ r) + (w[j] ^ w[j+4])
-			t2 := (e ^ f ^ g) + h + ss + w[j]
-			a, b, c, d = t1, a, bits.RotateLeft32(b, 9), c
-			e, f, g, h = t2^bits.RotateLeft32(t2, 9)^bits.RotateLeft32(t2, 17), e, bits.RotateLeft32(f, 19), g
-		}
-		for j := 16; j < 64; j++ {
-			r := bits.RotateLeft32(a, 12)
-			ss := bits.RotateLeft32(r+e+bits.RotateLeft32(0x7a879d8a, j), 7)
-			t1 := (a&b | a&c | b&c) + d + (ss ^ r) + (w[j] ^ w[j+4])
-			t2 := (e&f | ^e&g) + h + ss + w[j]
-			a, b, c, d = t1, a, bits.RotateLeft32(b, 9), c
-			e, f, g, h = t2^bits.RotateLeft32(t2, 9)^bits.RotateLeft32(t2, 17), e, bits.RotateLeft32(f, 19), g
-		}
-		s[0] ^= a
-		s[1] ^= b
-		s[2] ^= c
-		s[3] ^= d
-		s[4] ^= e
-		s[5] ^= f
-		s[6] ^= g
-		s[7] ^= h
-	}
-}
 
 // digest is a running SM3; it is a hash.Hash.
 type digest struct {
