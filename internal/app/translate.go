@@ -48,6 +48,7 @@ func connection(c *config.Connection, creds *credentials, reqIDs map[string]uint
 		},
 		LocalAddrs: c.Local.Addresses, RemoteAddrs: c.Remote.Addresses,
 		Proposals:     c.Proposals,
+		Unique:        v2.Uniqueness(c.Unique),
 		Encapsulation: v2.Encapsulation(c.Encapsulation),
 		FragmentSize:  c.FragmentSize,
 		DPD:           c.DPD, Lifetime: c.Lifetime,

@@ -72,6 +72,7 @@ type Connection struct {
 	Local, Remote Party
 	Proposals     []ipsec.Proposal // for the IKE SA, in order of preference
 	ProposalWords []string         // Proposals as configured; empty for the default
+	Unique        Unique
 	Encapsulation Encapsulation
 	FragmentSize  int           // octets of the IP datagrams that long IKE messages are cut to
 	DPD           time.Duration // 0: no liveness checks

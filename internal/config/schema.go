@@ -183,6 +183,11 @@ func init() {
 			}, get: func(v *Connection) any { return v.Proposals },
 		},
 		{
+			name: "unique", kind: uniqueWords.String(), def: "replace", effect: EffectAtOnce,
+			set: func(d *decoder, v *Connection, n *node, _ string) { word(d, &v.Unique, n, uniqueWords) },
+			get: func(v *Connection) any { return v.Unique },
+		},
+		{
 			name: "encapsulation", kind: encapsulationWords.String(), def: "auto", effect: EffectReconnect,
 			set: func(d *decoder, v *Connection, n *node, _ string) {
 				word(d, &v.Encapsulation, n, encapsulationWords)

@@ -45,6 +45,17 @@ const (
 	AuthPSK
 )
 
+// Unique says what becomes of several IKE SAs between the same identities.
+type Unique uint8
+
+// The settings of unique: the newer IKE SA replaces the older one, or is refused,
+// or all live.
+const (
+	UniqueReplace Unique = iota
+	UniqueKeep
+	UniqueNever
+)
+
 // Encapsulation says when ESP travels in UDP (RFC 3948).
 type Encapsulation uint8
 
@@ -80,6 +91,7 @@ var (
 	logLevelWords      = wordList{[]string{"debug", "info", "warn", "error"}, nil}
 	versionWords       = wordList{[]string{"2"}, []string{"1", "gm"}}
 	authWords          = wordList{[]string{"cert", "psk"}, []string{"eap"}}
+	uniqueWords        = wordList{[]string{"replace", "keep", "never"}, nil}
 	encapsulationWords = wordList{[]string{"auto", "always", "never"}, nil}
 	modeWords          = wordList{[]string{"tunnel"}, []string{"transport"}}
 	protocolWords      = wordList{[]string{"esp"}, []string{"ah", "ah+esp"}}
@@ -111,6 +123,9 @@ func (f LogFormat) String() string { return logFormatWords.word(uint8(f)) }
 
 // String returns the configuration's word.
 func (a Auth) String() string { return authWords.word(uint8(a)) }
+
+// String returns the configuration's word.
+func (u Unique) String() string { return uniqueWords.word(uint8(u)) }
 
 // String returns the configuration's word.
 func (e Encapsulation) String() string { return encapsulationWords.word(uint8(e)) }

@@ -132,7 +132,7 @@ func New(o Options) *Daemon {
 	for _, s := range o.Sockets {
 		d.sockets[s.LocalPort()] = s
 	}
-	d.env = v2.Env{Rand: o.Rand, AllocateSPI: o.Backend.AllocateSPI, ReleaseSPI: o.Backend.ReleaseSPI}
+	d.env = v2.Env{Rand: o.Rand, AllocateSPI: o.Backend.AllocateSPI, ReleaseSPI: o.Backend.ReleaseSPI, Admit: d.admitPeer}
 	for range runtime.GOMAXPROCS(0) {
 		d.shards = append(d.shards, newShard(d))
 	}

@@ -27,6 +27,7 @@ func TestApply(t *testing.T) {
 	ends := func(i int) (l, r *v2.Connection) {
 		l, r = end(names[i], true), end("site", false)
 		l.Remote.ID, r.Local.ID = fqdn(names[i]), fqdn(names[i])
+		r.Unique = v2.UniqueNever // one of them is called by two connections
 		l.RemoteAddrs = []netip.Prefix{netip.PrefixFrom(peer(i), 32)}
 		r.LocalAddrs = l.RemoteAddrs
 		starting(l)

@@ -354,14 +354,16 @@ func end(name string, left bool) *v2.Connection {
 }
 
 // changed copies a configuration and changes the copy.
-func changed(c *v2.Connection, change func(c *v2.Connection)) *v2.Connection {
+func changed(c *v2.Connection, change ...func(c *v2.Connection)) *v2.Connection {
 	out := *c
 	out.Children = nil
 	for _, ch := range c.Children {
 		x := *ch
 		out.Children = append(out.Children, &x)
 	}
-	change(&out)
+	for _, f := range change {
+		f(&out)
+	}
 	return &out
 }
 

@@ -2,6 +2,7 @@ package ike
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 
 	v2 "caponier/internal/ike/v2"
@@ -39,7 +40,7 @@ func (d *Daemon) book(s *sa, n v2.Notice) (stranger bool, doomed []*sa) {
 		s.up = d.now()
 		s.identities[0], s.identities[1] = s.machine.Identities()
 		d.releaseInitLocked(s)
-		if n.InitialContact {
+		if n.InitialContact && (c == nil || c.cfg.Unique != v2.UniqueNever) {
 			doomed = d.forgottenLocked(s)
 		}
 		if c != nil {
@@ -53,6 +54,7 @@ func (d *Daemon) book(s *sa, n v2.Notice) (stranger bool, doomed []*sa) {
 		clear(s.children)
 	case v2.ChildUp:
 		s.children[n.Child]++
+		doomed = d.replacedLocked(s)
 	case v2.ChildDown:
 		if s.children[n.Child]--; s.children[n.Child] <= 0 {
 			delete(s.children, n.Child)
@@ -83,11 +85,65 @@ func (d *Daemon) book(s *sa, n v2.Notice) (stranger bool, doomed []*sa) {
 func (d *Daemon) forgottenLocked(s *sa) []*sa {
 	var out []*sa
 	for _, x := range d.bySPI {
-		if x != s && !x.closing && x.established() && x.up.Before(s.born) && x.identities == s.identities {
+		if x.isOlder(s) {
 			out = append(out, x)
 		}
 	}
 	return out
+}
+
+// replacedLocked returns the IKE SAs that s takes the place of, without the word
+// of the peer: those of the same connection and identities, of which s has all
+// tunnels. A peer that spreads its tunnels over several IKE SAs keeps them.
+func (d *Daemon) replacedLocked(s *sa) []*sa {
+	c := d.conns[s.conn]
+	if c == nil || c.cfg.Unique != v2.UniqueReplace {
+		return nil
+	}
+	var out []*sa
+	for x := range c.sas {
+		if x.isOlder(s) && x.within(s) {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// isOlder reports whether x was up before s began, between the same identities.
+func (x *sa) isOlder(s *sa) bool {
+	return x != s && !x.closing && x.established() && x.up.Before(s.born) && x.identities == s.identities
+}
+
+// within reports whether s has all tunnels of x.
+func (x *sa) within(s *sa) bool {
+	for tunnel := range x.children {
+		if s.children[tunnel] == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// errNotUnique is why a peer may not have another IKE SA.
+var errNotUnique = errors.New("the peer is connected already, and the connection keeps the older IKE SA (unique: keep)")
+
+// admitPeer is v2.Env.Admit: the policy of uniqueness where it refuses.
+func (d *Daemon) admitPeer(conf *v2.Connection, local, remote v2.Identity, initial bool) error {
+	if conf.Unique != v2.UniqueKeep || initial {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := d.conns[conf.Name]
+	if c == nil {
+		return nil
+	}
+	for x := range c.sas {
+		if !x.closing && x.established() && x.identities == [2]v2.Identity{local, remote} {
+			return errNotUnique
+		}
+	}
+	return nil
 }
 
 // closeAll ends IKE SAs by a Delete.
@@ -230,7 +286,7 @@ func (d *Daemon) succeed(old *sa, a v2.Succeed) {
 	// The same owner: it may schedule the successor without asking.
 	s := d.adoptLocked(a.Machine, old.shard, conn)
 	if !a.Redundant {
-		s.up, s.identities, s.closing = old.up, old.identities, old.closing
+		s.born, s.up, s.identities, s.closing = old.born, old.up, old.identities, old.closing
 		s.children, old.children = old.children, make(map[string]int)
 		s.saids, old.saids = old.saids, make(map[ipsec.SAID]struct{})
 		for id := range s.saids {

@@ -225,3 +225,85 @@ func TestEverythingMoves(t *testing.T) {
 		}
 	})
 }
+
+// TestUniqueness: a peer that has lost its state connects again without
+// INITIAL_CONTACT, as one with several connections does.
+func TestUniqueness(t *testing.T) {
+	for policy, test := range map[string]struct {
+		unique v2.Uniqueness
+		pairs  int
+		kept   bool // the older one
+	}{
+		"replace": {v2.UniqueReplace, 1, false},
+		"keep":    {v2.UniqueKeep, 1, true},
+		"never":   {v2.UniqueNever, 2, true},
+	} {
+		t.Run(policy, func(t *testing.T) {
+			simulate(t, func(t *testing.T, n *network) {
+				r := n.gateway(t, rightAddr, []*v2.Connection{changed(end("site", false), func(c *v2.Connection) {
+					c.RemoteAddrs, c.Unique, c.DPD = nil, test.unique, 0
+				})})
+				n.gateway(t, leftAddr, []*v2.Connection{end("site", true)}).connect("site", "lan")
+				before := r.spis("site", "lan")
+				pass(time.Second)
+				// The same peer from elsewhere. It sends no INITIAL_CONTACT, for it is
+				// calling the gateway at another address too.
+				moved := func(c *v2.Connection) { c.LocalAddrs = []netip.Prefix{netip.PrefixFrom(natAddr, 32)} }
+				l := n.gateway(t, natAddr, []*v2.Connection{
+					changed(end("site", true), moved),
+					changed(end("silent", true), moved, func(c *v2.Connection) {
+						c.RemoteAddrs = []netip.Prefix{netip.MustParsePrefix("203.0.113.200/32")}
+					}),
+				})
+				go l.Connect(t.Context(), "silent", "lan")
+				pass(time.Second)
+				err := l.Connect(within(t, time.Minute), "site", "lan")
+				if refused := err != nil; refused != (test.unique == v2.UniqueKeep) {
+					t.Errorf("connecting again: %v", err)
+				}
+				pass(5 * time.Second)
+				now := r.spis("site", "lan")
+				if len(now) != 2*test.pairs {
+					t.Errorf("SPIs %v, want %d pairs", now, test.pairs)
+				}
+				if kept := slices.Contains(now, before[0]); kept != test.kept {
+					t.Errorf("SPIs were %v and are %v", before, now)
+				}
+				if test.unique == v2.UniqueKeep && r.failure("site") != "" {
+					t.Errorf("status says %q of a connection that is up", r.failure("site"))
+				}
+			})
+		})
+	}
+}
+
+// INITIAL_CONTACT ends what a peer has lost, unless the policy is not to believe
+// it.
+func TestInitialContactAndUniqueness(t *testing.T) {
+	for policy, test := range map[string]struct {
+		unique v2.Uniqueness
+		pairs  int
+	}{
+		"replace": {v2.UniqueReplace, 1},
+		"keep":    {v2.UniqueKeep, 1},
+		"never":   {v2.UniqueNever, 2},
+	} {
+		t.Run(policy, func(t *testing.T) {
+			simulate(t, func(t *testing.T, n *network) {
+				r := n.gateway(t, rightAddr, []*v2.Connection{changed(end("site", false), func(c *v2.Connection) {
+					c.Unique, c.DPD = test.unique, 0
+				})})
+				l := n.gateway(t, leftAddr, []*v2.Connection{end("site", true)})
+				l.connect("site", "lan")
+				before := r.spis("site", "lan")
+				l.die(n)
+				n.gateway(t, leftAddr, []*v2.Connection{end("site", true)}).connect("site", "lan")
+				pass(20 * time.Second) // nobody answers the Delete
+				now := r.spis("site", "lan")
+				if len(now) != 2*test.pairs || slices.Contains(now, before[0]) != (test.unique == v2.UniqueNever) {
+					t.Errorf("SPIs were %v and are %v", before, now)
+				}
+			})
+		})
+	}
+}

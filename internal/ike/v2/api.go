@@ -23,6 +23,9 @@ type Env struct {
 	// AllocateSPI and ReleaseSPI reserve SPIs of inbound SAs in the data plane.
 	AllocateSPI func(ipsec.Protocol) (ipsec.SPI, error)
 	ReleaseSPI  func(ipsec.Protocol, ipsec.SPI)
+	// Admit says whether a peer that has proved its identity may have another IKE
+	// SA; initial is its INITIAL_CONTACT. Nil admits all.
+	Admit func(c *Connection, local, remote Identity, initial bool) error
 }
 
 // The configuration of a connection: see package conf.
@@ -32,14 +35,20 @@ type (
 	AuthKind      = conf.AuthKind
 	Child         = conf.Child
 	Encapsulation = conf.Encapsulation
+	Uniqueness    = conf.Uniqueness
 	Retransmit    = conf.Retransmit
 	Identity      = rules.Identity
 )
 
-// The ways to authenticate, and the settings of encapsulation.
+// The ways to authenticate, the policies of uniqueness, and the settings of
+// encapsulation.
 const (
 	AuthCert = conf.AuthCert
 	AuthPSK  = conf.AuthPSK
+
+	UniqueReplace = conf.UniqueReplace
+	UniqueKeep    = conf.UniqueKeep
+	UniqueNever   = conf.UniqueNever
 
 	EncapAuto   = conf.EncapAuto
 	EncapAlways = conf.EncapAlways

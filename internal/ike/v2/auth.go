@@ -126,8 +126,24 @@ func (m *Machine) judged(err error) {
 	case f != nil:
 		m.rejectAuth(f)
 	default:
+		if f := m.admit(); f != nil {
+			m.rejectAuth(f)
+			return
+		}
 		m.authenticate()
 	}
+}
+
+// admit asks whether a peer that is authentic may have another IKE SA.
+func (m *Machine) admit() *failure {
+	if m.env.Admit == nil {
+		return nil
+	}
+	_, initial := m.setup.authRequest.Notify(message.InitialContact)
+	if err := m.env.Admit(m.conn, m.localID, m.remoteID, initial); err != nil {
+		return &failure{code: codeNotUnique, err: err, notify: message.AuthenticationFailed}
+	}
+	return nil
 }
 
 // ---- initiator ----

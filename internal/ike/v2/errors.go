@@ -38,6 +38,7 @@ const (
 	codeInstall       = "install-failed"
 	codeInternal      = "internal-error"
 	codeQueueFull     = "queue-full"
+	codeNotUnique     = "not-unique"
 
 	dropMalformed    = "malformed"
 	dropStray        = "stray"

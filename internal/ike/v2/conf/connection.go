@@ -22,6 +22,7 @@ type Connection struct {
 	LocalAddrs, RemoteAddrs []netip.Prefix
 	Proposals               []ipsec.Proposal // for the IKE SA, in order of preference
 	Children                []*Child
+	Unique                  Uniqueness
 	Encapsulation           Encapsulation
 	DPD                     time.Duration // 0: no liveness checks
 	Lifetime                time.Duration // of the IKE SA, before jitter
@@ -64,6 +65,20 @@ type Child struct {
 	// Start says that the tunnel is set up with the IKE SA, without traffic.
 	Start bool
 }
+
+// Uniqueness says what becomes of several IKE SAs between the same identities.
+type Uniqueness uint8
+
+// The policies of uniqueness.
+const (
+	// UniqueReplace closes an older IKE SA when a newer one has all its tunnels, or
+	// comes with INITIAL_CONTACT.
+	UniqueReplace Uniqueness = iota
+	// UniqueKeep refuses a newer one, unless it comes with INITIAL_CONTACT.
+	UniqueKeep
+	// UniqueNever lets all live, and does not believe INITIAL_CONTACT.
+	UniqueNever
+)
 
 // Encapsulation says when ESP travels in UDP.
 type Encapsulation uint8
