@@ -261,6 +261,9 @@ func TestParseIdentity(t *testing.T) {
 		{"::1", IDIPv6, strings.Repeat("\x00", 15) + "\x01"},
 		{"gw.example.com", IDFQDN, "gw.example.com"},
 		{"@gw", IDFQDN, "gw"},
+		{"*.example.com", IDFQDN, "*.example.com"},
+		{"*@example.com", IDEmail, "*@example.com"},
+		{"C=*", IDDN, "0\x0c" + "1\x0a0\x08\x06\x03\x55\x04\x06\x0c\x01*"},
 		{"user@example.com", IDEmail, "user@example.com"},
 		{"keyid:0a0B", IDKeyID, "\x0a\x0b"},
 		{"@#ff", IDKeyID, "\xff"},
@@ -271,7 +274,7 @@ func TestParseIdentity(t *testing.T) {
 			t.Errorf("%q: got %d %x, %v; want %d %x", tt.text, id.Kind, id.Data, err, tt.kind, tt.data)
 		}
 	}
-	for _, text := range []string{"", "a b", "@", "a@", "a@b@c", "keyid:", "keyid:0", "@#x", "fe80::1%eth0", "::ffff:1.2.3.4", "10.0.0.0/8", "CN=", "C=FIN,=", strings.Repeat("a", 2000), "a\xff"} {
+	for _, text := range []string{"", "a b", "@", "a@", "a@b@c", "keyid:", "keyid:0", "@#x", "fe80::1%eth0", "::ffff:1.2.3.4", "10.0.0.0/8", "*", "**", "*.", "*@", "a*", "*a", "a.*.b", "*.*", "*@*", "CN=", "C=FIN,=", strings.Repeat("a", 2000), "a\xff"} {
 		if id, err := ParseIdentity(text); err == nil {
 			t.Errorf("%q: accepted as %+v", text, id)
 		}

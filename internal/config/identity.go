@@ -45,6 +45,8 @@ const maxIdentity = 1024
 //	user@example.com              a mail address
 //	keyid:0a0b0c, @#0a0b0c        opaque octets
 //	C=FI, O=netsecvpn, CN=agw     a distinguished name
+//	*.example.com, *@example.com  all host names, or mail addresses, of a domain
+//	C=FI, O=netsecvpn, CN=*       all distinguished names with any value there
 //
 // The relative distinguished names of a DN are encoded in the order written.
 func ParseIdentity(text string) (Identity, error) {
@@ -69,7 +71,7 @@ func ParseIdentity(text string) (Identity, error) {
 		return id, nil
 	}
 	if strings.Contains(text, "=") {
-		der, err := dn.ParseDN(text)
+		der, err := dn.ParsePattern(text)
 		if err != nil {
 			return Identity{}, err
 		}
@@ -79,7 +81,7 @@ func ParseIdentity(text string) (Identity, error) {
 	if a, err := netip.ParseAddr(text); err == nil {
 		return addressIdentity(a, text)
 	}
-	if strings.ContainsAny(text, " \t,;/:*%") {
+	if strings.ContainsAny(strings.TrimPrefix(text, "*"), " \t,;/:*%") || text[0] == '*' && !isPattern(text) {
 		return Identity{}, fmt.Errorf("identity %q is neither an address, a host name, a mail address nor a distinguished name", text)
 	}
 	user, domain, hasAt := strings.Cut(text, "@")
@@ -94,6 +96,18 @@ func ParseIdentity(text string) (Identity, error) {
 		return Identity{}, fmt.Errorf("identity %q is not a mail address", text)
 	}
 	return id, nil
+}
+
+// isPattern reports whether the text of a host name or mail address stands for
+// many.
+func isPattern(text string) bool {
+	return len(text) > 2 && (strings.HasPrefix(text, "*.") || strings.HasPrefix(text, "*@"))
+}
+
+// IsPattern reports whether the identity stands for many, as only that of a peer
+// may.
+func (id Identity) IsPattern() bool {
+	return id.Kind == IDDN && dn.IsPattern([]byte(id.Data)) || (id.Kind == IDFQDN || id.Kind == IDEmail) && isPattern(id.Data)
 }
 
 func addressIdentity(a netip.Addr, text string) (Identity, error) {

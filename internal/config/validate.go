@@ -129,6 +129,9 @@ func (d *decoder) validateAuth(c *Connection, path string) {
 	if c.Local.ID.Kind == IDAny {
 		d.errorf(d.at(local+".id"), "the local end must be someone: %%any is for the remote one")
 	}
+	if c.Local.ID.IsPattern() {
+		d.errorf(d.at(local+".id"), "the local end must be someone: patterns with * are for the remote one")
+	}
 	if c.Local.Auth == AuthPSK && c.Local.PSKFile == "" && !d.set(local+".psk-file") {
 		c.Local.PSKFile = c.Remote.PSKFile
 	}

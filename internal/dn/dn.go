@@ -131,6 +131,69 @@ func Equal(a, b []byte) bool {
 	return errA == nil && errB == nil && slices.Equal(ka, kb)
 }
 
+// wildcard is the value that stands for every value.
+const wildcard = "*"
+
+// IsPattern reports whether a name has an attribute whose value is "*".
+func IsPattern(der []byte) bool {
+	n, err := decode(der)
+	if err != nil {
+		return false
+	}
+	for _, set := range n {
+		if slices.ContainsFunc(set, isWildcard) {
+			return true
+		}
+	}
+	return false
+}
+
+func isWildcard(a attribute) bool {
+	s, ok := text(a.Value)
+	return ok && s == wildcard
+}
+
+// Match reports whether a name fits a pattern: it has the relative names of the
+// pattern in the same order, each with the same types of attributes, and with
+// values that are equal, as for Equal, or "*" in the pattern.
+func Match(pattern, name []byte) bool {
+	p, errP := decode(pattern)
+	n, errN := decode(name)
+	if errP != nil || errN != nil || len(p) != len(n) {
+		return false
+	}
+	for i := range p {
+		if !matchSet(p[i], n[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// matchSet pairs the attributes of a relative name by type and value: first
+// those that the pattern spells out, so that a wildcard takes none of theirs.
+func matchSet(pattern, set relativeNameSET) bool {
+	if len(pattern) != len(set) {
+		return false
+	}
+	rest := slices.Clone(set)
+	for _, wild := range []bool{false, true} {
+		for _, p := range pattern {
+			if isWildcard(p) != wild {
+				continue
+			}
+			i := slices.IndexFunc(rest, func(a attribute) bool {
+				return a.Type.Equal(p.Type) && (wild || canonicalValue(a) == canonicalValue(p))
+			})
+			if i < 0 {
+				return false
+			}
+			rest = slices.Delete(rest, i, i+1)
+		}
+	}
+	return true
+}
+
 // canonical returns one string for each relative name.
 func canonical(der []byte) ([]string, error) {
 	n, err := decode(der)
@@ -141,10 +204,7 @@ func canonical(der []byte) ([]string, error) {
 	for _, set := range n {
 		parts := make([]string, 0, len(set))
 		for _, a := range set {
-			value := "#" + string(a.Value.FullBytes)
-			if s, ok := text(a.Value); ok {
-				value = "=" + fold(s)
-			}
+			value := canonicalValue(a)
 			// The length keeps one value from imitating two.
 			parts = append(parts, fmt.Sprintf("%s:%d%s", a.Type, len(value), value))
 		}
@@ -152,6 +212,13 @@ func canonical(der []byte) ([]string, error) {
 		out = append(out, strings.Join(parts, "+"))
 	}
 	return out, nil
+}
+
+func canonicalValue(a attribute) string {
+	if s, ok := text(a.Value); ok {
+		return "=" + fold(s)
+	}
+	return "#" + string(a.Value.FullBytes)
 }
 
 // fold prepares a value for comparison. Only letters of ASCII lose their case:

@@ -130,6 +130,60 @@ func TestEqual(t *testing.T) {
 	}
 }
 
+func TestMatch(t *testing.T) {
+	tests := []struct {
+		pattern, name string
+		want          bool
+	}{
+		{"C=FI, O=netsecvpn, CN=*", "C=FI, O=netsecvpn, CN=agw", true},
+		{"C=FI, O=netsecvpn, CN=*", "C=fi, O=NetSecVPN, CN=anything at all", true},
+		{"C=FI, O=netsecvpn, CN=*", "C=FI, O=other, CN=agw", false},
+		{"C=FI, O=netsecvpn, CN=*", "C=FI, O=netsecvpn", false},
+		{"C=FI, O=netsecvpn, CN=*", "C=FI, O=netsecvpn, CN=a, CN=b", false},
+		{"C=FI, O=netsecvpn, CN=*", "C=FI, O=netsecvpn, OU=agw", false},
+		{"C=FI, O=netsecvpn, CN=*", "C=FI, CN=agw, O=netsecvpn", false},
+		{"C=FI, O=netsecvpn, CN=*", "C=FI, O=netsecvpn, CN=agw+OU=x", false},
+		{"C=*, O=*, CN=*", "C=FI, O=x, CN=y", true},
+		{"CN=*+OU=b", "OU=b+CN=a", true},
+		{"CN=*+OU=b", "OU=c+CN=a", false},
+		{"CN=*+CN=a", "CN=a+CN=b", true},
+		{"CN=*+CN=a", "CN=c+CN=b", false},
+		{"CN=agw*", "CN=agw1", false}, // only the whole value is a wildcard
+		{"CN=agw", "CN=*", false},     // and only in the pattern
+		{"CN=agw", "CN=AGW", true},
+		{"CN=*", "CN=#020105", true},
+	}
+	for _, tt := range tests {
+		pattern, err := ParsePattern(tt.pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := Match(pattern, mustParse(t, tt.name)); got != tt.want {
+			t.Errorf("Match(%q, %q) = %v", tt.pattern, tt.name, got)
+		}
+		if want := strings.Contains(tt.pattern, "=*"); IsPattern(pattern) != want {
+			t.Errorf("IsPattern(%q) = %v", tt.pattern, !want)
+		}
+		if text := FormatDN(pattern); strings.Contains(text, "#") {
+			t.Errorf("the pattern %q is shown as %q", tt.pattern, text)
+		}
+	}
+	pattern, name := mustParse(t, "CN=*"), mustParse(t, "CN=agw")
+	for n := range name {
+		if Match(pattern, name[:n]) {
+			t.Errorf("a prefix of %d octets matches", n)
+		}
+	}
+	for n := range pattern {
+		if Match(pattern[:n], name) || IsPattern(pattern[:n]) {
+			t.Errorf("a prefix of %d octets matches", n)
+		}
+	}
+	if _, err := ParseDN("C=*"); err == nil {
+		t.Error("C=* is a name")
+	}
+}
+
 // openssl judges the encoding.
 func TestParseDNAgreesWithOpenSSL(t *testing.T) {
 	out, err := exec.Command("openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-keyout", "/dev/null",

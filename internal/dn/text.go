@@ -24,7 +24,16 @@ import (
 // Country, serialNumber and dnQualifier become PrintableString, DC and E
 // IA5String, all others UTF8String (RFC 5280, Section 4.1.2.4).
 func ParseDN(text string) ([]byte, error) {
-	p := parser{rest: text, separator: ','}
+	return parser{rest: text, separator: ','}.parse(text)
+}
+
+// ParsePattern is ParseDN for a name to be given to Match: values of every type
+// may be "*".
+func ParsePattern(text string) ([]byte, error) {
+	return parser{rest: text, separator: ',', pattern: true}.parse(text)
+}
+
+func (p parser) parse(text string) ([]byte, error) {
 	if p.take('/') {
 		p.separator = '/'
 	}
@@ -42,6 +51,7 @@ func ParseDN(text string) ([]byte, error) {
 type parser struct {
 	rest      string
 	separator byte // between relative names
+	pattern   bool // values may be wildcards
 }
 
 func (p *parser) name() (name, error) {
@@ -154,6 +164,9 @@ func (p *parser) value(k kind) (asn1.RawValue, error) {
 	s, err := p.chars()
 	if err != nil {
 		return asn1.RawValue{}, err
+	}
+	if p.pattern && s == wildcard {
+		k = kind{} // not every string type has the asterisk
 	}
 	return encodeString(k, s)
 }
@@ -268,9 +281,10 @@ func FormatDN(der []byte) string {
 			b.WriteString(k.keyword)
 			b.WriteByte('=')
 			// RFC 4514, Section 2.4: the value of a type without a keyword is
-			// written as its encoding. So is one that its type does not allow.
+			// written as its encoding. So is one that its type does not allow, but for
+			// the wildcard of a pattern.
 			s, ok := text(a.Value)
-			if _, err := encodeString(k, s); ok && known && err == nil {
+			if _, err := encodeString(k, s); ok && known && (err == nil || s == wildcard) {
 				escape(&b, s)
 			} else {
 				fmt.Fprintf(&b, "#%x", a.Value.FullBytes)

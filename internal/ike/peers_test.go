@@ -307,3 +307,48 @@ func TestInitialContactAndUniqueness(t *testing.T) {
 		})
 	}
 }
+
+// TestClientsAtAnyAddress: a responder that knows neither the addresses nor the
+// names of its clients, but what the names look like.
+func TestClientsAtAnyAddress(t *testing.T) {
+	simulate(t, func(t *testing.T, n *network) {
+		r := n.gateway(t, rightAddr, []*v2.Connection{changed(end("clients", false), func(c *v2.Connection) {
+			c.RemoteAddrs, c.Remote.ID = nil, fqdn("*.clients.example")
+		})})
+		client := func(name, subnet string, addr netip.Addr) *gateway {
+			return n.gateway(t, addr, []*v2.Connection{changed(end("office", true), func(c *v2.Connection) {
+				c.Local.ID, c.LocalAddrs = fqdn(name), []netip.Prefix{netip.PrefixFrom(addr, 32)}
+				c.Children = []*v2.Child{tunnel("lan", subnet, "10.2.0.0/16")}
+			})})
+		}
+		subnets := map[netip.Addr]string{
+			netip.MustParseAddr("203.0.113.21"): "10.1.1.0/24", netip.MustParseAddr("203.0.113.22"): "10.1.2.0/24",
+		}
+		for addr, subnet := range subnets {
+			client("c"+addr.String()+".clients.example", subnet, addr).connect("office", "lan")
+		}
+		for _, sa := range r.fake.SAs() {
+			if sa.ID.Direction == ipsec.In {
+				continue
+			}
+			want := must(ipsec.ParseSelector(subnets[sa.Remote.Addr()]))
+			if !slices.Equal(sa.RemoteTS, []ipsec.Selector{want}) || sa.Connection != "clients" {
+				t.Errorf("%s has %v of %s", sa.Remote, sa.RemoteTS, sa.Connection)
+			}
+			delete(subnets, sa.Remote.Addr())
+		}
+		if len(subnets) != 0 {
+			t.Errorf("no SAs for %v", subnets)
+		}
+		stranger := client("eve.example", "10.1.3.0/24", natAddr)
+		if err := stranger.Connect(t.Context(), "office", "lan"); code(err) != "authentication-failed" {
+			t.Errorf("a stranger: %v", err)
+		}
+		// The client's own gateway may be known by a pattern too: it asks for nobody
+		// in particular.
+		l := n.gateway(t, leftAddr, []*v2.Connection{changed(end("office", true), func(c *v2.Connection) {
+			c.Local.ID, c.Remote.ID = fqdn("d.clients.example"), fqdn("*.example")
+		})})
+		l.connect("office", "lan")
+	})
+}

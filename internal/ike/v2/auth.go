@@ -165,7 +165,7 @@ func (m *Machine) sendAuth(auth *message.Auth) {
 	payloads := []message.Payload{m.localID.Payload(false)}
 	payloads = append(payloads, m.conn.Local.CertPayloads()...)
 	payloads = append(payloads, conf.CertReqs(m.conn)...)
-	if m.conn.Remote.ID != (Identity{}) {
+	if id := m.conn.Remote.ID; id != (Identity{}) && !id.IsPattern() {
 		payloads = append(payloads, m.conn.Remote.ID.Payload(true))
 	}
 	child, f := m.newOffer(s.children[0], s.flow)
@@ -260,7 +260,7 @@ func (m *Machine) answerAuth(msg *message.Message) {
 	if p, ok := msg.ID(true); ok {
 		asked = rules.IdentityOf(p)
 	}
-	if f := m.chooseConnection(asked, auth.Method); f != nil {
+	if f := m.chooseConnection(msg, asked, auth.Method); f != nil {
 		m.rejectAuth(f)
 		return
 	}
@@ -273,9 +273,12 @@ func (m *Machine) answerAuth(msg *message.Message) {
 
 // chooseConnection finds the connection for the identities that the peer claims
 // and asks for.
-func (m *Machine) chooseConnection(asked Identity, method message.AuthMethod) *failure {
+func (m *Machine) chooseConnection(msg *message.Message, asked Identity, method message.AuthMethod) *failure {
+	tsi, _ := msg.TS(false)
+	tsr, _ := msg.TS(true)
 	c, ok := conf.Choose(m.candidates, conf.Claim{
-		Peer: m.remoteID, Asked: asked, Method: method, Chosen: m.session.Chosen, Local: m.local.Addr(),
+		Peer: m.remoteID, Asked: asked, Method: method, Chosen: m.session.Chosen,
+		TSi: tsi.Selectors, TSr: tsr.Selectors, Local: m.local.Addr(), Remote: m.remote.Addr(),
 	})
 	if !ok {
 		return failf(message.AuthenticationFailed,

@@ -15,33 +15,45 @@ type Claim struct {
 	Peer, Asked rules.Identity // Asked is zero where the peer asks for nobody
 	Method      message.AuthMethod
 	Chosen      ipsec.Proposal
+	TSi, TSr    []ipsec.Selector // of the CHILD SA that it asks for
 	Local       netip.Addr
+	Remote      netip.Addr
 }
 
 // Choose finds the connection for a claim: one that names the peer before one
-// that takes any, and otherwise the first. What the peer claims is proved
-// afterwards.
+// with a pattern that it fits, and that before one that takes any; among equals,
+// one with a tunnel for the traffic that the peer asks for, and then the first.
+// What the peer claims is proved afterwards.
 func Choose(candidates []*Connection, x Claim) (*Connection, bool) {
 	kind := AuthCert
 	if x.Method == message.AuthSharedKey {
 		kind = AuthPSK
 	}
-	var anyone *Connection
+	var best *Connection
+	var bestFit rules.Fit
+	var bestTunnel bool
 	for _, c := range candidates {
-		if c.Remote.Auth != kind || !c.allows(x.Chosen) || !c.Remote.ID.Permits(x.Peer) {
+		fit := c.Remote.ID.Fits(x.Peer)
+		if fit == rules.FitsNot || c.Remote.Auth != kind || !c.allows(x.Chosen) {
 			continue
 		}
-		if local, err := c.LocalIdentity(x.Local); err != nil || !x.Asked.Permits(local) {
+		local, err := c.LocalIdentity(x.Local)
+		if err != nil || x.Asked != (rules.Identity{}) && !x.Asked.Equals(local) {
 			continue
 		}
-		if c.Remote.ID != (rules.Identity{}) {
-			return c, true
-		}
-		if anyone == nil {
-			anyone = c
+		if tunnel := c.meets(x); fit > bestFit || fit == bestFit && tunnel && !bestTunnel {
+			best, bestFit, bestTunnel = c, fit, tunnel
 		}
 	}
-	return anyone, anyone != nil
+	return best, best != nil
+}
+
+// meets reports whether c has a tunnel with traffic that the peer asks for.
+func (c *Connection) meets(x Claim) bool {
+	return slices.ContainsFunc(c.Children, func(ch *Child) bool {
+		ours, theirs := ch.Selectors(x.Local, x.Remote)
+		return len(rules.Narrow(x.TSr, ours)) > 0 && len(rules.Narrow(x.TSi, theirs)) > 0
+	})
 }
 
 // allows reports whether c allows the algorithms that IKE_SA_INIT agreed on for

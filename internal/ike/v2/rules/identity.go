@@ -52,9 +52,64 @@ func (id Identity) Equals(o Identity) bool {
 	}
 }
 
+// IsPattern reports whether a configured identity stands for many: a
+// distinguished name with a value "*", a domain name that begins with "*.", or a
+// mail address that begins with "*@".
+func (id Identity) IsPattern() bool {
+	switch id.Kind {
+	case message.IDDERASN1DN:
+		return dn.IsPattern([]byte(id.Data))
+	case message.IDFQDN:
+		return strings.HasPrefix(id.Data, "*.")
+	case message.IDRFC822:
+		return strings.HasPrefix(id.Data, "*@")
+	default:
+		return false
+	}
+}
+
+// Fit says how well a claimed identity fits a configured one.
+type Fit uint8
+
+// The degrees of fitting, from none to the best.
+const (
+	FitsNot     Fit = iota
+	FitsAny         // everyone is permitted
+	FitsPattern     // see IsPattern
+	FitsExactly
+)
+
+// Fits compares what is configured with what a peer claims. The zero Identity
+// permits all.
+func (id Identity) Fits(o Identity) Fit {
+	switch {
+	case id == Identity{}:
+		return FitsAny
+	case id.Kind != o.Kind:
+		return FitsNot
+	case !id.IsPattern():
+		if id.Equals(o) {
+			return FitsExactly
+		}
+		return FitsNot
+	case id.Kind == message.IDDERASN1DN:
+		if dn.Match([]byte(id.Data), []byte(o.Data)) {
+			return FitsPattern
+		}
+		return FitsNot
+	default:
+		suffix := id.Data[1:]
+		n := len(o.Data) - len(suffix)
+		if n > 0 && strings.EqualFold(o.Data[n:], suffix) {
+			return FitsPattern
+		}
+		return FitsNot
+	}
+}
+
 // Permits reports whether a peer that claims o may be the one that is
-// configured; the zero Identity permits all.
-func (id Identity) Permits(o Identity) bool { return id == Identity{} || id.Equals(o) }
+// configured.
+func (id Identity) Permits(o Identity) bool { return id.Fits(o) != FitsNot }
 
 // IdentityOf reads an ID payload.
 func IdentityOf(p *message.ID) Identity {
