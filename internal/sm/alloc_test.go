@@ -30,6 +30,10 @@ func TestNoAllocations(t *testing.T) {
 		for _, j := range seal {
 			open = append(open, OpenJob{Cipher: d, MAC: j.MAC, Head: j.Head, IV: j.IV, Dst: j.Dst, Src: j.Dst, Tail: j.Tail, ICV: j.ICV})
 		}
+		var gcm []GCMJob
+		for range 7 {
+			gcm = append(gcm, GCMJob{Key: g, Nonce: nonce, AAD: aad, Src: plain[:100], Dst: make([]byte, 116)})
+		}
 		for name, f := range map[string]func(){
 			"GCM seal":    func() { g.Seal(buf[:0], nonce, plain, aad) },
 			"GCM open":    func() { g.Open(buf[:0], nonce, sealed, aad) },
@@ -41,6 +45,7 @@ func TestNoAllocations(t *testing.T) {
 			"HMAC batch":  func() { l.HMAC(macs) },
 			"seal batch":  func() { l.Seal(seal) },
 			"open batch":  func() { l.Open(open) },
+			"GCM batch":   func() { l.SealGCM(gcm) },
 			"HMAC":        func() { mac.Sum(&sum, aad, plain) },
 		} {
 			if n := testing.AllocsPerRun(20, f); n != 0 {

@@ -260,3 +260,35 @@ func BenchmarkNewKey(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkSM4GCMBatch seals batches of 32 packets.
+func BenchmarkSM4GCMBatch(b *testing.B) {
+	r := rand.New(rand.NewPCG(1, 1))
+	key := random(r, 16)
+	for _, size := range []int{64, 256, 1400} {
+		for _, e := range engines() {
+			b.Run(fmt.Sprintf("size=%d/impl=%s", size, e.name), func(b *testing.B) {
+				g, _ := newGCM(e, key)
+				l := newLanes(e)
+				var jobs []GCMJob
+				for range 32 {
+					jobs = append(jobs, GCMJob{Key: g, Nonce: random(r, 12), AAD: random(r, 8), Src: random(r, size), Dst: make([]byte, size+16)})
+				}
+				b.SetBytes(int64(32 * size))
+				for b.Loop() {
+					l.SealGCM(jobs)
+				}
+			})
+		}
+		b.Run(fmt.Sprintf("size=%d/impl=gmsm", size), func(b *testing.B) {
+			a, nonce, aad := peerGCM(b, key), random(r, 12), random(r, 8)
+			src, dst := random(r, size), make([]byte, size+16)
+			b.SetBytes(int64(32 * size))
+			for b.Loop() {
+				for range 32 {
+					a.Seal(dst[:0], nonce, src, aad)
+				}
+			}
+		})
+	}
+}

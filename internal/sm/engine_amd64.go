@@ -26,6 +26,7 @@ var engines = sync.OnceValue(func() []*engine {
 			},
 			ghash:   kGhashAVX512,
 			powers:  kPowersAVX512,
+			pooled:  [2]kernel{kSealPooledAVX512, kOpenPooledAVX512},
 			minHash: 2,
 		})
 	}

@@ -152,3 +152,65 @@ func TestCTRAgainstOpenSSL(t *testing.T) {
 		}
 	})
 }
+
+func TestGCMBatches(t *testing.T) {
+	forEach(t, func(t *testing.T, e *engine) {
+		r := rand.New(rand.NewPCG(17, 18))
+		l := newLanes(e)
+		for round := range 60 {
+			var keys []*GCM
+			var peers []cipher.AEAD
+			for range 2 {
+				key := random(r, 16)
+				g, _ := newGCM(e, key)
+				keys, peers = append(keys, g), append(peers, peerGCM(t, key))
+			}
+			var seal, open []GCMJob
+			var plain, want [][]byte
+			for range r.IntN(40) {
+				k := r.IntN(8) / 7
+				n := r.IntN(200)
+				if r.IntN(5) == 0 {
+					n = r.IntN(1600)
+				}
+				p := random(r, n)
+				j := GCMJob{Key: keys[k], Nonce: random(r, 12), AAD: random(r, r.IntN(20)), Src: bytes.Clone(p)}
+				if r.IntN(9) == 0 {
+					j.AAD = random(r, 3000)
+				}
+				w := peers[k].Seal(nil, j.Nonce, p, j.AAD)
+				j.Dst = make([]byte, n+16)
+				if r.IntN(2) == 0 {
+					copy(j.Dst, p)
+					j.Src = j.Dst[:n]
+				}
+				seal, plain, want = append(seal, j), append(plain, p), append(want, w)
+				o := GCMJob{Key: j.Key, Nonce: j.Nonce, AAD: j.AAD, Src: bytes.Clone(w), Dst: make([]byte, n)}
+				if r.IntN(2) == 0 {
+					o.Dst = o.Src[:n]
+				}
+				open = append(open, o)
+			}
+			l.SealGCM(seal)
+			spoiled := -1
+			if len(open) > 0 && round%2 == 0 {
+				spoiled = r.IntN(len(open))
+				open[spoiled].Src[r.IntN(len(open[spoiled].Src))] ^= 1
+			}
+			l.OpenGCM(open)
+			for i := range seal {
+				if !bytes.Equal(seal[i].Dst, want[i]) {
+					t.Fatalf("round %d: packet %d of %d octets: wrong seal", round, i, len(plain[i]))
+				}
+				switch {
+				case i == spoiled:
+					if open[i].Err != ErrAuth || !bytes.Equal(open[i].Dst, make([]byte, len(open[i].Dst))) {
+						t.Fatalf("round %d: changed packet %d opened", round, i)
+					}
+				case open[i].Err != nil || !bytes.Equal(open[i].Dst, plain[i]):
+					t.Fatalf("round %d: packet %d: %v", round, i, open[i].Err)
+				}
+			}
+		}
+	})
+}

@@ -59,6 +59,19 @@ func TestBuffersAtTheEdgeOfMemory(t *testing.T) {
 				if got, err := g.Open(out[:0], nonce, sealed, aad); err != nil || !bytes.Equal(got, plain) {
 					t.Fatalf("GCM of %d octets: %v", n, err)
 				}
+				seal := make([]GCMJob, 3)
+				open := make([]GCMJob, 3)
+				for i := range seal {
+					seal[i] = GCMJob{Key: g, Nonce: nonce, AAD: aad, Src: plain, Dst: edge(n + 16)}
+					open[i] = GCMJob{Key: g, Nonce: nonce, AAD: aad, Src: seal[i].Dst, Dst: edge(n)}
+				}
+				l.SealGCM(seal)
+				l.OpenGCM(open)
+				for i := range open {
+					if open[i].Err != nil || !bytes.Equal(open[i].Dst, plain) {
+						t.Fatalf("batch of GCM of %d octets: %v", n, open[i].Err)
+					}
+				}
 				if n%16 != 0 {
 					continue
 				}

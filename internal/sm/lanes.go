@@ -51,6 +51,7 @@ type engine struct {
 	units  []unit
 	whole  bool // they take whole units only, and hash apart
 	ghash  kernel
+	pooled [2]kernel // none: packets of GCM one at a time
 	powers kernel
 	// How many messages make a batch worthwhile.
 	minHash int
@@ -77,6 +78,7 @@ type Lanes struct {
 	cbc    [maxLanes]CBCJob
 	mac    [maxLanes]MACJob
 	sums   [maxLanes][HashSize]byte
+	pool   [(poolBlocks + 4) * BlockSize]byte // kernels read a register's worth
 	head   [maxLanes][fusedHead + BlockSize]byte
 }
 
@@ -97,6 +99,7 @@ func newLanes(e *engine) *Lanes {
 // again.
 func (l *Lanes) Wipe() {
 	clear(l.sums[:])
+	clear(l.pool[:])
 	clear(l.store)
 	clear(l.block[:])
 	clear(l.finish.tail[:])

@@ -65,6 +65,12 @@ func open64AVX512(p unsafe.Pointer)
 func open96AVX512(p unsafe.Pointer)
 
 //go:noescape
+func sealPooledAVX512(p unsafe.Pointer)
+
+//go:noescape
+func openPooledAVX512(p unsafe.Pointer)
+
+//go:noescape
 func blocks16AVX512(p unsafe.Pointer)
 
 //go:noescape
@@ -173,6 +179,8 @@ const (
 	kOpen32AVX512
 	kOpen64AVX512
 	kOpen96AVX512
+	kSealPooledAVX512
+	kOpenPooledAVX512
 	kBlocks16AVX512
 	kBlocks32AVX512
 	kBlocks64AVX512
@@ -247,6 +255,10 @@ func (k kernel) call(p unsafe.Pointer) {
 		open64AVX512(p)
 	case kOpen96AVX512:
 		open96AVX512(p)
+	case kSealPooledAVX512:
+		sealPooledAVX512(p)
+	case kOpenPooledAVX512:
+		openPooledAVX512(p)
 	case kBlocks16AVX512:
 		blocks16AVX512(p)
 	case kBlocks32AVX512:

@@ -39,6 +39,8 @@ func outputs() map[string]string {
 				ctrSlices(f, k, u, m)
 			}
 		}
+		pooled(f, k, sealing)
+		pooled(f, k, opening)
 		blockWords(f, k)
 		blockSlices(f, k, units{0, 1})
 		blockSlices(f, k, units{0, 2})
