@@ -99,12 +99,12 @@ func (l *Lanes) gcmPool(jobs []GCMJob, blocks int, open bool) {
 		kernel = e.pooled[1]
 	}
 	var c wideCall
+	var got, want [TagSize]byte
 	c.final = 1
 	at = 0
 	for i := range jobs {
 		j := &jobs[i]
 		src, dst := j.Src, j.Dst
-		var got, want [TagSize]byte
 		if open {
 			src = src[:len(src)-TagSize]
 			dst = dst[:len(src)]
