@@ -63,7 +63,21 @@ test-interop: ## tunnels with strongSwan only (root)
 	go test -count 1 -timeout 20m ./test/interop
 
 .PHONY: bench
-bench: ## Go benchmarks of the packet path
+bench: build bench-peers ## this program beside its peers, for an hour (root); rewrites docs/benchmarks
+	scripts/setup.sh bench
+	$(BIN) bench --out docs/benchmarks
+
+.PHONY: bench-quick
+bench-quick: build bench-peers ## the same in two minutes, only shown
+	scripts/setup.sh bench
+	$(BIN) bench --quick
+
+.PHONY: bench-peers
+bench-peers: ## build the peers that no package brings
+	scripts/bench-peers.sh
+
+.PHONY: bench-go
+bench-go: ## Go benchmarks of the packet path
 	go test -run '^$$' -bench . -benchmem ./internal/...
 
 .PHONY: cross

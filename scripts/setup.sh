@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the demonstration or the tests need, and
-# only those that are missing. Usage: setup.sh demo|test
+# only those that are missing. Usage: setup.sh demo|test|bench
 set -euo pipefail
 
 demo=(iproute2 iputils-ping)
-test=("${demo[@]}" strongswan-swanctl charon-systemd libcharon-extra-plugins
-  libstrongswan-extra-plugins libstrongswan-standard-plugins strongswan-pki
+bench=("${demo[@]}" iperf3 strongswan-swanctl charon-systemd libcharon-extra-plugins
+  libstrongswan-extra-plugins libstrongswan-standard-plugins)
+test=("${bench[@]}" strongswan-pki
   tshark python3-scapy tcpdump nftables openssl gcc libc6-dev)
 
 case "${1:-}" in
   demo) packages=("${demo[@]}") ;;
   test) packages=("${test[@]}") ;;
-  *) echo "usage: $0 demo|test" >&2; exit 2 ;;
+  bench) packages=("${bench[@]}") ;;
+  *) echo "usage: $0 demo|test|bench" >&2; exit 2 ;;
 esac
 
 missing=()

@@ -22,7 +22,7 @@ var floors = [][]string{
 	{"internal/replay", "internal/esp", "internal/ike/message", "internal/ike/keys", "internal/ike/v2/rules", "internal/ike/v2/conf", "internal/ike/v2", "internal/config"},
 	{"internal/spd", "internal/sad", "internal/pki"},
 	{"internal/logging", "internal/netio", "internal/dataplane", "internal/dataplane/dataplanetest", "internal/dataplane/userspace", "internal/ike", "internal/host"},
-	{"internal/control", "internal/lab/netns", "internal/lab"},
+	{"internal/control", "internal/lab/netns", "internal/lab", "internal/bench/plot", "internal/bench"},
 	{"internal/app"},
 	{"cmd/caponier"},
 }
@@ -34,6 +34,7 @@ var apart = []struct{ from, to, why string }{
 	{"internal/control", "internal/ike", "control describes the gateway in its own values"},
 	{"internal/control", "internal/app", "app implements control.Gateway"},
 	{"internal/lab", "internal/app", "the lab drives the program from outside, as a user does"},
+	{"internal/bench", "internal/app", "the benchmark drives the program from outside, as a user does"},
 }
 
 // fences names the packages that may import a third-party module. Test files
@@ -51,7 +52,8 @@ var fences = map[string][]string{
 	"github.com/emmansun/gmsm":        {},
 	"golang.org/x/term":               {"cmd/caponier", "internal/control"},
 	"golang.org/x/crypto":             {"internal/suite", "internal/pki"},
-	"golang.org/x/net":                {"internal/netio"},
+	"golang.org/x/net":                {"internal/netio", "internal/bench"},
+	"github.com/go-analyze/charts":    {"internal/bench/plot"},
 	"golang.org/x/sync":               {},
 	"github.com/google/go-cmp":        {},
 	"go.uber.org/goleak":              {},

@@ -1,0 +1,135 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"text/template"
+	"time"
+
+	"caponier/internal/control"
+)
+
+// caponierPeer is this very program, driven from outside as an operator would.
+type caponierPeer struct {
+	name    string
+	program string
+	esp     string // proposal
+}
+
+func (c caponierPeer) about() PeerInfo {
+	return PeerInfo{
+		Name: c.name, What: "this program, user-space data plane",
+		Settings: "ESP " + c.esp + ", otherwise defaults",
+	}
+}
+
+func (c caponierPeer) find(ctx context.Context) (string, error) {
+	if c.program == "" {
+		return "", errors.New("the caponier binary is not known")
+	}
+	return output(ctx, c.program, "version")
+}
+
+// caponierConfig is for one end. End A calls.
+var caponierConfig = template.Must(template.New("caponier").Parse(`gateway:
+  name: {{.Name}}
+  state: state-{{.Name}}
+  control: {{.Name}}.sock
+  log: { level: warn }
+connections:
+{{- range .Connections}}
+  {{.Name}}:
+    local: { address: {{$.Local}}, id: "{{.LocalID}}", auth: psk, psk-file: bench.psk }
+    remote: { address: {{$.Remote}}, id: "{{.RemoteID}}", auth: psk }
+    proposals: [aes128gcm16-prfsha256-x25519]
+    tunnels:
+      lan: { local: ["{{.LocalTS}}"], remote: ["{{.RemoteTS}}"], proposals: [{{$.ESP}}], start: {{$.Start}}, lifetime: 1d }
+{{- end}}
+`))
+
+type caponierEnd struct {
+	Name, Local, Remote, ESP, Start string
+	Connections                     []caponierConnection
+}
+
+type caponierConnection struct{ Name, LocalID, RemoteID, LocalTS, RemoteTS string }
+
+// mirror is the other end's view of a connection.
+func (c caponierConnection) mirror() caponierConnection {
+	c.LocalID, c.RemoteID, c.LocalTS, c.RemoteTS = c.RemoteID, c.LocalID, c.RemoteTS, c.LocalTS
+	return c
+}
+
+// start brings B up before A, which calls it.
+func (c caponierPeer) start(ctx context.Context, p *pair) error {
+	return c.startConnections(ctx, p, []caponierConnection{{
+		Name: "bench", LocalID: "a.bench.example", RemoteID: "b.bench.example",
+		LocalTS: lanA.String(), RemoteTS: lanB.String(),
+	}}, "start")
+}
+
+// startConnections runs the gateways with connections as A sees them, which A
+// calls when start says so.
+func (c caponierPeer) startConnections(ctx context.Context, p *pair, conns []caponierConnection, start string) error {
+	if err := os.WriteFile(filepath.Join(p.dir, "bench.psk"), []byte(rand.Text()+"\n"), 0o600); err != nil {
+		return err
+	}
+	a := caponierEnd{Name: "gwa", Local: addrOutsideA.String(), Remote: addrOutsideB.String(), ESP: c.esp, Start: start, Connections: conns}
+	b := caponierEnd{Name: "gwb", Local: a.Remote, Remote: a.Local, ESP: c.esp, Start: "none"}
+	for _, conn := range conns {
+		b.Connections = append(b.Connections, conn.mirror())
+	}
+	for _, end := range []caponierEnd{a, b} {
+		var text bytes.Buffer
+		if err := caponierConfig.Execute(&text, end); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(p.dir, end.Name+".yaml"), text.Bytes(), 0o600); err != nil {
+			return err
+		}
+	}
+	if err := p.gateway(p.gwB, "gwb", nil, c.program, "run", "-c", filepath.Join(p.dir, "gwb.yaml")); err != nil {
+		return err
+	}
+	if _, err := caponierStatus(ctx, p, "gwb"); err != nil {
+		return err
+	}
+	if err := p.gateway(p.gwA, "gwa", nil, c.program, "run", "-c", filepath.Join(p.dir, "gwa.yaml")); err != nil {
+		return err
+	}
+	p.gateways[0], p.gateways[1] = p.gateways[1], p.gateways[0]
+	return nil
+}
+
+// caponierStatus asks a gateway, and waits until it answers.
+func caponierStatus(ctx context.Context, p *pair, gateway string) (status control.Status, err error) {
+	path := filepath.Join(p.dir, gateway+".sock")
+	if err := waitFile(ctx, p, path); err != nil {
+		return status, err
+	}
+	ask, ok := control.Find("status")
+	if !ok {
+		return status, errors.New("the registry has no status")
+	}
+	client := control.NewClient(path)
+	defer client.Close()
+	deadline := time.Now().Add(15 * time.Second)
+	for {
+		err := client.Call(ctx, ask, nil, func(r control.Result, _ json.RawMessage) error {
+			status, _ = r.(control.Status)
+			return nil
+		})
+		if err == nil || ctx.Err() != nil || time.Now().After(deadline) {
+			return status, err
+		}
+		if err := p.alive(); err != nil {
+			return status, err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
