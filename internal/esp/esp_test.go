@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -35,7 +36,14 @@ var (
 	ctr128 = algorithms{"aes128ctr-aescmac", encrs(ipsec.EncrAESCTR, 128), hmacs(ipsec.IntegAESCMAC96)}
 	nulls  = algorithms{"null-sha1", encrs(ipsec.EncrNull, 0), hmacs(ipsec.IntegHMACSHA196)}
 
-	all = []algorithms{gcm128, gcm256, cbc256, cbc384, cbc512, ccm192, chacha, ctr128, nulls}
+	sm4gcm   = algorithms{"sm4gcm16", encrs(ipsec.EncrSM4GCM16, 0), ipsec.Transform{}}
+	sm4cbc   = algorithms{"sm4cbc-sm3", encrs(ipsec.EncrSM4CBC, 0), hmacs(ipsec.IntegHMACSM3)}
+	sm4cbc16 = algorithms{"sm4cbc-sm3_128", encrs(ipsec.EncrSM4CBC, 0), hmacs(ipsec.IntegHMACSM3128)}
+	sm4cbc12 = algorithms{"sm4cbc-sm3_96", encrs(ipsec.EncrSM4CBC, 0), hmacs(ipsec.IntegHMACSM396)}
+
+	standard = []algorithms{gcm128, gcm256, cbc256, cbc384, cbc512, ccm192, chacha, ctr128, nulls}
+	national = []algorithms{sm4gcm, sm4cbc, sm4cbc16, sm4cbc12}
+	all      = slices.Concat(standard, national)
 )
 
 func encrs(id, bits uint16) ipsec.Transform {

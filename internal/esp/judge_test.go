@@ -104,7 +104,7 @@ func outer(version int, udp bool, esp []byte) []byte {
 // scapyCases makes each combination of algorithms, families, encapsulation and
 // inner length, with the inner packets beside.
 func scapyCases(t *testing.T, do string) (cases []scapyCase, inners [][]byte, algos []algorithms) {
-	for _, a := range all {
+	for _, a := range standard {
 		sa := testSA(t, a, ipsec.Out)
 		seq := uint32(0)
 		for _, outerVersion := range []int{4, 6} {

@@ -77,6 +77,22 @@ const (
 	KEX448     uint16 = 32
 )
 
+// Algorithms of SM4 (GB/T 32907-2016) and SM3 (GB/T 32905-2016). IANA has
+// numbers for none of them: these are from the private-use range of each
+// registry (RFC 7296, Section 3.3.2), beginning with the number of the national
+// standard, and mean something only to a peer configured alike. They are not
+// those of GM/T 0022, which is another protocol.
+const (
+	EncrSM4CBC   uint16 = 32907 // like AES-CBC, with a key of 128 bits
+	EncrSM4GCM16 uint16 = 32908 // like AES-GCM
+
+	PRFHMACSM3 uint16 = 32905
+
+	IntegHMACSM3    uint16 = 32905 // the whole output as the ICV
+	IntegHMACSM3128 uint16 = 32906 // truncated to 128 bits
+	IntegHMACSM396  uint16 = 32907 // truncated to 96 bits
+)
+
 // Extended sequence numbers (RFC 4303, Section 2.2.1).
 const (
 	ESNNo  uint16 = 0

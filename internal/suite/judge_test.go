@@ -15,7 +15,8 @@ import (
 
 // opensslSeals seals with OpenSSL, through python3-cryptography, what a
 // Protector should, from the numbers of the IANA registry. GMAC and the layout
-// of nonces are written from the RFCs, and AES-XCBC is from its definition.
+// of nonces are written from the RFCs, and AES-XCBC is from its definition, as is
+// GCM with SM4, of which OpenSSL 3.0 has ECB, CBC and CTR (NIST SP 800-38D).
 const opensslSeals = xcbcByDefinition + `
 import json
 from cryptography.hazmat.primitives import cmac, hashes, hmac
@@ -25,13 +26,30 @@ def crypt(mode, key, data):
 def encrypt(c, key, iv, plain):
     if c["encr"] == 11: return plain
     if c["encr"] == 12: return crypt(modes.CBC(iv), key, plain)
+    if c["encr"] == 32907: return Cipher(algorithms.SM4(key), modes.CBC(iv)).encryptor().update(plain)
     if c["encr"] == 13: return crypt(modes.CTR(key[-4:] + iv + b"\0\0\0\1"), key[:-4], plain)
 def mac(c, key, data):
     sha = {2: hashes.SHA1, 12: hashes.SHA256, 13: hashes.SHA384, 14: hashes.SHA512}
+    sha.update(dict.fromkeys((32905, 32906, 32907), hashes.SM3))
     if c["integ"] == 5: return xcbc(key, data)[:12]
     m = cmac.CMAC(algorithms.AES(key)) if c["integ"] == 8 else hmac.HMAC(key, sha[c["integ"]]())
     m.update(data)
-    return m.finalize()[:{2: 12, 8: 12, 12: 16, 13: 24, 14: 32}[c["integ"]]]
+    return m.finalize()[:{2: 12, 8: 12, 12: 16, 13: 24, 14: 32, 32905: 32, 32906: 16, 32907: 12}[c["integ"]]]
+def ghash(h, data):
+    y, h = 0, int.from_bytes(h, "big")
+    for i in range(0, len(data), 16):
+        y, v, z = y ^ int.from_bytes(data[i:i + 16], "big"), h, 0
+        for bit in range(127, -1, -1):
+            if y >> bit & 1: z ^= v
+            v = v >> 1 ^ (0xe1 << 120 if v & 1 else 0)
+        y = z
+    return y.to_bytes(16, "big")
+def sm4gcm(key, nonce, plain, aad):
+    ecb = lambda data: Cipher(algorithms.SM4(key), modes.ECB()).encryptor().update(data)
+    out = Cipher(algorithms.SM4(key), modes.CTR(nonce + b"\0\0\0\2")).encryptor().update(plain)
+    pad = lambda data: data + bytes(-len(data) % 16)
+    sizes = (8 * len(aad)).to_bytes(8, "big") + (8 * len(out)).to_bytes(8, "big")
+    return out + xor(ecb(nonce + b"\0\0\0\1"), ghash(ecb(bytes(16)), pad(aad) + pad(out) + sizes))
 def seal(c):
     key, ikey, iv, plain, aad, tail = (bytes.fromhex(c[x]) for x in ("key", "ikey", "iv", "plain", "aad", "tail"))
     e = c["encr"]
@@ -43,6 +61,7 @@ def seal(c):
         return plain + AESGCM(key[:-4]).encrypt(key[-4:] + iv, b"", aad + iv + plain)
     if e == 28:
         return ChaCha20Poly1305(key[:-4]).encrypt(key[-4:] + iv, plain, aad)
+    if e == 32908: return sm4gcm(key[:-4], key[-4:] + iv, plain, aad)
     sealed = encrypt(c, key, iv, plain)
     return sealed + mac(c, ikey, aad + iv + sealed + tail)
 json.dump([seal(c).hex() for c in json.load(sys.stdin)], sys.stdout)

@@ -27,6 +27,9 @@ func TestParse(t *testing.T) {
 		{ParseIKE, "aes128ccm64-aes128ccm96-aes128ccm128-prfsha1-x25519", "aes128ccm8-aes128ccm12-aes128ccm16-prfsha1-x25519"},
 		{ParseIKE, "aes192gcm64-aes192gcm96-chacha20poly1305-prfsha256-x25519", "aes192gcm8-aes192gcm12-chacha20poly1305-prfsha256-x25519"},
 		{ParseIKE, "aes256ctr-sha256-x25519", "aes256ctr-sha256-prfsha256-x25519"},
+		{ParseIKE, "sm4gcm16-prfsm3-x25519", "sm4gcm16-prfsm3-x25519"},
+		{ParseIKE, "sm4-sm3-ecp256", "sm4cbc-sm3-prfsm3-ecp256"},
+		{ParseESP, "sm4-sm3_96-sm3_128", "sm4cbc-sm3_96-sm3_128-noesn"},
 		{ParseESP, "null-sha1", "null-sha1-noesn"},
 		{ParseESP, "aes256gmac-esn", "aes256gmac-esn"},
 		{ParseESP, "aes256gcm16", "aes256gcm16-noesn"},
@@ -138,6 +141,9 @@ func TestDefaults(t *testing.T) {
 			}
 			if why, weak := Weak(x); weak {
 				t.Errorf("%s is weak: %s", Name(x), why)
+			}
+			if x.ID >= 1024 {
+				t.Errorf("%s has a private-use number", Name(x))
 			}
 		}
 	}

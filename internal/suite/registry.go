@@ -44,9 +44,9 @@ type integrity struct {
 // registry is every transform. The next algorithm is one line in the table of
 // its family.
 var registry = slices.Concat(
-	aesGCM, chacha, aesCCM, aesCTR, aesCBC, aesGMAC, null,
-	hmacIntegrity, aesIntegrity,
-	hmacPRF, aesPRF,
+	aesGCM, chacha, aesCCM, aesCTR, aesCBC, sm4, aesGMAC, null,
+	hmacIntegrity, aesIntegrity, sm3Integrity,
+	hmacPRF, aesPRF, sm3PRF,
 	montgomeryGroups, nistGroups, x448Group, modpGroups,
 	esn,
 )

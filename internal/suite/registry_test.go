@@ -83,7 +83,7 @@ func TestWeak(t *testing.T) {
 	for word, want := range map[string]bool{
 		"sha1": true, "prfsha1": true, "null": true, "aes128gmac": true, "aes256gcm8": true, "aes256ccm8": true,
 		"aes128ccm12": false, "aes128gcm12": false, "aes128ctr": false, "aesxcbc": false, "prfaescmac": false,
-		"chacha20poly1305": false, "esn": false, "modp1024": true, "modp1536": true, "modp2048": false,
+		"chacha20poly1305": false, "sm4gcm16": false, "sm4cbc": false, "sm3_96": false, "prfsm3": false, "esn": false, "modp1024": true, "modp1536": true, "modp2048": false,
 	} {
 		e, err := parseWord(word)
 		if err != nil {
@@ -107,6 +107,7 @@ func TestPRF(t *testing.T) {
 		{ipsec.PRFHMACSHA256, 32},
 		{ipsec.PRFHMACSHA384, 48},
 		{ipsec.PRFHMACSHA512, 64},
+		{ipsec.PRFHMACSM3, 32},
 		{ipsec.PRFAESXCBC, 16},
 		{ipsec.PRFAESCMAC, 16},
 	} {
