@@ -111,6 +111,17 @@ func (g fakeGateway) SAs(context.Context) ([]control.SA, error) { return nil, ni
 
 func (g fakeGateway) Policies(context.Context) ([]ipsec.Policy, error) { return nil, nil }
 
+func (g fakeGateway) Why(_ context.Context, connection string) (control.Why, error) {
+	if connection != "" && connection != "agw" {
+		return control.Why{}, control.UnknownConnection(connection)
+	}
+	return control.Why{}, nil
+}
+
+func (g fakeGateway) Trace(_ context.Context, f ipsec.Flow) (control.Trace, error) {
+	return control.Trace{Flow: f, Verdict: control.DroppedNone, Words: "the data plane drops it"}, nil
+}
+
 func (g fakeGateway) Log(ctx context.Context, f logging.Filter, follow bool, emit func(logging.Record) error) error {
 	return g.ring.Stream(ctx, f, follow, emit)
 }

@@ -16,6 +16,7 @@ import (
 	"caponier/internal/config"
 	"caponier/internal/control"
 	"caponier/internal/dataplane/userspace"
+	"caponier/internal/diagnose"
 	"caponier/internal/host"
 	"caponier/internal/ike"
 	v2 "caponier/internal/ike/v2"
@@ -56,6 +57,7 @@ type app struct {
 	host    *host.Host
 	daemon  *ike.Daemon
 	auth    *authenticator
+	book    *diagnose.Book
 	server  *control.Server
 	// ikeSocket is the daemon's to close, once there is a daemon.
 	ikeSocket *netio.IKEPort
@@ -91,7 +93,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	a := &app{opts: o, started: time.Now(), log: log, slog: log.Subsystem("app"), cfg: cfg, auth: new(authenticator)}
+	a := &app{opts: o, started: time.Now(), log: log, slog: log.Subsystem("app"), cfg: cfg, auth: new(authenticator), book: new(diagnose.Book)}
 	for _, w := range warnings {
 		a.slog.Warn("configuration", "problem", w.Error())
 	}
@@ -195,9 +197,11 @@ func (a *app) start(creds map[string]*credentials) error {
 	}
 	a.daemon = ike.New(ike.Options{
 		Sockets: []netio.IKESocket{a.plane.IKESocket(), a.ikeSocket}, Backend: a.plane,
-		Authenticator: a.auth, Rand: rand.Reader, Log: a.log.Subsystem("ike"),
+		Authenticator: a.auth, Rand: rand.Reader, Log: a.log.Subsystem("ike"), OnFailure: a.book.Take,
 	})
-	a.daemon.Apply(connections(a.cfg, creds, a.reqIDs), nil)
+	conns := connections(a.cfg, creds, a.reqIDs)
+	a.book.Configure(conns)
+	a.daemon.Apply(conns, nil)
 	a.serving.Go(func() {
 		if err := a.server.Serve(); err != nil {
 			a.slog.Error("the control socket is gone", "error", err)

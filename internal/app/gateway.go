@@ -56,7 +56,7 @@ func (a *app) carryOut(ctx context.Context, t control.Target, wait bool, report 
 	during, after string, order func(ctx context.Context, connection, tunnel string) error,
 ) error {
 	if err := a.daemon.Knows(t.Connection, t.Tunnel); err != nil {
-		return refusal(t, err)
+		return a.refusal(t, err)
 	}
 	if !wait {
 		go func() {
@@ -72,14 +72,14 @@ func (a *app) carryOut(ctx context.Context, t control.Target, wait bool, report 
 		report(control.Progress{Time: time.Now(), Target: t, Step: during})
 	}
 	if err := order(ctx, t.Connection, t.Tunnel); err != nil {
-		return refusal(t, err)
+		return a.refusal(t, err)
 	}
 	report(control.Progress{Time: time.Now(), Target: t, Step: after})
 	return nil
 }
 
 // refusal gives an error of the daemon its stable code.
-func refusal(t control.Target, err error) error {
+func (a *app) refusal(t control.Target, err error) error {
 	failure, isFailure := errors.AsType[*ike.Failure](err)
 	switch {
 	case errors.Is(err, ike.ErrUnknownConnection):
@@ -89,7 +89,12 @@ func refusal(t control.Target, err error) error {
 	case errors.Is(err, ike.ErrNoAddress), errors.Is(err, ike.ErrNotEstablished), errors.Is(err, ike.ErrRemoved):
 		return control.Errorf(control.CodeRefused, "%v", err)
 	case isFailure && failure.Code != "":
-		return control.Errorf(failure.Code, "%v", err)
+		f := a.explained(t.Connection, &control.Failure{Code: failure.Code, Message: err.Error()})
+		cure := f.Cure
+		if cure != "" {
+			cure += "; "
+		}
+		return &control.Error{Code: f.Code, Message: f.Message, Cure: cure + "caponier why " + t.Connection + " shows more"}
 	default:
 		return err
 	}

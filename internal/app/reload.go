@@ -44,7 +44,9 @@ func (a *app) Reload(_ context.Context, dryRun bool) (control.ReloadReport, erro
 		return report, err
 	}
 	a.auth.set(creds)
-	a.daemon.Apply(connections(cfg, creds, reqIDs), changes(plan))
+	conns := connections(cfg, creds, reqIDs)
+	a.book.Configure(conns)
+	a.daemon.Apply(conns, changes(plan))
 	a.log.SetLevels(cfg.Gateway.Log.Level, cfg.Gateway.Log.Levels)
 	a.cfg, a.reqIDs = cfg, reqIDs
 	a.slog.Info("configuration reloaded", "changes", len(report.Changes), "restart-required", len(report.RestartRequired))

@@ -47,6 +47,9 @@ func (a *app) Status(_ context.Context, name string) (control.Status, error) {
 			continue // removed by a reload since
 		}
 		c := connectionStatus(conf, st, reqIDs, sad)
+		if c.LastError != nil {
+			c.LastError = a.explained(c.Name, c.LastError)
+		}
 		c.Settle(now)
 		s.Connections = append(s.Connections, c)
 	}

@@ -22,7 +22,7 @@ var floors = [][]string{
 	{"internal/replay", "internal/esp", "internal/ike/message", "internal/ike/keys", "internal/ike/v2/rules", "internal/ike/v2/conf", "internal/ike/v2", "internal/config"},
 	{"internal/spd", "internal/sad", "internal/pki"},
 	{"internal/logging", "internal/netio", "internal/dataplane", "internal/dataplane/dataplanetest", "internal/dataplane/userspace", "internal/ike", "internal/host"},
-	{"internal/control", "internal/lab/netns", "internal/lab", "internal/bench/plot", "internal/bench"},
+	{"internal/control", "internal/diagnose", "internal/lab/netns", "internal/lab", "internal/bench/plot", "internal/bench"},
 	{"internal/app"},
 	{"cmd/caponier"},
 }

@@ -63,6 +63,29 @@ func Commands() []Command {
 			policies, err := g.Policies(ctx)
 			return PolicyList{Policies: present(policies)}, err
 		}),
+		one(Command{
+			Name: "why", Reads: true, Params: []Param{conn},
+			Short: "Explain what failed, and what would cure it",
+			Long: "Explains failed negotiations, and tunnels through which nothing comes back: the\n" +
+				"code, the cause, what each end offered, the nearest match, and the smallest\n" +
+				"edits that would cure it, of which each alone would do. Without CONN, the last\n" +
+				"failure of each connection and tunnel, and of peers that no connection allows;\n" +
+				"with CONN, all that are kept of it. They stay when a later attempt succeeds.",
+		}, why),
+		one(Command{
+			Name: "trace", Reads: true,
+			Params: []Param{
+				{Name: "source", Arg: "SRC", Required: true, Help: "address the packet comes from"},
+				{Name: "destination", Arg: "DST", Required: true, Help: "address it goes to"},
+				{Name: "protocol", Arg: "PROTO", Help: "tcp, udp, icmp or a number"},
+				{Name: "port", Arg: "PORT", Help: "port it goes to"},
+			},
+			Short: "Show what would become of a packet",
+			Long: "Walks a packet through the system's routing, the policies, the SAs and the MTU\n" +
+				"as they are now, and names the counter that would count it. Nothing is sent.\n" +
+				"Without PROTO it is an ICMP echo request; without PORT, a TCP or UDP packet\n" +
+				"whose ports are not known.",
+		}, trace),
 		many(Command{
 			Name: "log", Reads: true, Streams: true,
 			Short: "Show the last log records",
@@ -89,6 +112,21 @@ func status(ctx context.Context, g Gateway, r Request) (Status, error) {
 	s.Detail = r.String("connection")
 	s.Connections = present(s.Connections)
 	return s, err
+}
+
+func why(ctx context.Context, g Gateway, r Request) (Why, error) {
+	y, err := g.Why(ctx, r.String("connection"))
+	y.Detail = r.String("connection")
+	y.Findings = present(y.Findings)
+	return y, err
+}
+
+func trace(ctx context.Context, g Gateway, r Request) (Trace, error) {
+	flow, err := ParseFlow(r.String("source"), r.String("destination"), r.String("protocol"), r.String("port"))
+	if err != nil {
+		return Trace{}, Errorf(CodeUsage, "%v", err)
+	}
+	return g.Trace(ctx, flow)
 }
 
 // present makes an empty list of none, which is [] in JSON and not null.

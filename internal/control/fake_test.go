@@ -116,6 +116,19 @@ func (g *fakeGateway) SAs(context.Context) ([]SA, error) {
 
 func (g *fakeGateway) Policies(context.Context) ([]ipsec.Policy, error) { return samplePolicies(), nil }
 
+func (g *fakeGateway) Why(_ context.Context, connection string) (Why, error) {
+	if connection != "" && connection != "agw" {
+		return Why{}, UnknownConnection(connection)
+	}
+	return sampleWhy(), nil
+}
+
+func (g *fakeGateway) Trace(_ context.Context, flow ipsec.Flow) (Trace, error) {
+	t := sampleTrace()
+	t.Flow = flow
+	return t, nil
+}
+
 func (g *fakeGateway) Log(ctx context.Context, f logging.Filter, follow bool, emit func(logging.Record) error) error {
 	return g.ring.Stream(ctx, f, follow, emit)
 }

@@ -44,6 +44,12 @@ type Gateway interface {
 	// Policies returns the SPD of the data plane, in order of decision.
 	Policies(ctx context.Context) ([]ipsec.Policy, error)
 
+	// Why explains the failures that are kept of a connection, or of every
+	// connection and of peers without one if connection is empty.
+	Why(ctx context.Context, connection string) (Why, error)
+	// Trace walks a packet through the gateway. It sends nothing.
+	Trace(ctx context.Context, flow ipsec.Flow) (Trace, error)
+
 	// Log passes the kept log records that filter lets through to emit, the
 	// oldest first. With follow it goes on with new ones until ctx ends, which is
 	// no error. It returns at once what emit returns.

@@ -140,21 +140,57 @@ func shorten(text string, width int) string {
 
 // wrap breaks text at spaces, so that lines with an indent of first, then of
 // rest, stay within the width.
-func (p *printer) wrap(first, rest, text string) {
-	line := first
+func (p *printer) wrap(first, rest, text string) { p.wrapClean(first, rest, clean(text)) }
+
+// wrapClean is wrap for text that is clean already, and may be coloured.
+func (p *printer) wrapClean(first, rest, text string) {
+	line, width := first, utf8.RuneCountInString(first)
 	empty := true
-	for _, word := range strings.Fields(clean(text)) {
-		if !empty && p.s.Width > 0 && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > p.s.Width {
+	for _, word := range p.words(text, utf8.RuneCountInString(rest)) {
+		n := columns(word)
+		if !empty && p.s.Width > 0 && width+1+n > p.s.Width {
 			p.printf("%s\n", line)
-			line, empty = rest, true
+			line, width, empty = rest, utf8.RuneCountInString(rest), true
 		}
 		if !empty {
 			line += " "
+			width++
 		}
 		line += word
+		width += n
 		empty = false
 	}
 	p.printf("%s\n", line)
+}
+
+// words splits text at spaces, and words longer than a line behind hyphens, where
+// they are proposals.
+func (p *printer) words(text string, indent int) []string {
+	var out []string
+	room := p.s.Width - indent
+	for _, w := range strings.Fields(text) {
+		for p.s.Width > 0 && columns(w) > room && room > 0 && !strings.Contains(w, "\x1b") {
+			i := strings.LastIndexByte(w[:room], '-') + 1
+			if i == 0 {
+				break
+			}
+			out, w = append(out, w[:i]), w[i:]
+		}
+		out = append(out, w)
+	}
+	return out
+}
+
+// columns is the width of text without its colours.
+func columns(text string) int {
+	before, rest, coloured := strings.Cut(text, "\x1b[")
+	n := utf8.RuneCountInString(before)
+	for coloured {
+		_, rest, _ = strings.Cut(rest, "m")
+		before, rest, coloured = strings.Cut(rest, "\x1b[")
+		n += utf8.RuneCountInString(before)
+	}
+	return n
 }
 
 // age prints a duration in its two leading units: 3d4h, 5m12s, 12s.

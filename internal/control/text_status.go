@@ -60,7 +60,7 @@ func (st Status) overview(out *printer) {
 		c := &st.Connections[i]
 		for _, f := range c.failures() {
 			out.printf("\n")
-			f.failure.print(out, "", clean(f.name)+": ", st.Time)
+			f.failure.print(out, "", clean(f.name)+": ", c.Name, st.Time)
 		}
 	}
 }
@@ -117,11 +117,12 @@ func (c *Connection) failures() []namedFailure {
 	return out
 }
 
-func (f *Failure) print(out *printer, indent, prefix string, now time.Time) {
+func (f *Failure) print(out *printer, indent, prefix, connection string, now time.Time) {
 	out.wrap(indent+prefix, indent+"  ", fmt.Sprintf("%s, %s: %s", f.Code, ago(now, f.Time), f.Message))
 	if f.Cure != "" {
 		out.wrap(indent+"  cure: ", indent+"    ", f.Cure)
 	}
+	out.wrap(indent+"  more: ", indent+"    ", "caponier why "+connection)
 }
 
 func (c *Connection) detail(out *printer, now time.Time) {
@@ -129,13 +130,13 @@ func (c *Connection) detail(out *printer, now time.Time) {
 	c.Local.print(out, "local ")
 	c.Remote.print(out, "remote")
 	if c.LastError != nil {
-		c.LastError.print(out, "  ", "last error: ", now)
+		c.LastError.print(out, "  ", "last error: ", c.Name, now)
 	}
 	for i := range c.IKE {
 		c.IKE[i].print(out, now)
 	}
 	for i := range c.Tunnels {
-		c.Tunnels[i].print(out, now)
+		c.Tunnels[i].print(out, c.Name, now)
 	}
 }
 
@@ -181,13 +182,13 @@ func (sa *IKESA) nat() string {
 	}
 }
 
-func (t *Tunnel) print(out *printer, now time.Time) {
+func (t *Tunnel) print(out *printer, connection string, now time.Time) {
 	out.printf("\n")
 	out.printf("  tunnel %s: %s\n", out.s.paint(bold, clean(t.Name)), out.s.paint(t.State.colour(), string(t.State)))
 	out.wrap("    ", "    ", fmt.Sprintf("%s %s, start %s, reqid %d", t.Protocol, t.Mode, t.Start, t.ReqID))
 	out.wrap("    ", "      ", selectors(t.Local)+" <-> "+selectors(t.Remote))
 	if t.LastError != nil {
-		t.LastError.print(out, "    ", "last error: ", now)
+		t.LastError.print(out, "    ", "last error: ", connection, now)
 	}
 	for i := range t.SAs {
 		t.SAs[i].print(out, t, now)

@@ -4,11 +4,13 @@ import (
 	"errors"
 	"log/slog"
 	"math"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
 
+	"caponier/internal/ipsec"
 	"caponier/internal/logging"
 )
 
@@ -50,6 +52,15 @@ func TestText(t *testing.T) {
 		"policies-empty":     PolicyList{},
 		"reload":             report,
 		"reload-nothing":     ReloadReport{},
+		"why":                sampleWhy(),
+		"why-connection":     Why{Time: sampleNow, Detail: "agw", States: sampleWhy().States, Findings: sampleWhy().Findings[1:3]},
+		"why-nothing":        Why{Time: sampleNow},
+		"trace":              sampleTrace(),
+		"trace-dropped": Trace{
+			Flow:  ipsec.Flow{Src: netip.MustParseAddr("10.9.0.1"), Dst: netip.MustParseAddr("10.2.0.9"), Protocol: 6, SrcPort: 49152, DstPort: 443},
+			Steps: []TraceStep{{"route", true, "table 220 sends it to caponier0, the data plane"}, {"policy", false, "no policy matches"}},
+			Words: "the data plane drops it", Verdict: DroppedNone, Counter: "no-policy", Count: 12, Cure: "add 10.9.0.1 to local of a tunnel",
+		},
 		"progress":           Progress{Target: Target{"agw", "lan"}, Step: StepEstablished, Detail: "c0ffee01 in, decade02 out"},
 		"log":                record,
 		"version": Build{

@@ -125,16 +125,21 @@ func (t *Table) Lookup(d ipsec.Direction, p *packet.Info) *Entry {
 	if p.Version == 0 {
 		return nil
 	}
+	q := queryOf(d, p)
+	if r := t.family(q.remote.Is4()).find(&q); r != nil {
+		return r.entry
+	}
+	return nil
+}
+
+func queryOf(d ipsec.Direction, p *packet.Info) query {
 	q := query{protocol: p.Protocol, hasPorts: p.HasPorts}
 	if d == ipsec.Out {
 		q.local, q.localPort, q.remote, q.remotePort = p.Src, p.SrcPort, p.Dst, p.DstPort
 	} else {
 		q.local, q.localPort, q.remote, q.remotePort = p.Dst, p.DstPort, p.Src, p.SrcPort
 	}
-	if r := t.family(q.remote.Is4()).find(&q); r != nil {
-		return r.entry
-	}
-	return nil
+	return q
 }
 
 // Capture returns the remote prefixes of the policies that protect or discard,

@@ -202,10 +202,46 @@ func TestLookupAgreesWithLinearSearch(t *testing.T) {
 			if want != "none" {
 				found++
 			}
+			matching, near := table.Explain(d, p)
+			switch {
+			case want == "none" && len(matching) > 0, want != "none" && (len(matching) == 0 || name(matching[0]) != want || near != nil):
+				t.Fatalf("round %d: %s %+v: explained by %v, near %v; Lookup says %s", round, d, p, matching, near, want)
+			}
 		}
 	}
 	if found < 5000 {
 		t.Errorf("only %d of 30000 lookups found anything", found)
+	}
+}
+
+func TestExplain(t *testing.T) {
+	table := compile(t,
+		policy(t, "wide", 0, "10.1.0.0/16", "10.0.0.0/8"),
+		policy(t, "narrow", 0, "10.1.0.0/16", "10.2.0.0/16"),
+		policy(t, "high", 10, "10.1.0.0/16", "0.0.0.0/0"),
+		policy(t, "elsewhere", 0, "172.16.0.0/16", "172.17.0.0/16"))
+	names := func(list []*Entry) string {
+		var out string
+		for _, e := range list {
+			out += e.Policy.Name + " "
+		}
+		return out
+	}
+	for _, test := range []struct{ src, dst, matching, near string }{
+		{"10.1.0.9", "10.2.0.9", "high narrow wide ", ""},
+		{"10.1.0.9", "10.3.0.9", "high wide ", ""},
+		{"10.9.0.9", "10.2.0.9", "", "wide narrow high "},
+		{"192.0.2.1", "172.17.0.1", "", "high elsewhere "},
+		{"2001:db8::1", "2001:db8::2", "", ""},
+	} {
+		p := flow(test.src, test.dst, 6, 1, 2)
+		matching, near := table.Explain(ipsec.Out, p)
+		if names(matching) != test.matching || names(near) != test.near {
+			t.Errorf("%s to %s: %q near %q", test.src, test.dst, names(matching), names(near))
+		}
+	}
+	if m, n := table.Explain(ipsec.Out, &packet.Info{}); m != nil || n != nil {
+		t.Error("a malformed packet is explained")
 	}
 }
 

@@ -1,0 +1,77 @@
+package diagnose
+
+import (
+	"fmt"
+	"strings"
+
+	"caponier/internal/ike/v2/rules"
+	"caponier/internal/ipsec"
+)
+
+// selectors explains that the traffic selectors of a tunnel were not acceptable.
+// Both ends' are shown from this gateway's view.
+func (x *explainer) selectors() {
+	x.f.Code = CodeTS
+	x.refusedHere()
+	if x.c == nil {
+		return
+	}
+	child := x.child()
+	if child == nil {
+		return
+	}
+	e := &x.a.Evidence
+	local, remote := child.Selectors(x.a.Local.Addr(), x.a.Remote.Addr())
+	x.f.Tunnel = child.Name
+	x.f.Ours.Local, x.f.Ours.Remote = local, remote
+	x.f.Theirs.Local, x.f.Theirs.Remote = e.LocalTS, e.RemoteTS
+	keys := func(side string) string { return x.key("tunnels." + child.Name + "." + side) }
+	if len(e.LocalTS) == 0 && len(e.RemoteTS) == 0 {
+		x.f.Cause = fmt.Sprintf("the peer does not protect %s <-> %s, and does not say what it would", list(local), list(remote))
+		x.peer("protect %s on its side and %s on ours", list(remote), list(local))
+		x.here("make %s and %s the mirror image of the peer's", keys("local"), keys("remote"))
+		return
+	}
+	if x.a.Initiator && x.a.Tunnel != "" {
+		x.f.Cause = fmt.Sprintf("the peer answered %s <-> %s, which is more than was proposed", list(e.LocalTS), list(e.RemoteTS))
+		x.peer("answer no more than %s on its side and %s on ours", list(remote), list(local))
+		x.here("make %s and %s the mirror image of the peer's", keys("local"), keys("remote"))
+		return
+	}
+	var apart []string
+	near := "tunnel " + child.Name + " is nearest:"
+	for _, side := range []struct {
+		name, at     string
+		ours, theirs []ipsec.Selector
+	}{
+		{"local", "on this side", local, e.LocalTS},
+		{"remote", "behind the peer", remote, e.RemoteTS},
+	} {
+		if len(rules.Narrow(side.theirs, side.ours)) > 0 {
+			near += fmt.Sprintf(" %s fits;", side.name)
+			continue
+		}
+		apart = append(apart, fmt.Sprintf("%s the peer wants %s and tunnel %s has %s", side.at, list(side.theirs), child.Name, list(side.ours)))
+		near += fmt.Sprintf(" %s does not;", side.name)
+		x.here("add %s to %s", list(side.theirs), keys(side.name))
+	}
+	x.f.Cause = strings.Join(apart, "; ")
+	x.f.Nearest = strings.TrimSuffix(near, ";")
+	x.peer("propose %s on its side and %s on ours", list(remote), list(local))
+	if len(apart) == 2 {
+		// One edit must do: both together are one.
+		x.f.Cures = x.f.Cures[2:]
+		x.here("add %s to %s and %s to %s, or a tunnel with both", list(e.LocalTS), keys("local"), list(e.RemoteTS), keys("remote"))
+	}
+	if len(apart) == 0 {
+		x.f.Cause = x.a.Err.Error()
+	}
+}
+
+func list(s []ipsec.Selector) string {
+	words := make([]string, len(s))
+	for i := range s {
+		words[i] = s[i].String()
+	}
+	return strings.Join(words, ", ")
+}
