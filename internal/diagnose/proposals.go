@@ -89,7 +89,7 @@ func toward(want, have ipsec.Proposal) ipsec.Proposal {
 		if both := common(have, want, w.t); len(both) > 0 {
 			t = both[0]
 		}
-		if t.ID != 0 || w.t == ipsec.TypeESN && t.Type != 0 {
+		if t.ID != 0 || w.t == ipsec.TypeESN && len(want.Of(w.t)) > 0 {
 			out = append(out, t)
 		}
 	}
