@@ -66,7 +66,8 @@ func (x *explainer) misfit(c *conf.Connection) int {
 // asked reports whether the peer asks for who we are in c.
 func (x *explainer) asked(c *conf.Connection) bool {
 	local, err := c.LocalIdentity(x.a.Local.Addr())
-	return err == nil && x.a.Evidence.Asked.Permits(local)
+	asked := x.a.Evidence.Asked
+	return err == nil && (asked == rules.Identity{} || asked.Equals(local))
 }
 
 // noneFits explains that no connection is for the peer; x.c is the nearest.
@@ -79,8 +80,11 @@ func (x *explainer) noneFits() {
 		x.f.Cause = fmt.Sprintf("the peer asks for %s, and this gateway is %s", x.a.Evidence.Asked, x.f.Ours.ID)
 		x.here("set %s to %q", x.key("local.id"), x.a.Evidence.Asked)
 		x.peer("expect %q as our identity", x.f.Ours.ID)
-	default:
+	case x.f.Theirs.Auth != authWord(x.c.Remote.Auth):
 		x.method()
+	default:
+		x.f.Cause = fmt.Sprintf("connection %s fits the peer, but does not allow the algorithms that were agreed on for another one with these addresses", x.c.Name)
+		x.here("make %s the same as those of the other connections with these addresses", x.key("proposals"))
 	}
 	x.f.Nearest = "connection " + x.c.Name
 }
@@ -89,7 +93,11 @@ func (x *explainer) wrongPeer() {
 	x.f.Code = CodeIdentity
 	x.f.Cause = fmt.Sprintf("the peer is %s, and connection %s is for %s", x.a.RemoteID, x.c.Name, x.c.Remote.ID)
 	x.here("set %s to %q", x.key("remote.id"), x.a.RemoteID)
-	x.peer("set its own identity to %q", x.c.Remote.ID)
+	own := "set its own identity to %q"
+	if x.c.Remote.ID.IsPattern() {
+		own = "set its own identity to one that fits %q"
+	}
+	x.peer(own, x.c.Remote.ID)
 }
 
 func (x *explainer) method() {
