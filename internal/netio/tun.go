@@ -176,9 +176,9 @@ func (t *TUN) recv(fd uintptr) bool {
 			p.Buf = rd.slab[:slotLen:slotLen]
 		}
 		space := p.Buf[Headroom-vnetLen : len(p.Buf)-Tailroom]
-		n, err := unix.Read(int(fd), space)
+		n, errno := readInto(fd, space)
 		switch {
-		case err == nil && n >= vnetLen:
+		case errno == 0 && n >= vnetLen:
 			// The kernel cuts what does not fit without a word; a packet that
 			// fills the space to the last octet may have been longer.
 			p.filled(n-vnetLen, n == len(space) && n < MaxPacket)
@@ -191,16 +191,16 @@ func (t *TUN) recv(fd uintptr) bool {
 				p.Buf = p.Buf[:used:used]
 				rd.slab = rd.slab[used:]
 			}
-		case err == unix.EINTR:
+		case errno == unix.EINTR:
 		case rd.n > 0:
 			return true
-		case err == unix.EAGAIN:
+		case errno == unix.EAGAIN:
 			return false
-		case err == nil:
+		case errno == 0:
 			rd.err = net.ErrClosed
 			return true
 		default:
-			rd.err = os.NewSyscallError("read", err)
+			rd.err = syscallError("read", errno)
 			return true
 		}
 	}

@@ -163,6 +163,12 @@ func (t *TUN) takes(p *Packet) bool {
 	return t.tcp.Load()
 }
 
+// readInto reads one packet with its header, never blocking.
+func readInto(fd uintptr, b []byte) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	return int(n), errno
+}
+
 // writev writes the header and p.
 func (t *TUN) writev(fd int, p *Packet) unix.Errno {
 	wr := &t.wr
@@ -171,7 +177,7 @@ func (t *TUN) writev(fd int, p *Packet) unix.Errno {
 	for _, b := range p.Pieces {
 		iovs = appendVector(iovs, b)
 	}
-	_, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(iovs))), uintptr(len(iovs)))
+	_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(iovs))), uintptr(len(iovs)))
 	clear(iovs)
 	return errno
 }
