@@ -11,6 +11,12 @@ import (
 // 0, end with Fold.
 func Sum(sum uint64, b []byte) uint64 {
 	var carry uint64
+	if len(b) >= sumBlock {
+		var blocks uint64
+		blocks, b = sumBlocks(b)
+		sum, carry = bits.Add64(sum, blocks, 0)
+		sum += carry
+	}
 	for len(b) >= 32 {
 		sum, carry = bits.Add64(sum, binary.BigEndian.Uint64(b), 0)
 		sum, carry = bits.Add64(sum, binary.BigEndian.Uint64(b[8:]), carry)
@@ -32,6 +38,39 @@ func Sum(sum uint64, b []byte) uint64 {
 		sum += carry
 	}
 	return sum
+}
+
+// sumBlock is what sumBlocks adds in one go, in octets.
+const sumBlock = 128
+
+// sumBlocks sums the whole blocks at the start of b, and returns the rest. Words
+// are taken in the order of the machine, which one's complement sums allow (RFC
+// 1071, Section 2), in one chain of additions with carry.
+func sumBlocks(b []byte) (sum uint64, rest []byte) {
+	var carry uint64
+	for len(b) >= sumBlock {
+		x := (*[sumBlock]byte)(b)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(x[0:]), 0)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(x[8:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(x[16:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(x[24:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(x[32:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(x[40:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(x[48:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(x[56:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(x[64:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(x[72:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(x[80:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(x[88:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(x[96:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(x[104:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(x[112:]), carry)
+		sum, carry = bits.Add64(sum, binary.LittleEndian.Uint64(x[120:]), carry)
+		sum, carry = bits.Add64(sum, 0, carry)
+		sum += carry
+		b = b[sumBlock:]
+	}
+	return uint64(bits.ReverseBytes16(Fold(sum))), b
 }
 
 // Fold reduces a running sum to 16 bits, without the final complement.
