@@ -49,7 +49,7 @@ func connection(c *config.Connection, creds *credentials, reqIDs map[string]uint
 		LocalAddrs: c.Local.Addresses, RemoteAddrs: c.Remote.Addresses,
 		Proposals:     c.Proposals,
 		Unique:        v2.Uniqueness(c.Unique),
-		Encapsulation: v2.Encapsulation(c.Encapsulation),
+		Encapsulation: encapsulation(c.Encapsulation),
 		FragmentSize:  c.FragmentSize,
 		DPD:           c.DPD, Lifetime: c.Lifetime,
 	}
@@ -61,6 +61,20 @@ func connection(c *config.Connection, creds *credentials, reqIDs map[string]uint
 		})
 	}
 	return out
+}
+
+// encapsulation says when ESP travels in UDP. The user-space plane moves trains
+// of UDP datagrams with one call, for which raw sockets have nothing like it:
+// what is left to the gateway asks for UDP.
+func encapsulation(e config.Encapsulation) v2.Encapsulation {
+	switch e {
+	case config.EncapsulationAlways:
+		return v2.EncapAlways
+	case config.EncapsulationNever:
+		return v2.EncapNever
+	default:
+		return v2.EncapAsk
+	}
 }
 
 // identity translates a configured identity; the zero Identity stands for the

@@ -59,7 +59,8 @@ const (
 // Encapsulation says when ESP travels in UDP (RFC 3948).
 type Encapsulation uint8
 
-// The settings of encapsulation. Auto: where a NAT is detected.
+// The settings of encapsulation. Auto: what suits the data plane, and in any case
+// where a NAT is detected.
 const (
 	EncapsulationAuto Encapsulation = iota
 	EncapsulationAlways

@@ -17,7 +17,7 @@ func both(keys ...string) []conn {
 // held, not lost, for both families inside and outside, with and without UDP.
 func TestTrapLosesNothing(t *testing.T) {
 	t.Parallel()
-	for _, encapsulation := range []string{"auto", "always"} {
+	for _, encapsulation := range []string{"auto", "always", "never"} {
 		t.Run("encapsulation "+encapsulation, func(t *testing.T) {
 			s := newSite(t)
 			conns := both("encapsulation: " + encapsulation)
@@ -44,7 +44,7 @@ func TestTrapLosesNothing(t *testing.T) {
 			}
 			for _, c := range conns {
 				for _, tu := range c.tunnels {
-					if sa := s.gwB.onlySA(c.name, tu.name); sa.Encap != (encapsulation == "always") {
+					if sa := s.gwB.onlySA(c.name, tu.name); sa.Encap != (encapsulation != "never") {
 						t.Errorf("%s/%s: in UDP: %t", c.name, tu.name, sa.Encap)
 					}
 				}

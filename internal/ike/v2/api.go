@@ -53,6 +53,7 @@ const (
 	EncapAuto   = conf.EncapAuto
 	EncapAlways = conf.EncapAlways
 	EncapNever  = conf.EncapNever
+	EncapAsk    = conf.EncapAsk
 )
 
 // ---- events: what the daemon tells a Machine ----

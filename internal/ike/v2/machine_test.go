@@ -643,6 +643,13 @@ func TestEncapsulation(t *testing.T) {
 		{EncapAlways, EncapAlways, true, true},
 		{EncapNever, EncapAuto, false, false},
 		{EncapNever, EncapNever, true, false},
+		{EncapAsk, EncapAsk, false, true},
+		{EncapAsk, EncapAuto, false, true},
+		{EncapAuto, EncapAsk, false, true},
+		{EncapAsk, EncapAsk, true, true},
+		{EncapAsk, EncapNever, false, false},
+		{EncapNever, EncapAsk, false, false},
+		{EncapNever, EncapAsk, true, false},
 	} {
 		w := newWorld(t, 1)
 		w.pskPair(func(l, r *Connection) { l.Encapsulation, r.Encapsulation = test.left, test.right })

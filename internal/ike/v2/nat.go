@@ -27,7 +27,7 @@ func natNotifies(spiI, spiR message.SPI, local, remote netip.AddrPort, e Encapsu
 		return nil
 	}
 	// A hash that does not match makes the peer believe in a NAT.
-	return rules.NATNotifies(spiI, spiR, local, remote, e == EncapAlways)
+	return rules.NATNotifies(spiI, spiR, local, remote, e == EncapAlways || e == EncapAsk)
 }
 
 // detectNAT takes in what the peer says of the addresses. Where ESP must never
@@ -37,8 +37,21 @@ func detectNAT(msg *message.Message, r Received, e Encapsulation) nat {
 	if e != EncapNever {
 		found.local, found.remote = rules.DetectNAT(msg, r.Local, r.Remote)
 	}
-	found.encap = e == EncapAlways || found.local || found.remote
+	found.encap = e == EncapAlways || e == EncapAsk && looksForNAT(msg) || found.local || found.remote
 	return found
+}
+
+// looksForNAT reports whether the peer will have found the NAT that it was made
+// to see: one that sends no notifications does not compare ours.
+func looksForNAT(msg *message.Message) bool {
+	var source, destination bool
+	for _, p := range msg.Payloads {
+		if n, ok := p.(*message.Notify); ok {
+			source = source || n.Kind == message.NATDetectionSourceIP
+			destination = destination || n.Kind == message.NATDetectionDestinationIP
+		}
+	}
+	return source && destination
 }
 
 // float moves the IKE SA to port 4500 where ESP will travel in UDP. A peer on a

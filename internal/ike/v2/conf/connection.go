@@ -83,11 +83,13 @@ const (
 // Encapsulation says when ESP travels in UDP.
 type Encapsulation uint8
 
-// The settings of encapsulation. Auto: where a NAT is detected.
+// The settings of encapsulation. Auto: where a NAT is detected. Ask: also
+// without a NAT, if the peer looks for one.
 const (
 	EncapAuto Encapsulation = iota
 	EncapAlways
 	EncapNever
+	EncapAsk
 )
 
 // Retransmit says how requests are repeated: the n-th wait is Initial *
