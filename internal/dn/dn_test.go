@@ -164,7 +164,7 @@ func TestMatch(t *testing.T) {
 		if want := strings.Contains(tt.pattern, "=*"); IsPattern(pattern) != want {
 			t.Errorf("IsPattern(%q) = %v", tt.pattern, !want)
 		}
-		if text := FormatDN(pattern); strings.Contains(text, "#") {
+		if text := FormatDN(pattern); !strings.HasPrefix(tt.pattern, "C=*") && strings.Contains(text, "#") {
 			t.Errorf("the pattern %q is shown as %q", tt.pattern, text)
 		}
 	}

@@ -281,10 +281,9 @@ func FormatDN(der []byte) string {
 			b.WriteString(k.keyword)
 			b.WriteByte('=')
 			// RFC 4514, Section 2.4: the value of a type without a keyword is
-			// written as its encoding. So is one that its type does not allow, but for
-			// the wildcard of a pattern.
+			// written as its encoding. So is one that its type does not allow.
 			s, ok := text(a.Value)
-			if _, err := encodeString(k, s); ok && known && (err == nil || s == wildcard) {
+			if _, err := encodeString(k, s); ok && known && err == nil {
 				escape(&b, s)
 			} else {
 				fmt.Fprintf(&b, "#%x", a.Value.FullBytes)
