@@ -40,11 +40,11 @@ func connection(c *config.Connection, creds *credentials, reqIDs map[string]uint
 		Name: c.Name,
 		Local: v2.Party{
 			ID: identity(c.Local.ID), Auth: v2.AuthKind(c.Local.Auth), PSK: c.Local.PSK,
-			Certificates: creds.chain,
+			Certificates: creds.chain, PSS: c.Local.Signature == config.SignatureRSAPSS,
 		},
 		Remote: v2.Party{
 			ID: identity(c.Remote.ID), Auth: v2.AuthKind(c.Remote.Auth), PSK: c.Remote.PSK,
-			Authorities: creds.authorities,
+			Authorities: creds.authorities, SHA1: v2.SHA1Use(c.Remote.SHA1),
 		},
 		LocalAddrs: c.Local.Addresses, RemoteAddrs: c.Remote.Addresses,
 		Proposals:     c.Proposals,

@@ -105,6 +105,9 @@ type Party struct {
 	CA   []File // of the remote end with AuthCert: whom to trust
 	Pin  File   // of the remote end with AuthCert: exactly this certificate
 
+	Signature Signature // of the local end with AuthCert
+	SHA1      SHA1      // of the remote end with AuthCert
+
 	// PSKFile and PSK are set with AuthPSK. Where only one end names a file, both
 	// ends have it.
 	PSKFile string

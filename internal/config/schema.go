@@ -253,6 +253,11 @@ func init() {
 			set: func(d *decoder, v *Party, n *node, _ string) { d.path(&v.Key.Path, n) },
 			get: func(v *Party) any { return v.Key },
 		},
+		key[Party]{
+			name: "signature", kind: signatureWords.String(), implied: "auto", effect: EffectReconnect,
+			set: func(d *decoder, v *Party, n *node, _ string) { word(d, &v.Signature, n, signatureWords) },
+			get: func(v *Party) any { return v.Signature },
+		},
 		key[Party]{name: "sign-cert", later: true}, key[Party]{name: "sign-key", later: true},
 		key[Party]{name: "encrypt-cert", later: true}, key[Party]{name: "encrypt-key", later: true},
 	)
@@ -273,6 +278,11 @@ func init() {
 			name: "pin", kind: kindPath, effect: EffectReconnect,
 			set: func(d *decoder, v *Party, n *node, _ string) { d.path(&v.Pin.Path, n) },
 			get: func(v *Party) any { return v.Pin },
+		},
+		key[Party]{
+			name: "sha1", kind: sha1Words.String(), implied: "auto", effect: EffectReconnect,
+			set: func(d *decoder, v *Party, n *node, _ string) { word(d, &v.SHA1, n, sha1Words) },
+			get: func(v *Party) any { return v.SHA1 },
 		},
 	)
 	find(remoteKeys, "id").implied = "whom pin or the pre-shared key proves"

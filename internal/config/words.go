@@ -45,6 +45,25 @@ const (
 	AuthPSK
 )
 
+// Signature says how an RSA key signs; others have one way.
+type Signature uint8
+
+// The settings of signature. Auto: RSASSA-PKCS1-v1_5, which every peer knows.
+const (
+	SignatureAuto Signature = iota
+	SignatureRSAPSS
+)
+
+// SHA1 says when a peer may sign with SHA-1.
+type SHA1 uint8
+
+// The settings of sha1. Auto: where it does not announce better.
+const (
+	SHA1Auto SHA1 = iota
+	SHA1Never
+	SHA1Always
+)
+
 // Unique says what becomes of several IKE SAs between the same identities.
 type Unique uint8
 
@@ -92,6 +111,8 @@ var (
 	logLevelWords      = wordList{[]string{"debug", "info", "warn", "error"}, nil}
 	versionWords       = wordList{[]string{"2"}, []string{"1", "gm"}}
 	authWords          = wordList{[]string{"cert", "psk"}, []string{"eap"}}
+	signatureWords     = wordList{[]string{"auto", "rsa-pss"}, nil}
+	sha1Words          = wordList{[]string{"auto", "never", "always"}, nil}
 	uniqueWords        = wordList{[]string{"replace", "keep", "never"}, nil}
 	encapsulationWords = wordList{[]string{"auto", "always", "never"}, nil}
 	modeWords          = wordList{[]string{"tunnel"}, []string{"transport"}}
@@ -124,6 +145,12 @@ func (f LogFormat) String() string { return logFormatWords.word(uint8(f)) }
 
 // String returns the configuration's word.
 func (a Auth) String() string { return authWords.word(uint8(a)) }
+
+// String returns the configuration's word.
+func (s Signature) String() string { return signatureWords.word(uint8(s)) }
+
+// String returns the configuration's word.
+func (s SHA1) String() string { return sha1Words.word(uint8(s)) }
 
 // String returns the configuration's word.
 func (u Unique) String() string { return uniqueWords.word(uint8(u)) }

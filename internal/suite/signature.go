@@ -62,6 +62,7 @@ type SignatureScheme struct {
 
 	// identifier is the DER of the AlgorithmIdentifier, for AuthSignature.
 	identifier string
+	pss        bool
 }
 
 // signatureAlgorithm is an algorithm of RFC 7427 other than RSASSA-PSS, whose
@@ -161,6 +162,27 @@ func ChooseSignature(pub crypto.PublicKey, peerHashes []uint16) (SignatureScheme
 	return SignatureScheme{Name: chosen.name, Method: AuthSignature, Hash: chosen.hash, identifier: string(der)}, nil
 }
 
+// ChoosePSS is ChooseSignature for those who want RSASSA-PSS of an RSA key, which
+// only a peer with RFC 7427 can check. That peer does not say whether it does
+// (RFC 7427, Section 4): it is for the operator to know. Other keys sign as they
+// do otherwise.
+func ChoosePSS(pub crypto.PublicKey, peerHashes []uint16) (SignatureScheme, error) {
+	if kindOf(pub) != keyRSA {
+		return ChooseSignature(pub, peerHashes)
+	}
+	for _, h := range pssHashes {
+		if !slices.Contains(peerHashes, h.id) {
+			continue
+		}
+		der, err := pssIdentifier(h.hash, h.oid)
+		if err != nil {
+			return SignatureScheme{}, err
+		}
+		return SignatureScheme{Name: "rsa-pss-" + h.name, Method: AuthSignature, Hash: h.hash, identifier: string(der), pss: true}, nil
+	}
+	return SignatureScheme{}, fmt.Errorf("%w: the peer accepts none of the hashes for RSASSA-PSS", ErrSignatureAlgorithm)
+}
+
 // hashOf returns the hash that is as strong as the key, where there is one.
 func hashOf(pub crypto.PublicKey) crypto.Hash {
 	if key, ok := pub.(*ecdsa.PublicKey); ok {
@@ -210,7 +232,11 @@ func (s SignatureScheme) Sign(signer crypto.Signer, octets []byte) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
-	signature, err := signer.Sign(rand.Reader, input, s.Hash)
+	var options crypto.SignerOpts = s.Hash
+	if s.pss {
+		options = &rsa.PSSOptions{SaltLength: s.Hash.Size(), Hash: s.Hash}
+	}
+	signature, err := signer.Sign(rand.Reader, input, options)
 	if err != nil {
 		return nil, fmt.Errorf("sign with %s: %w", s.Name, err)
 	}

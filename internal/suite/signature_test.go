@@ -112,6 +112,48 @@ func TestChooseSignSignatures(t *testing.T) {
 	}
 }
 
+// RFC 7427, Appendix A.4: the DER of the parameters, and who uses them.
+func TestChoosePSS(t *testing.T) {
+	k := makeKeys(t)
+	for _, tt := range []struct {
+		key    crypto.Signer
+		hashes []uint16
+		name   string
+		der    string
+	}{
+		{k.rsa, SignatureHashes(), "rsa-pss-sha256", pssSHA256},
+		{k.rsa, []uint16{HashSHA1, HashSHA512}, "rsa-pss-sha512", ""},
+		{k.p256, SignatureHashes(), "ecdsa-sha256", ""},
+		{k.p256, nil, "ecdsa-256", ""},
+	} {
+		s, err := ChoosePSS(tt.key.Public(), tt.hashes)
+		if err != nil || s.Name != tt.name {
+			t.Errorf("%s: chose %q, %v", tt.name, s.Name, err)
+			continue
+		}
+		data, err := s.Sign(tt.key, octets)
+		if err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+			continue
+		}
+		if der := unhex(tt.der); tt.der != "" && !bytes.Equal(data[1:1+len(der)], der) {
+			t.Errorf("%s: identifier %x", tt.name, data[1:1+int(data[0])])
+		}
+		if err := VerifyAuth(tt.key.Public(), s.Method, data, octets); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if err := VerifyAuth(tt.key.Public(), s.Method, data, octets[1:]); !errors.Is(err, ErrSignature) {
+			t.Errorf("%s over other octets: %v", tt.name, err)
+		}
+	}
+	// Never SHA-1, for want of something better.
+	for _, hashes := range [][]uint16{nil, {HashSHA1}, {HashIdentity}} {
+		if s, err := ChoosePSS(k.rsa.Public(), hashes); !errors.Is(err, ErrSignatureAlgorithm) {
+			t.Errorf("hashes %v: %v, %v", hashes, s, err)
+		}
+	}
+}
+
 func TestChooseRefuses(t *testing.T) {
 	k := makeKeys(t)
 	x25519, err := ecdh.X25519().GenerateKey(rand.Reader)

@@ -148,14 +148,16 @@ var (
 	pssOID  = sub(pkcs1OID, 10)
 	mgf1OID = sub(pkcs1OID, 8)
 	sha2OID = asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2}
-	// pssHashes are the hashes accepted in RSASSA-PSS parameters.
+	// pssHashes are the hashes of RSASSA-PSS parameters, in order of preference.
 	pssHashes = []struct {
+		name string
+		id   uint16
 		oid  asn1.ObjectIdentifier
 		hash crypto.Hash
 	}{
-		{sub(sha2OID, 1), crypto.SHA256},
-		{sub(sha2OID, 2), crypto.SHA384},
-		{sub(sha2OID, 3), crypto.SHA512},
+		{"sha256", HashSHA256, sub(sha2OID, 1), crypto.SHA256},
+		{"sha384", HashSHA384, sub(sha2OID, 2), crypto.SHA384},
+		{"sha512", HashSHA512, sub(sha2OID, 3), crypto.SHA512},
 	}
 )
 
@@ -166,6 +168,24 @@ type pssParameters struct {
 	MGF          algorithmIdentifier `asn1:"explicit,tag:1,optional"`
 	SaltLength   int                 `asn1:"explicit,tag:2,optional,default:20"`
 	TrailerField int                 `asn1:"explicit,tag:3,optional,default:1"`
+}
+
+// pssIdentifier is the AlgorithmIdentifier of RSASSA-PSS with one hash throughout,
+// and a salt as long as its digest (RFC 7427, Section A.4).
+func pssIdentifier(h crypto.Hash, oid asn1.ObjectIdentifier) ([]byte, error) {
+	hash := algorithmIdentifier{Algorithm: oid, Parameters: asn1.NullRawValue}
+	der, err := asn1.Marshal(hash)
+	if err != nil {
+		return nil, err
+	}
+	parameters, err := asn1.Marshal(pssParameters{
+		Hash: hash, MGF: algorithmIdentifier{Algorithm: mgf1OID, Parameters: asn1.RawValue{FullBytes: der}},
+		SaltLength: h.Size(), TrailerField: 1,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return asn1.Marshal(algorithmIdentifier{Algorithm: pssOID, Parameters: asn1.RawValue{FullBytes: parameters}})
 }
 
 func verifyPSS(pub crypto.PublicKey, parameters, signature, octets []byte) error {

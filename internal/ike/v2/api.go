@@ -33,6 +33,7 @@ type (
 	Connection    = conf.Connection
 	Party         = conf.Party
 	AuthKind      = conf.AuthKind
+	SHA1Use       = conf.SHA1Use
 	Child         = conf.Child
 	Encapsulation = conf.Encapsulation
 	Uniqueness    = conf.Uniqueness
@@ -40,11 +41,15 @@ type (
 	Identity      = rules.Identity
 )
 
-// The ways to authenticate, the policies of uniqueness, and the settings of
+// The ways to authenticate, the uses of SHA-1, the policies of uniqueness, and the settings of
 // encapsulation.
 const (
 	AuthCert = conf.AuthCert
 	AuthPSK  = conf.AuthPSK
+
+	SHA1Auto   = conf.SHA1Auto
+	SHA1Never  = conf.SHA1Never
+	SHA1Always = conf.SHA1Always
 
 	UniqueReplace = conf.UniqueReplace
 	UniqueKeep    = conf.UniqueKeep

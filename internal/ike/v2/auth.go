@@ -9,7 +9,6 @@ import (
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/v2/conf"
 	"caponier/internal/ike/v2/rules"
-	"caponier/internal/suite"
 )
 
 // ownOctets returns what our AUTH payload covers (RFC 7296, Section 2.15).
@@ -37,17 +36,14 @@ func (m *Machine) authenticate() {
 		})
 		return
 	}
-	pub, err := local.PublicKey()
-	if err == nil {
-		var scheme suite.SignatureScheme
-		if scheme, err = suite.ChooseSignature(pub, m.setup.peerHashes); err == nil {
-			m.token++
-			m.becomeSigning()
-			m.act(Sign{Token: m.token, Connection: m.conn, Scheme: scheme, Octets: m.ownOctets()})
-			return
-		}
+	scheme, err := local.SignatureScheme(m.setup.peerHashes)
+	if err != nil {
+		m.cannotSign(err)
+		return
 	}
-	m.cannotSign(err)
+	m.token++
+	m.becomeSigning()
+	m.act(Sign{Token: m.token, Connection: m.conn, Scheme: scheme, Octets: m.ownOctets()})
 }
 
 func (m *Machine) signed(e Signed) {
@@ -86,6 +82,10 @@ func (m *Machine) verify(msg *message.Message, auth *message.Auth) {
 	m.setup.seen = rules.AuthEvidence(msg, auth.Method)
 	if shared := auth.Method == message.AuthSharedKey; shared != (remote.Auth == AuthPSK) {
 		m.judged(fmt.Errorf("the peer authenticates by %s, which the connection does not allow", auth.Method))
+		return
+	}
+	if auth.Method == message.AuthRSA && !remote.AcceptsSHA1(m.setup.peerHashes != nil) {
+		m.judged(errSHA1)
 		return
 	}
 	octets := m.peerOctets()

@@ -2,6 +2,7 @@ package v2
 
 import (
 	"bytes"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -41,6 +42,60 @@ func TestCertificates(t *testing.T) {
 			w.up(Initiate{})
 			if got := w.right.machine().Status().RemoteID; got != "CN=left" {
 				t.Errorf("peer is %q", got)
+			}
+		})
+	}
+}
+
+func TestPSS(t *testing.T) {
+	w := newWorld(t, 1)
+	l, _ := w.certPair("rsa")
+	l.Local.PSS = true
+	var schemes []string
+	note := func(a *Sign) { schemes = append(schemes, a.Scheme.Name) }
+	w.left.resign, w.right.resign = note, note
+	w.up(Initiate{})
+	if !slices.Equal(schemes, []string{"rsa-pss-sha256", "rsa-sha256"}) {
+		t.Errorf("signed by %v", schemes)
+	}
+}
+
+// RFC 7427 lets an RSA key sign with better than SHA-1: a peer that knows it and
+// does not has been talked down.
+func TestSHA1Signatures(t *testing.T) {
+	for name, tt := range map[string]struct {
+		use         SHA1Use
+		older, want bool
+	}{
+		"auto, RFC 7427":     {SHA1Auto, false, false},
+		"auto, older peer":   {SHA1Auto, true, true},
+		"never, older peer":  {SHA1Never, true, false},
+		"always, RFC 7427":   {SHA1Always, false, true},
+		"always, older peer": {SHA1Always, true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 1)
+			l, r := w.certPair("rsa")
+			l.Remote.SHA1, r.Remote.SHA1 = SHA1Always, tt.use
+			w.left.resign = func(a *Sign) {
+				leaf, err := x509.ParseCertificate(a.Connection.Local.Certificates[0])
+				if err == nil {
+					a.Scheme, err = suite.ChooseSignature(leaf.PublicKey, nil)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+				if tt.older {
+					w.right.machines[0].setup.peerHashes = nil
+				}
+			}
+			w.initiate(Initiate{})
+			w.run(20 * time.Second)
+			if up := w.right.machine() != nil; up != tt.want {
+				t.Errorf("established: %v; %v", up, w.right.notices)
+			}
+			if !tt.want {
+				w.right.mustReport(t, IKEFailed, "authentication-failed")
 			}
 		})
 	}

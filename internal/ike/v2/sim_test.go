@@ -83,6 +83,7 @@ type gateway struct {
 	dead     bool // does not receive any more
 	refuse   func(ipsec.SA) error
 	authWait time.Duration
+	resign   func(*Sign) // changes how the gateway signs
 	rng      *mrand.Rand
 }
 
@@ -312,6 +313,9 @@ func (g *gateway) perform(m *Machine, a Action) {
 			w.push(w.translate(f))
 		}
 	case Sign:
+		if g.resign != nil {
+			g.resign(&a)
+		}
 		w.after(g.authWait, func() {
 			data, err := a.Scheme.Sign(g.keys[a.Connection], a.Octets)
 			g.step(m, Signed{Token: a.Token, Auth: message.Auth{Method: message.AuthMethod(a.Scheme.Method), Data: data}, Err: err})

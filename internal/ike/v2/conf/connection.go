@@ -36,6 +36,10 @@ type Party struct {
 	ID   rules.Identity // zero: the subject of the certificate, or the address; for a remote, any
 	Auth AuthKind
 	PSK  secret.Key
+	// PSS says that an RSA key of the local party signs by RSASSA-PSS.
+	PSS bool
+	// SHA1 says when a remote party may sign with SHA-1, that is by method 1.
+	SHA1 SHA1Use
 	// Certificates is the local chain, DER, the leaf first.
 	Certificates [][]byte
 	// Authorities are the SHA-1 hashes of the SubjectPublicKeyInfo of the CAs
@@ -51,6 +55,24 @@ const (
 	AuthCert AuthKind = iota
 	AuthPSK
 )
+
+// SHA1Use says when signatures with SHA-1 are accepted: those of authentication
+// method 1, RSA as RFC 7296 knows it.
+type SHA1Use uint8
+
+// The uses of SHA-1. Auto: from a peer that does not announce better, with
+// SIGNATURE_HASH_ALGORITHMS (RFC 7427).
+const (
+	SHA1Auto SHA1Use = iota
+	SHA1Never
+	SHA1Always
+)
+
+// AcceptsSHA1 reports whether the remote party may sign with SHA-1. newer says
+// that it knows RFC 7427.
+func (p *Party) AcceptsSHA1(newer bool) bool {
+	return p.SHA1 == SHA1Always || p.SHA1 == SHA1Auto && !newer
+}
 
 // Child is the configuration of one tunnel.
 type Child struct {

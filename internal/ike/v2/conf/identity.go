@@ -1,7 +1,6 @@
 package conf
 
 import (
-	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -9,6 +8,7 @@ import (
 
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/v2/rules"
+	"caponier/internal/suite"
 )
 
 // LocalIdentity returns what this side claims to be: what is configured, or the
@@ -38,13 +38,17 @@ func (p *Party) leaf() (*x509.Certificate, error) {
 	return leaf, nil
 }
 
-// PublicKey returns the key of our certificate.
-func (p *Party) PublicKey() (crypto.PublicKey, error) {
+// SignatureScheme returns how to sign for a peer that accepts these hashes (see
+// suite.ChooseSignature).
+func (p *Party) SignatureScheme(peerHashes []uint16) (suite.SignatureScheme, error) {
 	leaf, err := p.leaf()
 	if err != nil {
-		return nil, err
+		return suite.SignatureScheme{}, err
 	}
-	return leaf.PublicKey, nil
+	if p.PSS {
+		return suite.ChoosePSS(leaf.PublicKey, peerHashes)
+	}
+	return suite.ChooseSignature(leaf.PublicKey, peerHashes)
 }
 
 // CertPayloads is our chain, the leaf first (RFC 7296, Section 3.6).
