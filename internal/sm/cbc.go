@@ -3,7 +3,6 @@ package sm
 import (
 	"crypto/subtle"
 	"errors"
-	"sync"
 	"unsafe"
 )
 
@@ -22,6 +21,7 @@ func inexactOverlap(x, y []byte) bool {
 // CBCEncrypter is an SM4 key for encrypting in CBC mode. It may be used by
 // several goroutines at once.
 type CBCEncrypter struct {
+	engine   *engine
 	key      wordKey
 	portable *portableKey // where lanes do not work on folded keys
 }
@@ -33,7 +33,7 @@ func newCBCEncrypter(e *engine, key []byte) (*CBCEncrypter, error) {
 	if len(key) != KeySize {
 		return nil, ErrKeySize
 	}
-	c := &CBCEncrypter{}
+	c := &CBCEncrypter{engine: e}
 	rk := schedule(key)
 	switch {
 	case e.cbc[0] == 0:
@@ -59,18 +59,20 @@ func (c *CBCEncrypter) Wipe() {
 	}
 }
 
-var pool = sync.Pool{New: func() any { return NewLanes() }}
-
 // Encrypt encrypts one packet, whose blocks wait for each other: a batch in
 // Lanes is many times faster. It panics where crypto/cipher's CBC encrypter
 // does.
 func (c *CBCEncrypter) Encrypt(dst, iv, src []byte) {
-	l := pool.Get().(*Lanes)
+	e := c.engine
+	l := e.spare.Swap(nil)
+	if l == nil {
+		l = newLanes(e)
+	}
 	l.one[0] = CBCJob{Key: c, IV: iv, Dst: dst, Src: src}
 	l.EncryptCBC(l.one[:])
 	l.one[0] = CBCJob{}
 	l.Wipe()
-	pool.Put(l)
+	e.spare.Store(l)
 }
 
 // encryptCBC is the slow way: a block at a time.

@@ -1,5 +1,11 @@
 package sm
 
+import (
+	"errors"
+	"fmt"
+	"sync"
+)
+
 // keyForm is what a kernel's lanes take for a round: what remains of the round
 // key behind the S-box in the short or the plain folded round, or the key.
 type keyForm int
@@ -15,6 +21,20 @@ type kernel uint8
 
 var portableEngine = engine{name: "portable"}
 
+// engines returns the engines that work, fastest first.
+var engines = sync.OnceValue(func() []*engine {
+	var es []*engine
+	for _, e := range candidates() {
+		if e.test() == nil {
+			es = append(es, e)
+		}
+	}
+	if len(es) == 0 {
+		panic("sm: no implementation passes its tests")
+	}
+	return es
+})
+
 // best returns the fastest engine of this machine.
 func best() *engine { return engines()[0] }
 
@@ -26,4 +46,17 @@ func Implementations() []string {
 		names = append(names, e.name)
 	}
 	return names
+}
+
+// SelfTest runs all implementations of this machine on known answers. What fails
+// is not used, whether SelfTest is called or not, and is named in the error;
+// where nothing is left, constructors panic.
+func SelfTest() error {
+	var errs []error
+	for _, e := range candidates() {
+		if err := e.test(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", e.name, err))
+		}
+	}
+	return errors.Join(errs...)
 }

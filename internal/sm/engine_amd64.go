@@ -1,13 +1,13 @@
 package sm
 
 import (
-	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/cpu"
 )
 
-var engines = sync.OnceValue(func() []*engine {
+// candidates returns the engines whose instructions this machine has.
+func candidates() []*engine {
 	var es []*engine
 	x := &cpu.X86
 	if x.HasAVX512F && x.HasAVX512BW && x.HasAVX512VL && x.HasAVX512DQ && x.HasAVX512GFNI && x.HasAVX512VPCLMULQDQ && x.HasBMI2 {
@@ -71,6 +71,6 @@ var engines = sync.OnceValue(func() []*engine {
 		}
 	}
 	return append(es, &portableEngine)
-})
+}
 
 const gfni = 1 << 8 // in ECX of CPUID's leaf 7

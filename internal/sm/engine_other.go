@@ -4,6 +4,6 @@ package sm
 
 import "unsafe"
 
-func engines() []*engine { return []*engine{&portableEngine} }
+func candidates() []*engine { return []*engine{&portableEngine} }
 
 func (kernel) call(unsafe.Pointer) {}

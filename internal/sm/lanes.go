@@ -2,6 +2,7 @@ package sm
 
 import (
 	"encoding/binary"
+	"sync/atomic"
 	"unsafe"
 )
 
@@ -55,6 +56,7 @@ type engine struct {
 	powers kernel
 	// How many messages make a batch worthwhile.
 	minHash int
+	spare   atomic.Pointer[Lanes] // for packets that come alone
 }
 
 // Lanes works on many packets at once, which are independent of each other
@@ -110,6 +112,9 @@ func (l *Lanes) lane(i int) (*group, int) { return &l.call.groups[i/groupLanes],
 
 // reset makes all lanes idle and forgets which keys they have.
 func (l *Lanes) reset() {
+	if l.finish.n != 0 { // a panic cut the batch before short
+		l.finish.reset()
+	}
 	for i := range l.job {
 		l.park(i)
 		l.keys[i] = nil

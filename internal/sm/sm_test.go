@@ -116,3 +116,38 @@ func TestCBCEncryptAgainstOpenSSL(t *testing.T) {
 		}
 	})
 }
+
+func TestSelfTest(t *testing.T) {
+	if err := SelfTest(); err != nil {
+		t.Fatal(err)
+	}
+	if len(engines()) != len(candidates()) {
+		t.Errorf("only %v are used", Implementations())
+	}
+	answer := known.sealed
+	defer func() { known.sealed = answer }()
+	known.sealed = "00"
+	if SelfTest() == nil {
+		t.Error("a wrong answer passes")
+	}
+}
+
+func BenchmarkSelfTest(b *testing.B) {
+	for b.Loop() {
+		SelfTest()
+	}
+}
+
+func TestCBCEncryptOfOnePacket(t *testing.T) {
+	forEach(t, func(t *testing.T, e *engine) {
+		key, iv, in := random(r, 16), random(r, 16), random(r, 96)
+		c, _ := newCBCEncrypter(e, key)
+		d, _ := newCBCDecrypter(&portableEngine, key)
+		out := make([]byte, len(in))
+		c.Encrypt(out, iv, in)
+		d.Decrypt(out, iv, out)
+		if !bytes.Equal(out, in) {
+			t.Fatal("decrypts to something else")
+		}
+	})
+}
