@@ -52,6 +52,7 @@ func shapes(r *rand.Rand) map[string][]int {
 		s[fmt.Sprintf("same%d", count)] = same
 		s[fmt.Sprintf("mixed%d", count)] = mixed
 	}
+	s["long"] = []int{3000, 1, 2047, 1024}
 	for n := range 10 {
 		s[fmt.Sprintf("length%d", n)] = []int{n, n, n}
 	}

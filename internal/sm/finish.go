@@ -126,6 +126,7 @@ func (l *Lanes) HMAC(jobs []MACJob) {
 		if steps == 0 {
 			break
 		}
+		steps = min(steps, maxSteps)
 		l.call.steps = uint64(steps)
 		l.engine.hash[wide].call(unsafe.Pointer(&l.call))
 		for i := range active {

@@ -75,6 +75,7 @@ func (l *Lanes) Seal(jobs []SealJob) {
 		if steps == 0 {
 			break
 		}
+		steps = min(steps, maxSteps)
 		l.call.steps = uint64(steps)
 		e.fused[wide].call(unsafe.Pointer(&l.call))
 		for g := range l.call.groups {

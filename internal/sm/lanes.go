@@ -9,7 +9,8 @@ import (
 const (
 	groupLanes = 16
 	maxLanes   = 2 * groupLanes
-	stepSize   = 64 // octets of each packet that a kernel handles in a step
+	stepSize   = 64  // octets of each packet that a kernel handles in a step
+	maxSteps   = 256 // of one call, which the scheduler cannot interrupt
 )
 
 type laneRow [groupLanes]uint32
@@ -231,6 +232,7 @@ func (l *Lanes) EncryptCBC(jobs []CBCJob) {
 		if busy == 0 {
 			break
 		}
+		steps = min(steps, maxSteps)
 		l.call.steps = uint64(steps)
 		l.engine.cbc[wide].call(unsafe.Pointer(&l.call))
 		for g := range l.call.groups {
