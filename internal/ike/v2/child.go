@@ -119,8 +119,9 @@ func (m *Machine) usableSPI(p ipsec.Protocol, octets []byte) bool {
 	return spi >= ipsec.MinSPI && m.byOutbound(p, spi) == nil
 }
 
-// maxChildren bounds the CHILD SAs that a peer can make this side keep.
-func (m *Machine) maxChildren() int { return 16 + 4*len(m.conn.Children) }
+// maxChildren bounds the CHILD SAs that a peer can make this side keep, and those
+// that packets ask for where the peer narrows their selectors.
+func (m *Machine) maxChildren() int { return 16 + 4*m.conn.Pairs() }
 
 // ---- keys ----
 

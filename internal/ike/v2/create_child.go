@@ -21,6 +21,7 @@ type childOffer struct {
 	conf              *Child
 	spi               ipsec.SPI
 	proposals         []ipsec.Proposal
+	flow              *ipsec.Flow // the packet that asked for it, or nil
 	localTS, remoteTS []ipsec.Selector
 	nonce             []byte
 	group             ipsec.Transform
@@ -32,8 +33,12 @@ func (m *Machine) newOffer(c *Child, flow *ipsec.Flow) (*childOffer, *failure) {
 	if err != nil {
 		return nil, internal(err)
 	}
-	o := &childOffer{conf: c, spi: spi, proposals: c.Proposals}
+	o := &childOffer{conf: c, spi: spi, proposals: c.Proposals, flow: flow}
 	o.localTS, o.remoteTS = c.Propose(m.local.Addr(), m.remote.Addr(), flow)
+	if m.onePair {
+		ours, theirs := c.Selectors(m.local.Addr(), m.remote.Addr())
+		o.localTS, o.remoteTS = rules.Pair(ours, theirs, flow)
+	}
 	return o, nil
 }
 
@@ -140,11 +145,15 @@ type createChild struct {
 	retry
 }
 
-// enqueueChild asks for a CHILD SA, once for each tunnel.
+// enqueueChild asks for a CHILD SA, once for each tunnel: a packet that it turns
+// out not to cover asks again.
 func (m *Machine) enqueueChild(c *Child, flow *ipsec.Flow) {
 	same := func(t task) bool {
 		x, ok := t.(*createChild)
 		return ok && x.conf == c
+	}
+	if flow != nil && m.covers(c, flow) {
+		return // it came up meanwhile
 	}
 	if m.outstanding != nil && same(m.outstanding.task) ||
 		slices.ContainsFunc(m.queue, func(w waiting) bool { return same(w.task) }) {
@@ -153,8 +162,21 @@ func (m *Machine) enqueueChild(c *Child, flow *ipsec.Flow) {
 	m.enqueue(&createChild{conf: c, flow: flow})
 }
 
+// covers reports whether a CHILD SA of the tunnel is up, or about to be, that the
+// packet may take.
+func (m *Machine) covers(c *Child, flow *ipsec.Flow) bool {
+	return m.findChild(func(x *child) bool {
+		return x.conf == c && x.state == childLive && x.inUp && rules.CoversFlow(x.localTS, x.remoteTS, flow)
+	}) != nil
+}
+
 func (t *createChild) request(m *Machine) (message.ExchangeType, []message.Payload, bool) {
 	var f *failure
+	if len(m.children) >= m.maxChildren() {
+		t.cancel(m)
+		m.notice(ChildFailed, t.conf.Name, failf(message.NoAdditionalSAs, "there are %d CHILD SAs already", len(m.children)))
+		return 0, nil, false
+	}
 	if t.offer == nil {
 		if t.offer, f = m.newOffer(t.conf, t.flow); f != nil {
 			m.notice(ChildFailed, t.conf.Name, f)
@@ -204,6 +226,12 @@ func (m *Machine) childResponse(o *childOffer, msg *message.Message, ni, nr []by
 		proposals = rules.WithoutKE(proposals)
 	}
 	c, f := o.complete(m, msg, proposals, ni, nr)
+	if f != nil && f.notify == message.SinglePairRequired && !m.onePair {
+		m.onePair = true
+		o.discard(m)
+		m.enqueue(&createChild{conf: o.conf, flow: o.flow})
+		return
+	}
 	if f != nil {
 		m.notice(ChildFailed, o.conf.Name, f)
 		m.undo(o, c)

@@ -42,6 +42,7 @@ type Machine struct {
 	setupTimer *timer
 	token      uint64 // of the last Sign or Verify
 	redundant  bool   // lost a collision of two rekeyings: it ends without a report
+	onePair    bool   // the peer takes one pair of selectors in a CHILD SA
 	wantClose  bool   // Close came while the set-up could not be broken off
 }
 

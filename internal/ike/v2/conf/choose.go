@@ -81,6 +81,16 @@ func (c *Child) Propose(local, remote netip.Addr, flow *ipsec.Flow) (ours, their
 		rules.WithFlow(theirs, flow.Dst, flow.Protocol, flow.DstPort)
 }
 
+// Pairs returns how many CHILD SAs the tunnels have for a peer that takes one pair
+// of selectors in each.
+func (c *Connection) Pairs() int {
+	n := 0
+	for _, ch := range c.Children {
+		n += max(1, len(ch.Local)) * max(1, len(ch.Remote))
+	}
+	return n
+}
+
 // Match is what a request for a CHILD SA and a configured tunnel have in common.
 type Match struct {
 	Child             *Child

@@ -49,6 +49,28 @@ func OrHost(configured []ipsec.Selector, host netip.Addr) []ipsec.Selector {
 	return []ipsec.Selector{ipsec.FromPrefix(netip.PrefixFrom(host, host.BitLen()))}
 }
 
+// Pair leaves one selector of each side, for a peer that takes one pair in a
+// CHILD SA (SINGLE_PAIR_REQUIRED: RFC 7296, Section 2.9): the first that the flow
+// fits, and otherwise the first.
+func Pair(local, remote []ipsec.Selector, flow *ipsec.Flow) (l, r []ipsec.Selector) {
+	i, j := 0, 0
+	if flow != nil {
+		i = max(0, slices.IndexFunc(local, func(s ipsec.Selector) bool { return fits(s, flow.Src, flow.Protocol, flow.SrcPort) }))
+		j = max(0, slices.IndexFunc(remote, func(s ipsec.Selector) bool { return fits(s, flow.Dst, flow.Protocol, flow.DstPort) }))
+	}
+	return local[i : i+1], remote[j : j+1]
+}
+
+// CoversFlow reports whether the selectors of an SA cover a packet.
+func CoversFlow(local, remote []ipsec.Selector, flow *ipsec.Flow) bool {
+	return slices.ContainsFunc(local, func(s ipsec.Selector) bool { return fits(s, flow.Src, flow.Protocol, flow.SrcPort) }) &&
+		slices.ContainsFunc(remote, func(s ipsec.Selector) bool { return fits(s, flow.Dst, flow.Protocol, flow.DstPort) })
+}
+
+func fits(s ipsec.Selector, a netip.Addr, protocol uint8, port uint16) bool {
+	return s.Contains(a, protocol, port, hasPorts(protocol))
+}
+
 // WithFlow puts the packet that asked for the SA in front, so that a peer that
 // narrows to one selector takes one that fits it (RFC 7296, Section 2.9).
 func WithFlow(configured []ipsec.Selector, addr netip.Addr, protocol uint8, port uint16) []ipsec.Selector {
