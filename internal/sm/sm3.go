@@ -32,21 +32,24 @@ func (d *digest) BlockSize() int { return HashBlockSize }
 func (d *digest) Reset()         { d.s, d.n = sm3IV, 0 }
 
 func (d *digest) Write(p []byte) (int, error) {
-	total := len(p)
+	d.absorb(p)
+	return len(p), nil
+}
+
+func (d *digest) absorb(p []byte) {
 	have := int(d.n % HashBlockSize)
-	d.n += uint64(total)
+	d.n += uint64(len(p))
 	if have > 0 {
 		n := copy(d.buf[have:], p)
 		p = p[n:]
 		if have+n < HashBlockSize {
-			return total, nil
+			return
 		}
 		sm3Blocks(&d.s, d.buf[:])
 	}
 	whole := len(p) &^ (HashBlockSize - 1)
 	sm3Blocks(&d.s, p[:whole])
 	copy(d.buf[:], p[whole:])
-	return total, nil
 }
 
 func (d *digest) Sum(in []byte) []byte {
@@ -85,7 +88,7 @@ func putState(out *[HashSize]byte, s *[8]uint32) {
 // Sum returns the SM3 digest of p.
 func Sum(p []byte) (out [HashSize]byte) {
 	d := digest{s: sm3IV}
-	d.Write(p)
+	d.absorb(p)
 	d.finish(&out)
 	return out
 }
@@ -123,10 +126,10 @@ func (k *HMACKey) Wipe() { *k = HMACKey{} }
 func (k *HMACKey) Sum(out *[HashSize]byte, parts ...[]byte) {
 	d := digest{s: k.inner, n: HashBlockSize}
 	for _, p := range parts {
-		d.Write(p)
+		d.absorb(p)
 	}
 	d.finish(out)
 	d.s, d.n = k.outer, HashBlockSize
-	d.Write(out[:])
+	d.absorb(out[:])
 	d.finish(out)
 }

@@ -32,8 +32,7 @@ func (b *B) pick(evex, vex string) string {
 	return vex
 }
 
-func (b *B) load(mem string) V    { return b.D(b.pick("VMOVDQU64", "VMOVDQU"), mem) }
-func (b *B) loadTo(m string, d V) { b.I(b.pick("VMOVDQU64", "VMOVDQU"), m, d) }
+func (b *B) load(mem string) V { return b.D(b.pick("VMOVDQU64", "VMOVDQU"), mem) }
 func (b *B) store(v V, mem string) {
 	b.Store(b.pick("VMOVDQU64", "VMOVDQU"), v, mem)
 }
@@ -111,7 +110,6 @@ func words(w ...uint32) []byte {
 // Byte shuffles within words and blocks.
 var (
 	swap32  = words(0x00010203, 0x04050607, 0x08090a0b, 0x0c0d0e0f)
-	swap128 = words(0x0c0d0e0f, 0x08090a0b, 0x04050607, 0x00010203)
 	rotate8 = words(0x02010003, 0x06050407, 0x0a09080b, 0x0e0d0c0f)
 	rotate2 = words(0x01000302, 0x05040706, 0x09080b0a, 0x0d0c0f0e) // by 16 bits
 	rotate3 = words(0x00030201, 0x04070605, 0x080b0a09, 0x0c0f0e0d) // by 24 bits

@@ -43,8 +43,6 @@ const (
 type slices struct {
 	b    *B
 	u, w V
-	un   V
-	pre  V
 	ox   V
 }
 
