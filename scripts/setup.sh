@@ -7,7 +7,7 @@ demo=(iproute2 iputils-ping)
 bench=("${demo[@]}" iperf3 strongswan-swanctl charon-systemd libcharon-extra-plugins
   libstrongswan-extra-plugins libstrongswan-standard-plugins)
 test=("${bench[@]}" strongswan-pki
-  tshark python3-scapy tcpdump nftables openssl gcc libc6-dev)
+  tshark python3-scapy python3-cryptography tcpdump nftables openssl gcc libc6-dev)
 
 case "${1:-}" in
   demo) packages=("${demo[@]}") ;;
