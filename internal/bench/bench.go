@@ -22,23 +22,23 @@ import (
 
 // Options say what to measure, and how long.
 type Options struct {
-	Program  string   // the caponier binary
-	PeerDir  string   // where wireguard-go and tailscale's are
-	Peers    []string // by name; none: all that are there
-	Measures []string // by name; none: all that can be done
+	Program  string   `json:"-"`                  // the caponier binary
+	PeerDir  string   `json:"-"`                  // where wireguard-go and tailscale's are
+	Peers    []string `json:"peers,omitempty"`    // by name; none: all that are there
+	Measures []string `json:"measures,omitempty"` // by name; none: all that can be done
 
-	Rounds       int
-	Duration     time.Duration // of one TCP or UDP measurement
-	Pings        int           // of each size, in all rounds together
-	PingInterval time.Duration
-	Flows        []int     // TCP flows in parallel
-	MSS          []int     // octets
-	Datagrams    []int     // octets of data
-	Rates        []float64 // offered bit/s
-	PacketRates  []float64 // offered packets/s; 0 is as many as one sender makes
-	Echoes       []int     // octets of data in a ping
-	Load         float64   // bit/s that pass while pinging under load
-	Tunnels      []int     // tunnels set up at once
+	Rounds       int           `json:"rounds"`
+	Duration     time.Duration `json:"duration"`      // of one TCP or UDP measurement
+	Pings        int           `json:"pings"`         // of each size, in all rounds together
+	PingInterval time.Duration `json:"ping_interval"` // from an answer to the next request
+	Flows        []int         `json:"flows"`         // TCP flows in parallel
+	MSS          []int         `json:"mss"`           // octets
+	Datagrams    []int         `json:"datagrams"`     // octets of data
+	Rates        []float64     `json:"rates"`         // offered bit/s
+	PacketRates  []float64     `json:"packet_rates"`  // offered packets/s; 0 is as many as one sender makes
+	Echoes       []int         `json:"echoes"`        // octets of data in a ping
+	Load         float64       `json:"load"`          // bit/s that pass while pinging under load
+	Tunnels      []int         `json:"tunnels"`       // connections set up
 }
 
 // Full returns the options of a complete run. It takes about an hour.
