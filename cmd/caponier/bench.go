@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -64,13 +65,13 @@ func (c *cli) bench() *cobra.Command {
 	cmd.RunE = run(func(cmd *cobra.Command, _ []string) error {
 		o, err := f.options(cmd.Flags().Changed)
 		if err != nil {
-			return err
+			return benchError(err)
 		}
 		bar := newBar(os.Stderr)
 		report, err := bench.Run(cmd.Context(), o, func(p bench.Progress) { bar.show(p.What, p.Done, p.Total) })
 		bar.clear()
 		if err != nil {
-			return err
+			return benchError(err)
 		}
 		report.Version, report.Command = control.LocalBuild().Version, "caponier "+strings.Join(os.Args[1:], " ")
 		if f.out != "" {
@@ -82,6 +83,16 @@ func (c *cli) bench() *cobra.Command {
 		return c.print(report)
 	})
 	return cmd
+}
+
+// benchError tells wrong usage from failure.
+func benchError(err error) error {
+	for _, usage := range []error{bench.ErrOptions, bench.ErrUnknownMeasure, bench.ErrUnknownPeer} {
+		if errors.Is(err, usage) {
+			return &control.Error{Code: control.CodeUsage, Message: err.Error(), Cure: "caponier bench --help"}
+		}
+	}
+	return err
 }
 
 // options applies the flags that were given to the defaults.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"text/template"
 
 	"caponier/internal/lab/netns"
@@ -56,7 +57,8 @@ func (strongSwanPeer) find(ctx context.Context) (string, error) {
 	}
 	// --version would ask a daemon, and the daemon's own does not exist. The help
 	// begins with the version.
-	return output(ctx, "swanctl", "--help")
+	version, err := output(ctx, "swanctl", "--help")
+	return strings.TrimSuffix(version, " swanctl"), err
 }
 
 var (
