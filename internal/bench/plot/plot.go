@@ -3,6 +3,7 @@ package plot
 
 import (
 	"io"
+	"slices"
 
 	"github.com/go-analyze/charts"
 )
@@ -67,8 +68,8 @@ func (c Chart) SVG(w io.Writer) error {
 		series = append(series, charts.GenericSeries{Type: kind, Name: g.Name, Values: medians})
 	}
 	if !c.Bars {
-		// The colours repeat in the order of the groups: each round's dots get
-		// those of its lines.
+		// The colours repeat in the order of the groups: dots get those of their
+		// lines.
 		for round := range rounds {
 			for _, g := range c.Groups {
 				series = append(series, charts.GenericSeries{Type: charts.ChartTypeScatter, Values: g.round(round)})
@@ -77,7 +78,7 @@ func (c Chart) SVG(w io.Writer) error {
 	}
 	p, err := charts.Render(charts.ChartOption{
 		OutputFormat: charts.ChartOutputSVG, Width: width, Height: height,
-		Theme:      charts.GetTheme(charts.ThemeLight).WithSeriesColors(colors),
+		Theme:      charts.GetTheme(charts.ThemeLight).WithSeriesColors(slices.Repeat(colors, 1+rounds)),
 		Title:      charts.TitleOption{Text: c.Title, FontStyle: charts.FontStyle{FontSize: 12}},
 		Legend:     charts.LegendOption{SeriesNames: names, Offset: charts.OffsetStr{Top: "24"}},
 		XAxis:      charts.XAxisOption{Title: c.X, Labels: c.Labels, BoundaryGap: charts.Ptr(true)},
