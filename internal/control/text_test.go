@@ -61,8 +61,8 @@ func TestText(t *testing.T) {
 			Steps: []TraceStep{{"route", true, "table 220 sends it to caponier0, the data plane"}, {"policy", false, "no policy matches"}},
 			Words: "the data plane drops it", Verdict: DroppedNone, Counter: "no-policy", Count: 12, Cure: "add 10.9.0.1 to local of a tunnel",
 		},
-		"progress":           Progress{Target: Target{"agw", "lan"}, Step: StepEstablished, Detail: "c0ffee01 in, decade02 out"},
-		"log":                record,
+		"progress": Progress{Target: Target{"agw", "lan"}, Step: StepEstablished, Detail: "c0ffee01 in, decade02 out"},
+		"log":      record,
 		"version": Build{
 			Version: "v0.1.0", Revision: "0123456789abcdef0123456789abcdef01234567+dirty",
 			Go: "go1.26.8", Platform: "linux/amd64",

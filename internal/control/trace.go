@@ -52,7 +52,7 @@ const (
 // The ports of a traced packet.
 const (
 	tracedPort = 49152     // of its source
-	echoType   = 8<<8 | 0  // ICMP echo request
+	echoType   = 8 << 8    // ICMP echo request
 	echo6Type  = 128 << 8  // ICMPv6 echo request
 	protoICMP  = uint8(1)  // RFC 792
 	protoTCP   = uint8(6)  // RFC 9293

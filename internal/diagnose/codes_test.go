@@ -8,6 +8,14 @@ import (
 	"testing"
 )
 
+// quoted is the code as the document has it.
+func (w *seen) quoted() string {
+	if w == nil {
+		return ""
+	}
+	return "`" + w.code + "`"
+}
+
 var update = flag.Bool("update", false, "rewrite docs/codes.md")
 
 // TestCodesAreDocumented keeps docs/codes.md equal to the table.
@@ -26,6 +34,14 @@ func TestCodesAreDocumented(t *testing.T) {
 		}
 		seen[c.Code] = true
 		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", c.Code, c.Cause, c.Cure)
+	}
+	b.WriteString("\n## Mistakes that the tests make\n\n" +
+		"Two gateways run with each of these mistakes, and each end's `caponier why` must say the cause and the cure\n" +
+		"(`internal/diagnose`, `TestMistakes`). The package `test/why` makes more of them with strongSwan as the peer, and\n" +
+		"with ports and ESP blocked for real.\n\n" +
+		"| mistake | the end that calls says | the end that is called says |\n| --- | --- | --- |\n")
+	for _, m := range mistakes {
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", m.name, m.left.quoted(), m.right.quoted())
 	}
 	const path = "../../docs/codes.md"
 	if *update {

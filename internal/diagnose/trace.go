@@ -142,6 +142,7 @@ func (x *tracer) policy(matching []*spd.Entry) error {
 		x.verdict(control.DroppedPolicy, false, "policy-discard", "%s discards it", p.Name)
 		x.t.Cure = "add a policy of higher priority or a tunnel for it"
 		return nil
+	case ipsec.Protect:
 	}
 	sa, others := x.outbound(p)
 	if sa == nil {
