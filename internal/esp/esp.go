@@ -64,16 +64,19 @@ func PeekSPI(b []byte) (ipsec.SPI, bool) {
 // format is what both directions of an SA know of the packet layout.
 type format struct {
 	protector suite.Protector
+	batcher   suite.Batcher // the protector; nil where packets gain nothing from company
 	spi       ipsec.SPI
 	esn       bool
 	combined  bool
 	ivLen     int
 	icvLen    int
 	align     int // of the ciphertext
-	// scratch holds the AAD of a combined-mode algorithm with extended sequence
-	// numbers, or else the high half of such a number.
-	scratch [12]byte
+	scratch   extended
 }
+
+// extended holds the AAD of a combined-mode algorithm with extended sequence
+// numbers, or else the high half of such a number.
+type extended [12]byte
 
 func newFormat(sa *ipsec.SA, d ipsec.Direction) (format, error) {
 	switch {
@@ -88,8 +91,10 @@ func newFormat(sa *ipsec.SA, d ipsec.Direction) (format, error) {
 	if err != nil {
 		return format{}, fmt.Errorf("esp: SA %s: %w", sa.SPI, err)
 	}
+	batcher, _ := p.(suite.Batcher)
 	return format{
 		protector: p,
+		batcher:   batcher,
 		spi:       sa.SPI,
 		esn:       sa.ESN,
 		combined:  p.Combined(),
@@ -102,18 +107,18 @@ func newFormat(sa *ipsec.SA, d ipsec.Direction) (format, error) {
 // authenticated returns what the ICV covers beside IV and ciphertext: aad
 // before, tail after. With extended sequence numbers the high half stands
 // inside the AAD of combined-mode algorithms (RFC 4106, Section 5) and behind
-// the ciphertext for others (RFC 4303, Section 2.2.1).
-func (f *format) authenticated(header []byte, seq uint64) (aad, tail []byte) {
+// the ciphertext for others (RFC 4303, Section 2.2.1). They may lie in scratch.
+func (f *format) authenticated(header []byte, seq uint64, scratch *extended) (aad, tail []byte) {
 	switch {
 	case !f.esn:
 		return header[:HeaderLen], nil
 	case f.combined:
-		copy(f.scratch[:4], header)
-		binary.BigEndian.PutUint64(f.scratch[4:], seq)
-		return f.scratch[:12], nil
+		copy(scratch[:4], header)
+		binary.BigEndian.PutUint64(scratch[4:], seq)
+		return scratch[:12], nil
 	default:
-		binary.BigEndian.PutUint32(f.scratch[:4], uint32(seq>>32))
-		return header[:HeaderLen], f.scratch[:4]
+		binary.BigEndian.PutUint32(scratch[:4], uint32(seq>>32))
+		return header[:HeaderLen], scratch[:4]
 	}
 }
 

@@ -65,7 +65,7 @@ func (in *Inbound) Open(pkt []byte) (inner []byte, nextHeader uint8, seq uint64,
 		return nil, 0, seq, ErrReplay
 	}
 	sealed := pkt[head:]
-	aad, tail := in.authenticated(pkt, seq)
+	aad, tail := in.authenticated(pkt, seq, &in.scratch)
 	if in.protector.Open(sealed, pkt[HeaderLen:head], sealed, aad, tail) != nil {
 		return nil, 0, seq, ErrIntegrity
 	}

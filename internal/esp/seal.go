@@ -69,13 +69,18 @@ func (o *Outbound) Seal(dst, inner []byte, seq uint64, nextHeader uint8) (int, e
 	if err != nil {
 		return 0, err
 	}
-	body := dst[o.HeadRoom():n]
+	o.seal(dst[:n], o.place(dst, inner, padded, nextHeader), seq)
+	return n, nil
+}
+
+// place puts the padded plaintext where its ciphertext is to be.
+func (o *Outbound) place(dst, inner []byte, padded int, nextHeader uint8) []byte {
+	body := dst[o.HeadRoom():][:padded]
 	if len(inner) > 0 && &inner[0] != &body[0] {
 		copy(body, inner)
 	}
-	putTrailer(body[len(inner):padded], nextHeader)
-	o.seal(dst[:n], body[:padded], seq)
-	return n, nil
+	putTrailer(body[len(inner):], nextHeader)
+	return body
 }
 
 // maxTrailer is room for the padding and trailer of any suite: blocks of up to
@@ -130,21 +135,18 @@ func putTrailer(b []byte, nextHeader uint8) {
 
 // seal writes the ESP packet of the padded plaintext to dst.
 func (o *Outbound) seal(dst, plain []byte, seq uint64) {
-	head := o.HeadRoom()
-	binary.BigEndian.PutUint32(dst, uint32(o.spi))
-	binary.BigEndian.PutUint32(dst[4:], uint32(seq))
-	iv := dst[HeaderLen:head]
-	o.protector.NextIV(iv, seq)
-	aad, tail := o.authenticated(dst, seq)
-	o.protector.Seal(dst[head:], iv, plain, aad, tail)
+	iv := o.putHeader(dst, seq)
+	aad, tail := o.authenticated(dst, seq, &o.scratch)
+	o.protector.Seal(dst[o.HeadRoom():], iv, plain, aad, tail)
 }
 
-// SealBatch seals each item. One item's failure does not keep others back.
-func (o *Outbound) SealBatch(items []SealItem) {
-	for i := range items {
-		it := &items[i]
-		it.Len, it.Err = o.Seal(it.Dst, it.Inner, it.Seq, it.NextHeader)
-	}
+// putHeader writes what stands before the ciphertext, and returns the IV.
+func (o *Outbound) putHeader(dst []byte, seq uint64) (iv []byte) {
+	binary.BigEndian.PutUint32(dst, uint32(o.spi))
+	binary.BigEndian.PutUint32(dst[4:], uint32(seq))
+	iv = dst[HeaderLen:o.HeadRoom()]
+	o.protector.NextIV(iv, seq)
+	return iv
 }
 
 func roundUp(n, multiple int) int { return (n + multiple - 1) / multiple * multiple }

@@ -37,7 +37,7 @@ func newSM4GCM(key []byte) (Protector, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newCombined(sm4GCM{gcm}, key[sm.KeySize:]), nil
+	return &sm4Batch{combined: newCombined(sm4GCM{gcm}, key[sm.KeySize:]), gcm: gcm}, nil
 }
 
 type sm4GCM struct{ *sm.GCM }

@@ -2,6 +2,7 @@ package suite
 
 import (
 	"errors"
+	"hash"
 
 	"caponier/internal/ipsec"
 	"caponier/internal/sm"
@@ -27,7 +28,7 @@ func sm3Entry(id uint16, icvLen int, words ...string) entry {
 		transform: ipsec.Transform{Type: ipsec.TypeInteg, ID: id},
 		words:     words,
 		integ: &integrity{
-			keyLen: sm.HashSize, icvLen: icvLen, mac: keyed(sm.New),
+			keyLen: sm.HashSize, icvLen: icvLen, mac: newHMACSM3,
 			prf: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFHMACSM3},
 		},
 		check: macVector(sm3Key, sm3Data, answerSM3[:2*icvLen]),
@@ -47,3 +48,20 @@ var sm3PRF = []entry{{
 			prfVector(sm3Key, sm3Data, answerSM3)(e))
 	},
 }}
+
+// hmacSM3 is HMAC-SM3 twice: as a hash.Hash beside any cipher, and as the key
+// that batches take.
+type hmacSM3 struct {
+	hash.Hash
+	key *sm.HMACKey
+}
+
+func newHMACSM3(key []byte) (hash.Hash, error) {
+	h, err := keyed(sm.New)(key)
+	if err != nil {
+		return nil, err
+	}
+	return &hmacSM3{Hash: h, key: sm.NewHMACKey(key)}, nil
+}
+
+func (m *hmacSM3) wipe() { m.key.Wipe() }

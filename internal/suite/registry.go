@@ -151,7 +151,7 @@ func NewProtector(encr, integ ipsec.Transform, encrKey, integKey []byte) (Protec
 	if err != nil {
 		return nil, err
 	}
-	return &composed{cipherMode: mode, mac: mac, icvLen: i.icvLen}, nil
+	return sideBySide(&composed{cipherMode: mode, mac: mac, icvLen: i.icvLen}), nil
 }
 
 // NewPRF returns the pseudorandom function t. It has no state: it may be used
