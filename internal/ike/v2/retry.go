@@ -10,7 +10,7 @@ import (
 
 // Limits on repeating a CREATE_CHILD_SA exchange that the peer refused for now.
 // RFC 7296, Section 2.25: the refused side tries again over several minutes, and
-// not at once.
+// not at once; then it closes the IKE SA.
 const (
 	firstRetry = 2 * time.Second
 	lastRetry  = 60 * time.Second
@@ -52,8 +52,13 @@ func (r *retry) again(m *Machine, msg *message.Message, own []ipsec.Proposal) (b
 		} else {
 			r.wait = min(2*r.wait, lastRetry)
 		}
+		if m.now.Sub(r.since) >= retryLimit {
+			// The two ends do not have the same state: only a new IKE SA helps.
+			m.close(failf(message.TemporaryFailure, "the peer has refused what was asked for %s", retryLimit))
+			return false, 0
+		}
 		// The jitter keeps two ends that refuse each other from doing so for ever.
-		return m.now.Sub(r.since) < retryLimit, r.wait + time.Duration(m.randomBelow(int64(r.wait)))
+		return true, r.wait + time.Duration(m.randomBelow(int64(r.wait)))
 	}
 	return false, 0
 }
