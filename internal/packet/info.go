@@ -78,6 +78,13 @@ type Info struct {
 // IsFragment reports whether the packet is a part of a larger one.
 func (p *Info) IsFragment() bool { return p.MoreFragments || p.FragmentOffset != 0 }
 
+// SameFlow reports whether policies and selectors cannot tell the packets p and q
+// apart: they have the same addresses, protocol and ports.
+func (p *Info) SameFlow(q *Info) bool {
+	return p.Version == q.Version && p.Protocol == q.Protocol && p.HasPorts == q.HasPorts &&
+		p.SrcPort == q.SrcPort && p.DstPort == q.DstPort && p.Src == q.Src && p.Dst == q.Dst
+}
+
 // Decode fills p from the IP packet at the start of b.
 func (p *Info) Decode(b []byte) {
 	*p = Info{}

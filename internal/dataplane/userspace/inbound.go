@@ -38,6 +38,12 @@ type inbound struct {
 
 	info    packet.Info
 	deliver []netio.Packet
+	// admitted is the flow that was admitted last, and the SA that carried it.
+	// It does not outlive the owner's turn.
+	admitted struct {
+		in   *sad.In
+		info packet.Info
+	}
 	// joining says that the packets of the batch go through the coalescer.
 	joining          bool
 	coalescer        *packet.Coalescer
@@ -149,7 +155,10 @@ func (l *inbound) open(pkts []netio.Packet, index int) []netio.Packet {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.w.Begin(l.plane.coarseNow())
-	defer func() { l.plane.report(o.w.End()) }()
+	defer func() {
+		l.admitted.in = nil
+		l.plane.report(o.w.End())
+	}()
 	for i := range pkts {
 		p := &pkts[i]
 		spi, ok := l.demux(p)
@@ -180,9 +189,14 @@ func (l *inbound) openOne(w *sad.Worker, p *netio.Packet, spi ipsec.SPI) {
 		return
 	}
 	l.info.Decode(b)
-	if !w.Admit(in, &l.info) {
-		l.tally.add(espDrop(esp.ErrSelector), 1)
-		return
+	// Packets come in runs of one flow: what was admitted once need not be
+	// compared with all selectors again.
+	if in != l.admitted.in || !l.info.SameFlow(&l.admitted.info) {
+		if !w.Admit(in, &l.info) {
+			l.tally.add(espDrop(esp.ErrSelector), 1)
+			return
+		}
+		l.admitted.in, l.admitted.info = in, l.info
 	}
 	l.tally.add(inPackets, 1)
 	l.tally.add(inOctets, uint64(len(b)))

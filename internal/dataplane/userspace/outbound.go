@@ -10,6 +10,7 @@ import (
 	"caponier/internal/netio"
 	"caponier/internal/packet"
 	"caponier/internal/sad"
+	"caponier/internal/spd"
 )
 
 // exit is a device by which packets leave the gateway outside.
@@ -57,6 +58,13 @@ type outbound struct {
 	info     packet.Info
 	segments packet.Segmenter
 	leave    [exits][]netio.Packet
+	// flow is that of the packet before, with its policy and, where it was
+	// looked up, its SA: packets come in runs. It does not outlive the batch.
+	flow struct {
+		info  packet.Info
+		entry *spd.Entry
+		out   *sad.Out
+	}
 	// sealed is where packets cut from super-packets go; used octets are taken.
 	// It is made when the first super-packet comes.
 	sealed []byte
@@ -115,10 +123,14 @@ func (l *outbound) process(pkts []netio.Packet) {
 			l.tally.add(dropMalformed, 1)
 			continue
 		}
-		entry := table.Lookup(ipsec.Out, &l.info)
-		if entry == nil {
-			l.tally.add(dropNoPolicy, 1)
-			continue
+		entry := l.flow.entry
+		if entry == nil || !l.info.SameFlow(&l.flow.info) {
+			entry = table.Lookup(ipsec.Out, &l.info)
+			if entry == nil {
+				l.tally.add(dropNoPolicy, 1)
+				continue
+			}
+			l.flow.entry, l.flow.out, l.flow.info = entry, nil, l.info
 		}
 		if p.Segment != 0 {
 			l.super(p, &entry.Policy)
@@ -144,11 +156,12 @@ func (l *outbound) follow(p *netio.Packet, policy *ipsec.Policy) {
 // end closes the batch, also after a panic.
 func (l *outbound) end() {
 	l.run.n, l.run.out = 0, nil
+	l.flow.entry, l.flow.out = nil, nil
 	l.plane.report(l.w.End())
 }
 
 func (l *outbound) protect(p *netio.Packet, policy *ipsec.Policy) {
-	out := l.w.Outbound(policy.ReqID, &l.info)
+	out := l.outbound(policy)
 	if out == nil && policy.Acquire {
 		out = l.plane.held.hold(l.w, policy, &l.info, p.Data())
 		if out == nil {
@@ -173,6 +186,18 @@ func (l *outbound) protect(p *netio.Packet, policy *ipsec.Policy) {
 	r.pkts[r.n] = *p
 	r.items[r.n] = esp.SealItem{Dst: p.Buf[start:end], Inner: p.Data(), NextHeader: nextHeader(&l.info)}
 	r.n++
+}
+
+// outbound finds the SA for the packet that info was decoded from.
+func (l *outbound) outbound(policy *ipsec.Policy) *sad.Out {
+	f := &l.flow
+	if f.entry == nil || &f.entry.Policy != policy {
+		return l.w.Outbound(policy.ReqID, &l.info)
+	}
+	if f.out == nil {
+		f.out = l.w.Outbound(policy.ReqID, &l.info)
+	}
+	return f.out
 }
 
 func nextHeader(p *packet.Info) uint8 {

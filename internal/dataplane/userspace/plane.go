@@ -10,6 +10,13 @@
 //	out  read -> decode -> policy -> SA -> seal in place -> write
 //	in   read -> keepalive | IKE | SPI -> SA -> open in place -> selectors -> write
 //
+// What a lane reads may stand for many packets: a TUN device delivers TCP and UDP
+// super-packets, which are cut while they are sealed, so that sealing is their
+// only copy, and UDP sockets deliver trains of datagrams. What it writes leaves
+// in the same form: datagrams of one length as a train, packets of one flow
+// joined to a super-packet. On the wire and behind the gateways nothing differs
+// from packets that travel one by one.
+//
 // A packet causes no allocation, lock or channel operation. Each batch takes
 // the lock of the worker whose inbound SAs it touches, which the steering of
 // packets by SPI keeps free.

@@ -16,7 +16,7 @@ func (l *outbound) super(p *netio.Packet, policy *ipsec.Policy) {
 		return
 	}
 	if policy.Action == ipsec.Protect {
-		if out := l.w.Outbound(policy.ReqID, &l.info); out != nil {
+		if out := l.outbound(policy); out != nil {
 			l.seal() // what came before leaves before
 			l.sealSuper(out, policy.ReqID, n)
 			return
@@ -39,7 +39,7 @@ func (l *outbound) sealSuper(out *sad.Out, reqID uint32, n int) {
 				l.tally.add(espDrop(esp.ErrSpace), uint64(n))
 				return
 			}
-			if out = l.w.Outbound(reqID, &l.info); out == nil {
+			if out = l.w.Outbound(reqID, &l.info); out == nil { // found again: SAs do not outlive the turn
 				l.tally.add(dropNoSA, uint64(n))
 				return
 			}
