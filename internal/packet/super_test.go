@@ -406,3 +406,17 @@ func FuzzCoalescer(f *testing.F) {
 		}
 	})
 }
+
+func TestSameFlow(t *testing.T) {
+	flows := testFlows()
+	var p, q Info
+	for i, f := range flows {
+		for j, g := range flows {
+			p.Decode(f.make([]byte("one"), tcpACK))
+			q.Decode(g.make([]byte("two, longer"), tcpACK|tcpPSH))
+			if p.SameFlow(&q) != (i == j) {
+				t.Errorf("flows %d and %d: %v", i, j, i != j)
+			}
+		}
+	}
+}
