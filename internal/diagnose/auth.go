@@ -2,6 +2,7 @@ package diagnose
 
 import (
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -42,6 +43,10 @@ func (x *explainer) authentication() {
 		x.wrongPeer()
 	case e.Method == message.AuthSharedKey:
 		x.psk()
+	case errors.Is(x.a.Err, conf.ErrSHA1):
+		x.f.Code = CodeSignature
+		x.peer("let it sign with SHA-256 or better (RFC 7427)")
+		x.here("set %s to always, if it cannot", x.key("remote.sha1"))
 	case e.Method != 0:
 		x.f.Code = CodeSignature
 		x.peer("give it the private key that belongs to its certificate, or a signature method of RFC 7427 with SHA-256 or better")

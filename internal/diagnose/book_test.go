@@ -172,6 +172,10 @@ func TestExplainWhatNoGatewayOfOursDoes(t *testing.T) {
 	}}}
 	other := attempt(c, "no-additional-sas", from(1), 0)
 	other.Evidence = rules.Evidence{Exchange: message.CreateChildSA, ByPeer: true, Notify: message.NoAdditionalSAs}
+	again := attempt(c, CodeNotUnique, from(1), 0)
+	sha1 := attempt(c, CodeAuthentication, from(1), 0)
+	sha1.Evidence = rules.Evidence{Exchange: message.IKEAuth, Method: message.AuthRSA}
+	sha1.RemoteID, sha1.Err = c.Remote.ID, fmt.Errorf("not authentic: %w", conf.ErrSHA1)
 	nowhere := attempt(nil, ike.CodeNoConnection, from(1), 0)
 	for _, test := range []struct {
 		a           ike.Attempt
@@ -186,6 +190,8 @@ func TestExplainWhatNoGatewayOfOursDoes(t *testing.T) {
 		{dead, nil, CodeNoAnswer, "203.0.0.1:500 stopped answering while the connection was up", control.AtPeer, "check that it runs"},
 		{unknown, nil, CodeNoProposal, "no encryption algorithm in common", control.AtPeer, "add aes256gcm16-prfsha384-x25519"},
 		{other, nil, "no-additional-sas", "it failed", control.AtPeer, "its log says why it answered NO_ADDITIONAL_SAS"},
+		{again, nil, CodeNotUnique, "it failed", control.Here, "set connections.site.unique to replace or never"},
+		{sha1, nil, CodeSignature, "signs with SHA-1", control.AtPeer, "let it sign with SHA-256 or better"},
 		{nowhere, nil, CodeNoConnection, "no connection allows a peer at 203.0.0.1", control.Here, "add a connection with remote.address 203.0.0.1"},
 		{nowhere, []*conf.Connection{{Name: "any", LocalAddrs: host32(leftAddr), RemoteAddrs: []netip.Prefix{netip.MustParsePrefix("203.0.0.0/16")}}}, CodeNoConnection, "", control.Here, "add 198.51.100.1 to connections.any.local.address"},
 	} {

@@ -23,6 +23,7 @@ const (
 	CodeKE             = "invalid-ke-payload"
 	CodeVersion        = ike.CodeVersion
 	CodeNoConnection   = ike.CodeNoConnection
+	CodeNotUnique      = "not-unique"
 )
 
 // Code is a row of the table of codes.
@@ -69,6 +70,7 @@ func Codes() []Code {
 		{CodeAuthLost, "IKE_SA_INIT passed, and IKE_AUTH did not", "let IP fragments pass, or UDP 4500 where there is a NAT"},
 		{CodeNoReturn, "the tunnel is established and packets leave, but none ever came back", "let ESP or UDP 4500 pass to this gateway, and give the peer a route back"},
 		{CodeVersion, "the peer speaks another version of IKE", "set the peer to IKEv2"},
+		{CodeNotUnique, "the peer is connected already, and the connection keeps the older IKE SA", "set unique to replace or never, or end the older connection"},
 		{CodeNoConnection, "a peer called from an address that no connection allows", "add a connection, or correct remote.address"},
 	}
 }

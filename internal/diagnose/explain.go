@@ -65,6 +65,10 @@ func Explain(a ike.Attempt, all []*conf.Connection) control.Finding {
 		x.version()
 	case CodeNoConnection:
 		x.noConnection(all)
+	case CodeNotUnique:
+		x.refusedHere()
+		x.identities()
+		x.here("set %s to replace or never, or disconnect the older one", x.key("unique"))
 	default:
 		if a.Evidence.ByPeer {
 			x.peer("its log says why it answered %s", a.Evidence.Notify)

@@ -109,15 +109,16 @@ func (d *Daemon) replacedLocked(s *sa) []*sa {
 	return out
 }
 
-// isOlder reports whether x was up before s began, between the same identities.
-func (x *sa) isOlder(s *sa) bool {
-	return x != s && !x.closing && x.established() && x.up.Before(s.born) && x.identities == s.identities
+// isOlder reports whether s was up before newer began, between the same
+// identities.
+func (s *sa) isOlder(newer *sa) bool {
+	return s != newer && !s.closing && s.established() && s.up.Before(newer.born) && s.identities == newer.identities
 }
 
-// within reports whether s has all tunnels of x.
-func (x *sa) within(s *sa) bool {
-	for tunnel := range x.children {
-		if s.children[tunnel] == 0 {
+// within reports whether newer has all tunnels of s.
+func (s *sa) within(newer *sa) bool {
+	for tunnel := range s.children {
+		if newer.children[tunnel] == 0 {
 			return false
 		}
 	}

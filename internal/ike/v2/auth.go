@@ -85,7 +85,7 @@ func (m *Machine) verify(msg *message.Message, auth *message.Auth) {
 		return
 	}
 	if auth.Method == message.AuthRSA && !remote.AcceptsSHA1(m.setup.peerHashes != nil) {
-		m.judged(errSHA1)
+		m.judged(conf.ErrSHA1)
 		return
 	}
 	octets := m.peerOctets()

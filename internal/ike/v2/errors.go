@@ -55,7 +55,6 @@ var (
 	errNotResponding = errors.New("the peer does not answer")
 	errQueueFull     = errors.New("too many requests are waiting for the peer")
 	errMessageIDs    = errors.New("the message IDs of the IKE SA are used up")
-	errSHA1          = errors.New("the peer signs with SHA-1, which the connection does not allow (remote.sha1)")
 	errNoChild       = errors.New("the connection has no tunnel to set up")
 )
 

@@ -87,8 +87,13 @@ func TestFragmentLimit(t *testing.T) {
 		marked bool
 		want   int
 	}{
-		{0, v4, false, 1280 - 28}, {0, v6, false, 1280 - 48}, {0, v4, true, 1280 - 32}, {0, v6, true, 1280 - 52},
-		{576, v4, false, 576 - 28}, {1, v4, false, 576 - 28}, {1500, v6, true, 1500 - 52},
+		{0, v4, false, 1280 - 28},
+		{0, v6, false, 1280 - 48},
+		{0, v4, true, 1280 - 32},
+		{0, v6, true, 1280 - 52},
+		{576, v4, false, 576 - 28},
+		{1, v4, false, 576 - 28},
+		{1500, v6, true, 1500 - 52},
 		{1500, netip.MustParseAddr("::ffff:192.0.2.1"), false, 1500 - 28},
 	} {
 		c := &Connection{FragmentSize: tt.size}

@@ -4,6 +4,7 @@
 package conf
 
 import (
+	"errors"
 	"net/netip"
 	"time"
 
@@ -67,6 +68,9 @@ const (
 	SHA1Never
 	SHA1Always
 )
+
+// ErrSHA1 is why the signature of a peer is not even checked.
+var ErrSHA1 = errors.New("it signs with SHA-1, which the connection does not allow (remote.sha1)")
 
 // AcceptsSHA1 reports whether the remote party may sign with SHA-1. newer says
 // that it knows RFC 7427.
