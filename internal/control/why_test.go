@@ -51,7 +51,7 @@ func sampleWhy() Why {
 				Code: "no-connection", First: at(-3 * time.Minute), Last: at(-3 * time.Minute), Count: 1,
 				Cause: "no connection allows a peer at 203.0.113.9 that calls 192.0.2.1", Stage: "IKE_SA_INIT", RefusedBy: Here,
 				Remote: netip.MustParseAddrPort("203.0.113.9:500"), Nearest: "connection agw allows 192.0.2.2",
-				Cures: []Cure{{Here, "add 203.0.113.9 to connections.agw.remote.address, or add a connection for it"}},
+				Cures: []Cure{{Here, "add 203.0.113.9 to connections.agw.remote.address, or a connection for it, if it is a peer of yours"}},
 			},
 		},
 	}

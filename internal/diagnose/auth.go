@@ -97,7 +97,8 @@ func (x *explainer) noneFits() {
 func (x *explainer) wrongPeer() {
 	x.f.Code = CodeIdentity
 	x.f.Cause = fmt.Sprintf("the peer is %s, and connection %s is for %s", x.a.RemoteID, x.c.Name, x.c.Remote.ID)
-	x.here("set %s to %q", x.key("remote.id"), x.a.RemoteID)
+	// Nobody has proved the name yet.
+	x.here("set %s to %q, if that is the peer you mean", x.key("remote.id"), x.a.RemoteID)
 	own := "set its own identity to %q"
 	if x.c.Remote.ID.IsPattern() {
 		own = "set its own identity to one that fits %q"
@@ -141,7 +142,7 @@ func (x *explainer) certificate(e *pki.Error) {
 		if n := len(x.f.Theirs.Certificates); n > 0 {
 			issuer = x.f.Theirs.Certificates[n-1].Issuer
 		}
-		x.here("add the certificate of %s to %s", issuer, x.key("remote.ca"))
+		x.here("add the certificate of %s to %s, if you trust it", issuer, x.key("remote.ca"))
 		x.peer("use a certificate of the CA in %s, and send its intermediates", x.key("remote.ca"))
 	case pki.CodePinMismatch:
 		x.here("if the peer has renewed its certificate, put the new one at %s", x.key("remote.pin"))
@@ -149,7 +150,7 @@ func (x *explainer) certificate(e *pki.Error) {
 	case pki.CodeIdentityMismatch:
 		id := x.speaksFor()
 		if id != "" {
-			x.here("set %s to %q", x.key("remote.id"), id)
+			x.here("set %s to %q, if that is the peer you mean", x.key("remote.id"), id)
 			x.peer("set its own identity to %q, or reissue its certificate with the name %s", id, x.a.RemoteID)
 			return
 		}

@@ -217,7 +217,7 @@ func (x *explainer) noConnection(all []*conf.Connection) {
 		x.here("add %s to connections.%s.local.address", x.a.Local.Addr(), near.Name)
 		return
 	}
-	x.here("add %s to connections.%s.remote.address, or add a connection for it", from, near.Name)
+	x.here("add %s to connections.%s.remote.address, or a connection for it, if it is a peer of yours", from, near.Name)
 	x.peer("call from %s", was)
 }
 

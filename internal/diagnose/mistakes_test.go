@@ -58,7 +58,7 @@ var mistakes = []struct {
 		make: func(p *pair) { p.left.c.Proposals = ikeWords("aes256gcm16-prfsha384-modp1024") },
 		right: &seen{
 			code: CodeNoProposal, cause: "no key exchange method in common",
-			cures: []string{"add aes256gcm16-prfsha384-modp1024 to connections.site.proposals, which is weak (modp1024", "at the peer: add aes256gcm16-prfsha384-x25519"},
+			cures: []string{"at the peer: add aes256gcm16-prfsha384-x25519", "add aes256gcm16-prfsha384-modp1024 to connections.site.proposals, which is weak (modp1024"},
 		},
 	},
 	{

@@ -153,11 +153,17 @@ func (x *explainer) proposals(what, key string, whole, ours, theirs []ipsec.Prop
 	x.f.Cause = fmt.Sprintf("for %s the ends have no %s in common", what, typeList(m.apart))
 	x.f.Nearest = x.nearestWords(m)
 	// A key exchange that did not count is ours to say.
-	word := suite.ProposalString(withKE(toward(m.theirs, m.ours), whole, ours))
-	if _, err := parse(word); err == nil {
-		x.here("add %s to %s%s", word, key, warning(toward(m.theirs, m.ours)))
+	wanted := withKE(toward(m.theirs, m.ours), whole, ours)
+	word, risk := suite.ProposalString(wanted), warning(wanted)
+	_, err := parse(word)
+	usable := err == nil
+	if usable && risk == "" {
+		x.here("add %s to %s", word, key)
 	}
 	x.peer("add %s", suite.ProposalString(toward(m.ours, m.theirs)))
+	if usable && risk != "" {
+		x.here("add %s to %s%s", word, key, risk)
+	}
 }
 
 // withKE adds the key exchange that is configured where it was left out.
@@ -206,7 +212,7 @@ func typeList(types []ipsec.TransformType) string {
 func warning(p ipsec.Proposal) string {
 	for _, t := range p {
 		if why, weak := suite.Weak(t); weak {
-			return fmt.Sprintf(", which is weak (%s: %s); better change the peer", suite.Name(t), why)
+			return fmt.Sprintf(", which is weak (%s: %s)", suite.Name(t), why)
 		}
 	}
 	return ""
@@ -252,7 +258,8 @@ func (x *explainer) keyExchange() {
 	x.f.Cause = fmt.Sprintf("the peer asks for the key exchange method %s, which is not offered here", suite.Name(ke))
 	with := toward(ours[0], ours[0])
 	with = append(slices.DeleteFunc(with, func(t ipsec.Transform) bool { return t.Type == ipsec.TypeKE }), ke)
-	if word := suite.ProposalString(with); func() bool { _, err := parse(word); return err == nil }() {
+	word := suite.ProposalString(with)
+	if _, err := parse(word); err == nil {
 		x.here("add %s to %s%s", word, key, warning(ipsec.Proposal{ke}))
 	}
 	x.peer("accept the key exchange method %s", suite.Name(rules.PreferredKE(ours)))
