@@ -158,6 +158,7 @@ func (x *explainer) silence() {
 		x.f.Code = CodeAuthLost
 		x.f.Cause = fmt.Sprintf("%s answered IKE_SA_INIT, and does not answer IKE_AUTH: it is longer, and may travel in IP fragments that are dropped on the way", remote)
 		x.peer("let IP fragments pass on the way from %s, in both directions", x.a.Local.Addr())
+		x.peer("switch on fragmentation of IKE messages (RFC 7383), which this gateway can do")
 		x.here("shorten the chain in %s, or use ECDSA certificates", x.key("local.cert"))
 	default:
 		x.f.Cause = fmt.Sprintf("%s stopped answering while the connection was up", remote)
