@@ -112,7 +112,9 @@ func TestRingRecord(t *testing.T) {
 	want := Record{
 		Time: got[0].Time, Level: slog.LevelWarn, Message: "lost", Subsystem: "ike", Connection: "agw",
 		Attrs: []Attr{
-			{"peer", "192.0.2.2"}, {"sa.spi", "c0ffee01"}, {"sa.ts.local", "10.1.0.0/16"},
+			{"peer", "192.0.2.2"},
+			{"sa.spi", "c0ffee01"},
+			{"sa.ts.local", "10.1.0.0/16"},
 			{"sa.key", got[0].Attrs[len(got[0].Attrs)-1].Value},
 		},
 	}

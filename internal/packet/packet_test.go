@@ -100,8 +100,10 @@ func TestDecode(t *testing.T) {
 		})},
 		{"hop-by-hop", ipv6(ProtocolHopByHop, cat(hbh, ports)...), with(base6, func(i *Info) { udp(i); i.TotalLen, i.HeaderLen = 56, 48 })},
 		{"long option header", ipv6(ProtocolDestination, cat(dstOpts2, ports)...), with(base6, func(i *Info) { udp(i); i.TotalLen, i.HeaderLen = 64, 56 })},
-		{"eight extension headers", ipv6(ProtocolHopByHop, cat(chain(60, 43, 60, 60, 60, 60, 60, 17), ports)...),
-			with(base6, func(i *Info) { udp(i); i.TotalLen, i.HeaderLen = 112, 104 })},
+		{
+			"eight extension headers", ipv6(ProtocolHopByHop, cat(chain(60, 43, 60, 60, 60, 60, 60, 17), ports)...),
+			with(base6, func(i *Info) { udp(i); i.TotalLen, i.HeaderLen = 112, 104 }),
+		},
 		{"nine extension headers", ipv6(ProtocolHopByHop, cat(chain(60, 43, 60, 60, 60, 60, 60, 60, 17), ports)...), Info{}},
 		{"extension header overruns", ipv6(ProtocolHopByHop, ProtocolUDP, 9, 0, 0, 0, 0, 0, 0), Info{}},
 		{"first fragment in IPv6", ipv6(ProtocolFragment, cat(fragment6(ProtocolUDP, 1), ports)...), with(base6, func(i *Info) {

@@ -296,9 +296,12 @@ func TestAddressChanged(t *testing.T) {
 		from   netip.AddrPort
 		want   bool
 	}{
-		{1, remote, false}, {2, moved, true}, {3, moved, false},
+		{1, remote, false},
+		{2, moved, true},
+		{3, moved, false},
 		{0, remote, false}, // late
-		{4, moved, false}, {5, remote, false},
+		{4, moved, false},
+		{5, remote, false},
 	} {
 		it := list[step.packet]
 		_, events, err := open(w, it.Dst[:it.Len], step.from)
@@ -402,8 +405,12 @@ func TestLimitsOfTime(t *testing.T) {
 		want  string
 		left  int
 	}{
-		{time.Second, "", 3}, {time.Minute, "soft soft ", 3}, {2 * time.Minute, "", 3},
-		{time.Hour - 1, "", 3}, {time.Hour, "hard hard ", 1}, {2 * time.Hour, "", 1},
+		{time.Second, "", 3},
+		{time.Minute, "soft soft ", 3},
+		{2 * time.Minute, "", 3},
+		{time.Hour - 1, "", 3},
+		{time.Hour, "hard hard ", 1},
+		{2 * time.Hour, "", 1},
 	} {
 		if got := expiries(db.Expire(start.Add(step.after))); got != step.want || len(db.Status()) != step.left {
 			t.Errorf("after %s: %q, %d SAs left", step.after, got, len(db.Status()))
