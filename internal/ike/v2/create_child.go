@@ -35,7 +35,9 @@ func (m *Machine) newOffer(c *Child, flow *ipsec.Flow) (*childOffer, *failure) {
 	}
 	o := &childOffer{conf: c, spi: spi, proposals: c.Proposals, flow: flow}
 	o.localTS, o.remoteTS = c.Propose(m.local.Addr(), m.remote.Addr(), flow)
-	if m.onePair {
+	// A peer that has narrowed the tunnel before would perhaps take the same part
+	// again: strongSwan does not go by the packet in front.
+	if m.onePair || flow != nil && m.hasLive(c) {
 		ours, theirs := c.Selectors(m.local.Addr(), m.remote.Addr())
 		o.localTS, o.remoteTS = rules.Pair(ours, theirs, flow)
 	}
@@ -160,6 +162,11 @@ func (m *Machine) enqueueChild(c *Child, flow *ipsec.Flow) {
 		return
 	}
 	m.enqueue(&createChild{conf: c, flow: flow})
+}
+
+// hasLive reports whether the tunnel has a CHILD SA.
+func (m *Machine) hasLive(c *Child) bool {
+	return m.findChild(func(x *child) bool { return x.conf == c && x.state == childLive }) != nil
 }
 
 // covers reports whether a CHILD SA of the tunnel is up, or about to be, that the

@@ -56,6 +56,28 @@ func TestOneSubnetForEachChild(t *testing.T) {
 	w.check(4)
 }
 
+// A peer that takes the first of its tunnels that meets what is proposed, whatever
+// the packet in front says, gets a pair that leaves it no choice.
+func TestPeerThatIgnoresThePacket(t *testing.T) {
+	w := newWorld(t, 1)
+	lan := fourSubnets(t, w)
+	w.up(Initiate{})
+	r := w.right.machine()
+	// Only the first tunnel covers what is in front.
+	for i, flow := range []*ipsec.Flow{packetBetween(t, "10.3.0.7", "10.4.0.9"), packetBetween(t, "10.3.0.7", "10.2.0.9")} {
+		w.left.order1(CreateChild{Child: lan, Flow: flow})
+		w.run(time.Second)
+		w.check(i + 2)
+		c := r.children[i+1]
+		if len(c.localTS) != 1 || len(c.remoteTS) != 1 || !c.remoteTS[0].Contains(flow.Src, 6, 1000, true) || !c.localTS[0].Contains(flow.Dst, 6, 80, true) {
+			t.Errorf("narrowed to %v === %v", c.localTS, c.remoteTS)
+		}
+	}
+	if o, f := w.left.machine().newOffer(lan, packetBetween(t, "10.1.0.7", "10.4.0.9")); f != nil || len(o.localTS) != 1 || len(o.remoteTS) != 1 {
+		t.Errorf("proposed %v === %v", o.localTS, o.remoteTS)
+	}
+}
+
 // A peer says SINGLE_PAIR_REQUIRED instead of narrowing.
 func TestSinglePairRequired(t *testing.T) {
 	w := established(t)
