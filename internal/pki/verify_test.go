@@ -56,8 +56,10 @@ var (
 
 func (f forge) make(o order) *x509.Certificate {
 	f.t.Helper()
-	args := []string{"req", "-x509", "-config", f.path("conf"), "-nodes", "-subj", "/C=FI/O=netsecvpn/CN=" + o.name,
-		"-keyout", f.path(o.name + ".key"), "-out", f.path(o.name + ".pem")}
+	args := []string{
+		"req", "-x509", "-config", f.path("conf"), "-nodes", "-subj", "/C=FI/O=netsecvpn/CN=" + o.name,
+		"-keyout", f.path(o.name + ".key"), "-out", f.path(o.name + ".pem"),
+	}
 	if o.days == "" {
 		o.days = "100"
 	}
