@@ -17,7 +17,9 @@ type Capture struct {
 }
 
 // Frame is a captured frame, from its Ethernet header on. Data is valid only
-// during the call it is passed to.
+// during the call it is passed to. A train of UDP datagrams that the kernel moves
+// as one appears cut into its datagrams, as the wire would show them; their UDP
+// checksums are those of the train.
 type Frame struct {
 	Interface int // index
 	Outgoing  bool
@@ -29,7 +31,8 @@ type Frame struct {
 func (n NS) Watch(see func(Frame)) (*Capture, error) {
 	c := &Capture{stop: make(chan struct{}), finished: make(chan struct{})}
 	err := n.Do(func() error {
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(htons(unix.ETH_P_ALL)))
+		// Without a protocol, nothing arrives before the options are set.
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return fmt.Errorf("capturing in namespace %s needs CAP_NET_RAW: %w", n.Name, err)
 		}
@@ -39,6 +42,12 @@ func (n NS) Watch(see func(Frame)) (*Capture, error) {
 		// Close is noticed at the next time-out.
 		tv := unix.NsecToTimeval((50 * time.Millisecond).Nanoseconds())
 		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
+			return errors.Join(err, unix.Close(fd))
+		}
+		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
+			return errors.Join(err, unix.Close(fd))
+		}
+		if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL)}); err != nil {
 			return errors.Join(err, unix.Close(fd))
 		}
 		return nil
@@ -52,12 +61,16 @@ func (n NS) Watch(see func(Frame)) (*Capture, error) {
 
 func (c *Capture) run(see func(Frame)) {
 	defer close(c.finished)
-	buf := make([]byte, 1<<16)
+	buf := make([]byte, 1<<17)
 	for {
 		n, from, err := unix.Recvfrom(c.fd, buf, 0)
 		if err == nil {
-			if ll, ok := from.(*unix.SockaddrLinklayer); ok {
-				see(Frame{Interface: ll.Ifindex, Outgoing: ll.Pkttype == unix.PACKET_OUTGOING, Data: buf[:n]})
+			if ll, ok := from.(*unix.SockaddrLinklayer); ok && n >= vnetHeader {
+				f := Frame{Interface: ll.Ifindex, Outgoing: ll.Pkttype == unix.PACKET_OUTGOING}
+				cut(buf[:vnetHeader], buf[vnetHeader:n], func(frame []byte) {
+					f.Data = frame
+					see(f)
+				})
 			}
 			continue
 		}
