@@ -57,13 +57,11 @@ func StartStrongSwan(t testing.TB, in netns.NS, c Config) *StrongSwan {
 	t.Cleanup(func() {
 		err := s.stop(syscall.SIGTERM)
 		if t.Failed() {
-			t.Logf("charon in %s (ended with %v):\n%s", in.Name, err, s.tail())
+			t.Logf("charon in %s (ended with %v):\n%s", in.Name, err, tail(s.Log()))
 		}
 	})
 	s.awaitControl(t)
-	if out, err := s.swanctl(t.Context(), "--load-all", "--noprompt"); err != nil {
-		t.Fatalf("strongSwan does not load its configuration: %v\n%s\n%s", err, out, c.swanctlConf())
-	}
+	must(t, s.load(t, c))
 	return s
 }
 
@@ -119,7 +117,7 @@ func (s *StrongSwan) awaitControl(t testing.TB) {
 		select {
 		case err := <-s.done:
 			s.done <- err
-			t.Fatalf("charon ended at once: %v\n%s", err, s.tail())
+			t.Fatalf("charon ended at once: %v\n%s", err, tail(s.Log()))
 		default:
 		}
 		if c, err := net.Dial("unix", filepath.Join(s.Dir, "vici")); err == nil {
@@ -127,7 +125,7 @@ func (s *StrongSwan) awaitControl(t testing.TB) {
 			return
 		}
 	}
-	t.Fatalf("charon does not answer\n%s", s.tail())
+	t.Fatalf("charon does not answer\n%s", tail(s.Log()))
 }
 
 // swanctl runs a command and returns what it prints.
@@ -156,8 +154,23 @@ func (s *StrongSwan) order(t testing.TB, args ...string) {
 // Reload replaces the configuration. Settings stay as they were.
 func (s *StrongSwan) Reload(t testing.TB, c Config) {
 	t.Helper()
+	must(t, s.TryReload(t, c))
+}
+
+// TryReload is Reload of what strongSwan may refuse. The error quotes it.
+func (s *StrongSwan) TryReload(t testing.TB, c Config) error {
+	t.Helper()
 	s.configure(t, c)
-	s.order(t, "--load-all", "--noprompt", "--clear")
+	return s.load(t, c)
+}
+
+func (s *StrongSwan) load(t testing.TB, c Config) error {
+	t.Helper()
+	out, err := s.swanctl(t.Context(), "--load-all", "--noprompt", "--clear")
+	if err != nil {
+		return fmt.Errorf("strongSwan does not load its configuration: %w\n%s\n%s", err, out, c.swanctlConf())
+	}
+	return nil
 }
 
 // Initiate sets up a child with its IKE SA, and waits until it is up or has
@@ -254,11 +267,4 @@ func (s *StrongSwan) Log() string {
 		all.Write(data)
 	}
 	return all.String()
-}
-
-// tail is as much of the log as helps in a test's output.
-func (s *StrongSwan) tail() string {
-	const most = 150
-	lines := strings.Split(s.Log(), "\n")
-	return strings.Join(lines[max(0, len(lines)-most):], "\n")
 }

@@ -42,7 +42,10 @@ func Reaches(t testing.TB, from netns.NS, to netip.Addr) bool {
 }
 
 func ping(ctx context.Context, from netns.NS, to netip.Addr, count, size int) error {
-	out, err := from.Run(ctx, "ping", "-n", "-q", "-c", strconv.Itoa(count), "-i", "0.1", "-W", "1", "-s", strconv.Itoa(size), to.String())
+	// ping sends all at once (-l), and waits for late answers as long as -i says:
+	// the machine may be busy. Without -M dont the first packet that is too long for the tunnel is lost to
+	// path MTU discovery.
+	out, err := from.Run(ctx, "ping", "-n", "-q", "-M", "dont", "-c", strconv.Itoa(count), "-l", strconv.Itoa(count), "-i", "2", "-W", "2", "-s", strconv.Itoa(size), to.String())
 	if err != nil {
 		return err
 	}

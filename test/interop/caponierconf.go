@@ -1,0 +1,70 @@
+package interop
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+)
+
+// CaponierConfig is caponier's configuration. Its words are those of
+// docs/configuration.md.
+type CaponierConfig struct {
+	Connections map[string]Peer
+	// PSK is the pre-shared key in the file PSKFile.
+	PSK string
+}
+
+// PSKFile is the path for Party.PSKFile.
+const PSKFile = "psk"
+
+// Names of files in a caponier's directory.
+const (
+	configFile    = "caponier.yaml"
+	controlSocket = "control"
+)
+
+// Peer is a connection.
+type Peer struct {
+	Local         Party             `json:"local"`
+	Remote        Party             `json:"remote"`
+	Proposals     []string          `json:"proposals,omitempty"`
+	Encapsulation string            `json:"encapsulation,omitempty"`
+	DPD           string            `json:"dpd,omitempty"`
+	Lifetime      string            `json:"lifetime,omitempty"`
+	Tunnels       map[string]Tunnel `json:"tunnels"`
+}
+
+// Party is one end of a connection.
+type Party struct {
+	Address []string `json:"address,omitempty"`
+	ID      string   `json:"id,omitempty"`
+	Auth    string   `json:"auth,omitempty"`
+	PSKFile string   `json:"psk-file,omitempty"`
+	Cert    string   `json:"cert,omitempty"`
+	Key     string   `json:"key,omitempty"`
+	CA      string   `json:"ca,omitempty"`
+}
+
+// Tunnel is a tunnel of a Peer.
+type Tunnel struct {
+	Local     []string `json:"local"`
+	Remote    []string `json:"remote"`
+	Proposals []string `json:"proposals,omitempty"`
+	Start     string   `json:"start,omitempty"`
+	Lifetime  string   `json:"lifetime,omitempty"`
+}
+
+// write writes the files of c. JSON is YAML too.
+func (c CaponierConfig) write(dir string) error {
+	conf, err := json.MarshalIndent(map[string]any{
+		"gateway":     map[string]any{"state": "state", "control": controlSocket, "log": map[string]string{"level": "debug"}},
+		"connections": c.Connections,
+	}, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, PSKFile), []byte(c.PSK), 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, configFile), conf, 0o600)
+}

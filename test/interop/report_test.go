@@ -1,0 +1,156 @@
+package interop
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// reportFile says which tunnels were set up. It is made by these tests and holds
+// nothing that changes from run to run.
+const reportFile = "../../docs/interop.md"
+
+var update = flag.Bool("update", false, "rewrite "+reportFile)
+
+// sections are the tests whose rows the report shows, in its order. Each of
+// them records all its rows.
+var sections = []section{
+	{"TestIKEAlgorithm", "Algorithms of the IKE SA", "Each algorithm that caponier has, with the usual ones beside it. " +
+		"Key exchange methods are for the IKE SA and for the perfect forward secrecy of a rekeying."},
+	{"TestESPAlgorithm", "Algorithms of the CHILD SA", "The same for ESP."},
+	{"TestAuthentication", "Authentication", "Without RFC 7427, strongSwan announces no SIGNATURE_HASH_ALGORITHMS; " +
+		"then certificates use the methods of RFC 7296 and RFC 4754."},
+	{"TestIdentity", "Identities", "Each type of identity at both ends."},
+	{"TestPath", "Addresses and NAT", "What lies between the gateways."},
+	{"TestNegotiation", "Negotiation", "What both ends must find out before they agree."},
+	{"TestLife", "The life of a tunnel", "Rekeying is under continuous traffic, of which no packet may be lost."},
+	{"TestRefusal", "Refusals", "Each with the code that caponier gives to its operator."},
+	{"TestJudge", "Seen by tshark", "tshark decrypts what crosses the link with the keys that strongSwan reports, and finds nothing malformed."},
+}
+
+type section struct{ test, title, about string }
+
+// row is one line of the report.
+type row struct {
+	test, what, role string
+	reason           string // why it is not possible, or empty
+	passed           bool
+}
+
+// records are the rows by section.
+var records struct {
+	sync.Mutex
+	rows map[string][]*row
+}
+
+// record adds this test to the report, as a pass unless it fails. A test calls
+// it before it calls t.Parallel: the order of calls is that of the report.
+func record(t *testing.T, what, role string) *row {
+	t.Helper()
+	r := &row{test: t.Name(), what: what, role: role}
+	test, _, _ := strings.Cut(r.test, "/")
+	records.Lock()
+	defer records.Unlock()
+	if records.rows == nil {
+		records.rows = make(map[string][]*row)
+	}
+	records.rows[test] = append(records.rows[test], r)
+	t.Cleanup(func() { r.passed = !t.Failed() })
+	return r
+}
+
+// command repeats the row alone.
+func (r *row) command() string {
+	parts := strings.Split(r.test, "/")
+	for i, p := range parts {
+		parts[i] = "^" + p + "$"
+	}
+	return "go test ./test/interop -run '" + strings.Join(parts, "/") + "'"
+}
+
+// report makes the document.
+func report() ([]byte, error) {
+	version, err := strongSwanVersion()
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, `# Interoperability
+
+What was set up between caponier and %s, whose ESP was carried by its kernel-libipsec, always in UDP. The tests in
+test/interop make this file: `+"`make test-interop`"+` runs all of them and writes it anew. They end with an error where a
+row does not hold.
+
+Unless a row is about something else, the IKE SA has %s, the CHILD SA %s, and traffic is sent both ways through each
+tunnel in both families: echo requests of up to 4000 octets, and 1 MiB over TCP each way, of which nothing is seen in clear
+outside. *Not possible* is what strongSwan refuses; the tests check that it still does, with the reason given.
+`, version, "`"+defaultIKE+"`", "`"+defaultESP+"`")
+	for _, s := range sections {
+		rows := records.rows[s.test]
+		if len(rows) == 0 {
+			return nil, fmt.Errorf("%s has recorded nothing", s.test)
+		}
+		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n| what | caponier is | result | repeat with |\n| --- | --- | --- | --- |\n", s.title, s.about)
+		for _, r := range rows {
+			result := "pass"
+			switch {
+			case !r.passed:
+				return nil, fmt.Errorf("%s has not passed", r.test)
+			case r.reason != "":
+				result = "not possible: " + r.reason
+			}
+			fmt.Fprintf(&b, "| %s | %s | %s | `%s` |\n", r.what, r.role, result, r.command())
+		}
+	}
+	return b.Bytes(), nil
+}
+
+func strongSwanVersion() (string, error) {
+	out, err := exec.CommandContext(context.Background(), "swanctl", "--help").Output()
+	if err != nil {
+		return "", fmt.Errorf("swanctl --help: %w", err)
+	}
+	_, version, ok := strings.Cut(string(out), "strongSwan ")
+	version, _, _ = strings.Cut(version, " ")
+	if version = strings.TrimSpace(version); !ok || version == "" {
+		return "", fmt.Errorf("swanctl --help says %q", out)
+	}
+	return "strongSwan " + version, nil
+}
+
+// checkReport compares the report with the committed one, or writes it, after
+// a run of all tests that has succeeded.
+func checkReport() error {
+	got, err := report()
+	if err != nil {
+		return err
+	}
+	if *update {
+		return os.WriteFile(reportFile, got, 0o644)
+	}
+	want, err := os.ReadFile(reportFile)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(got, want) {
+		return errors.New("docs/interop.md differs from what these tests found: make test-interop writes it anew")
+	}
+	return nil
+}
+
+// complete reports whether all tests were asked for, once.
+func complete() bool {
+	for _, name := range []string{"test.run", "test.skip", "test.list"} {
+		if f := flag.Lookup(name); f != nil && f.Value.String() != "" {
+			return false
+		}
+	}
+	return flag.Lookup("test.count").Value.String() == "1"
+}
