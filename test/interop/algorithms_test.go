@@ -178,11 +178,31 @@ func (p *pair) rekeyChild(t testing.TB, role string) {
 		p.s.RekeyChild(t, tunnelName)
 	}
 	Eventually(t, 10*time.Second, "the CHILD SA is replaced", func() bool {
-		sas := p.tunnel(t).SAs
+		sas := p.childSAs(t)
 		if len(sas) != 1 || sas[0].In.SPI == old {
 			return false
 		}
-		all := p.s.SAs(t)
-		return len(all) == 1 && len(all[0].Children) == 1
+		return p.settled(t)
 	})
+}
+
+// settled reports whether strongSwan has one IKE SA and one CHILD SA, but for
+// those that it has deleted and still shows for some seconds.
+func (p *pair) settled(t testing.TB) bool {
+	t.Helper()
+	sas := p.s.SAs(t)
+	if len(sas) != 1 || sas[0].State != "ESTABLISHED" {
+		return false
+	}
+	children := 0
+	for _, c := range sas[0].Children {
+		switch c.State {
+		case "INSTALLED":
+			children++
+		case "DELETED":
+		default:
+			return false
+		}
+	}
+	return children == 1
 }

@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 func run(m *testing.M) (status int, err error) {
 	// The tests wait most of the time: more of them than processors run side by
 	// side.
-	if err := flag.Set("test.parallel", "4"); err != nil {
+	if err := flag.Set("test.parallel", "6"); err != nil {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, removeProgram()) }()

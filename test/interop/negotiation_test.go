@@ -9,17 +9,18 @@ import (
 
 func TestNegotiation(t *testing.T) {
 	t.Parallel()
-	const wide = "10.0.0.0/8"
+	// kernel-libipsec needs an address of its gateway inside: .1 is.
+	const half = "10.2.0.0/25"
 	t.Run("strongSwan-narrows", func(t *testing.T) {
 		record(t, "caponier's selectors are wider: both narrow to strongSwan's", "initiator, responder")
 		t.Parallel()
 		s := directSetup(t)
 		s.tunnel(func(u *Tunnel) { u.Local, u.Remote = []string{"10.1.0.0/16"}, []string{"10.2.0.0/16"} })
-		s.child().LocalTS, s.child().RemoteTS = []string{one(s.Far.HostAddr())}, []string{s.Near.LAN.String()}
+		s.child().LocalTS, s.child().RemoteTS = []string{half}, []string{s.Near.LAN.String()}
 		p := s.start(t)
 		for _, role := range bothRoles {
 			p.up(t, role)
-			p.selectors(t, s.Near.LAN.String(), one(s.Far.HostAddr()))
+			p.selectors(t, s.Near.LAN.String(), half)
 			p.reachable(t)
 			p.down(t, role)
 		}
@@ -48,7 +49,7 @@ func TestNegotiation(t *testing.T) {
 				tunnelName: {Local: []string{near.LAN.String()}, Remote: []string{far.LAN.String()}, Proposals: []string{defaultESP}},
 				"six":      {Local: []string{near.LAN6.String()}, Remote: []string{far.LAN6.String()}, Proposals: []string{defaultESP}},
 				"icmp": {
-					Local: []string{one(near.HostAddr()) + ":icmp"}, Remote: []string{one(far.HostAddr()) + ":icmp"},
+					Local: []string{near.LAN.String() + ":icmp"}, Remote: []string{far.LAN.String() + ":icmp"},
 					Proposals: []string{defaultESP},
 				},
 			}
@@ -56,7 +57,7 @@ func TestNegotiation(t *testing.T) {
 		s.conn().Children = []Child{
 			{Name: tunnelName, LocalTS: []string{far.LAN.String()}, RemoteTS: []string{near.LAN.String()}, Proposals: defaultESP},
 			{Name: "six", LocalTS: []string{far.LAN6.String()}, RemoteTS: []string{near.LAN6.String()}, Proposals: defaultESP},
-			{Name: "icmp", LocalTS: []string{one(far.HostAddr()) + "[icmp]"}, RemoteTS: []string{one(near.HostAddr()) + "[icmp]"}, Proposals: defaultESP},
+			{Name: "icmp", LocalTS: []string{far.LAN.String() + "[icmp]"}, RemoteTS: []string{near.LAN.String() + "[icmp]"}, Proposals: defaultESP},
 		}
 		p := s.start(t)
 		for _, role := range bothRoles {
@@ -102,13 +103,16 @@ func TestNegotiation(t *testing.T) {
 			p.rekeyChild(t, role)
 			p.rekeyIKE(t, role)
 			p.exercise(t)
-			if n := strings.Count(p.s.Log(), "[ N(INVAL_KE) ]"); n != 3 {
-				t.Errorf("strongSwan's log has INVALID_KE_PAYLOAD %d times", n)
+			// caponier guesses anew for the CHILD SA that it rekeys with the IKE SA;
+			// strongSwan rekeys the IKE SA with the method that it has.
+			want := map[string]int{initiator: 4, responder: 2}[role]
+			if n := strings.Count(p.s.Log(), "[ N(INVAL_KE) ]"); n != want {
+				t.Errorf("strongSwan's log has INVALID_KE_PAYLOAD %d times, not %d", n, want)
 			}
 		})
 	}
-	t.Run("several-proposals", func(t *testing.T) {
-		record(t, "many proposals in an order of one's own: the initiator's default against the responder's", "initiator, responder")
+	t.Run("defaults", func(t *testing.T) {
+		record(t, "neither has proposals in its configuration", "initiator, responder")
 		t.Parallel()
 		s := directSetup(t)
 		s.peer(func(p *Peer) { p.Proposals = nil })
@@ -117,10 +121,7 @@ func TestNegotiation(t *testing.T) {
 		p := s.start(t)
 		for _, role := range bothRoles {
 			p.up(t, role)
-			t.Logf("with caponier as %s: %s, %s", role, p.ike(t).Proposal, p.childSA(t).Proposal)
-			p.rekeyChild(t, role)
-			p.rekeyIKE(t, role)
-			p.reachable(t)
+			p.exercise(t)
 			p.down(t, role)
 		}
 	})

@@ -19,6 +19,8 @@ var programs = []struct{ name, pkg string }{
 	{"ping", "iputils-ping"},
 	{"tcpdump", "tcpdump"},
 	{"unshare", "util-linux"},
+	{"openssl", "openssl"},
+	{"tshark", "tshark"},
 }
 
 // require fails the test where it cannot run. It does not skip: a test that

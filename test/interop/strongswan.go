@@ -73,7 +73,12 @@ func (s *StrongSwan) strongswanConf(c Config) string {
 			w.section("log", func() {
 				w.plain("path", filepath.Join(s.Dir, "charon.log"))
 				w.plain("default", "1")
-				w.plain("ike", "2")
+				ike := "2"
+				if c.LogKeys {
+					ike = "4"
+					w.plain("chd", "4")
+				}
+				w.plain("ike", ike)
 				w.plain("flush_line", "yes")
 				w.plain("time_format", "%H:%M:%S")
 				w.plain("time_add_ms", "yes")

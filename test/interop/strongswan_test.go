@@ -45,7 +45,7 @@ func theSA(t *testing.T, s *StrongSwan) (IKESA, ChildSA) {
 	return sas[0], child
 }
 
-const clear = "ip and net 10.0.0.0/8 or ip6 net fd00::/8"
+const inClear = "ip and net 10.0.0.0/8 or ip6 net fd00::/8"
 
 func TestTunnelWithPSK(t *testing.T) {
 	t.Parallel()
@@ -72,7 +72,7 @@ func TestTunnelWithPSK(t *testing.T) {
 		t.Errorf("CHILD SA is %+v", child)
 	}
 	outside.Stop(t)
-	if leaked := outside.Packets(t, clear); len(leaked) > 0 {
+	if leaked := outside.Packets(t, inClear); len(leaked) > 0 {
 		t.Errorf("in clear:\n%s", strings.Join(leaked, "\n"))
 	}
 	if esp := outside.Packets(t, "udp port 4500"); len(esp) < 100 {
@@ -171,7 +171,7 @@ func TestTunnelThroughNAT(t *testing.T) {
 	if seen := outside.Packets(t, "host "+n.A.Outside.String()); len(seen) > 0 {
 		t.Errorf("not translated:\n%s", strings.Join(seen, "\n"))
 	}
-	if leaked := outside.Packets(t, clear); len(leaked) > 0 {
+	if leaked := outside.Packets(t, inClear); len(leaked) > 0 {
 		t.Errorf("in clear:\n%s", strings.Join(leaked, "\n"))
 	}
 }
@@ -193,7 +193,7 @@ func TestHarnessNoticesFailures(t *testing.T) {
 		t.Error("the hosts do not reach each other in clear")
 	}
 	outside.Stop(t)
-	if leaked := outside.Packets(t, clear); len(leaked) != 2 {
+	if leaked := outside.Packets(t, inClear); len(leaked) != 2 {
 		t.Errorf("seen in clear: %q", leaked)
 	}
 	if Reaches(t, n.A.Host, n.B.HostAddr().Next()) {

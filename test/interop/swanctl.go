@@ -15,6 +15,8 @@ type Config struct {
 	// Settings are lines for the daemon's section of strongswan.conf, like
 	// "retransmit_tries = 2".
 	Settings []string
+	// LogKeys has charon write the keys of all SAs to its log.
+	LogKeys bool
 }
 
 // Connection is a connection of swanctl.conf.
