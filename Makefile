@@ -59,8 +59,8 @@ test-system: ## the program itself: interoperability with strongSwan, operation,
 	go test -count 1 -p 1 -timeout 30m ./test/...
 
 .PHONY: test-interop
-test-interop: ## tunnels with strongSwan only (root)
-	go test -count 1 -timeout 20m ./test/interop
+test-interop: ## tunnels with strongSwan (root); rewrites docs/interop.md
+	go test -count 1 -timeout 20m ./test/interop -update
 
 .PHONY: bench
 bench: build bench-peers ## this program beside its peers, for an hour (root); rewrites docs/benchmarks

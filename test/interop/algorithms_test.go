@@ -94,8 +94,23 @@ type impossible struct{ reason, evidence string }
 var (
 	noGMAC = impossible{"kernel-libipsec has no AES-GMAC", "unsupported AEAD algorithm NULL_AES_GMAC"}
 
-	ikeImpossible = map[string]impossible{}
+	noSMInIKE = impossible{"strongSwan has no SM4 and no SM3", "invalid value for: proposals"}
+	noSMInESP = impossible{"strongSwan has no SM4 and no SM3", "invalid value for: esp_proposals"}
+
+	ikeImpossible = map[string]impossible{
+		"sm4gcm16": noSMInIKE,
+		"sm4cbc":   noSMInIKE,
+		"sm3":      noSMInIKE,
+		"sm3_96":   noSMInIKE,
+		"sm3_128":  noSMInIKE,
+		"prfsm3":   noSMInIKE,
+	}
 	espImpossible = map[string]impossible{
+		"sm4gcm16":   noSMInESP,
+		"sm4cbc":     noSMInESP,
+		"sm3":        noSMInESP,
+		"sm3_96":     noSMInESP,
+		"sm3_128":    noSMInESP,
 		"aes128gmac": noGMAC,
 		"aes192gmac": noGMAC,
 		"aes256gmac": noGMAC,
