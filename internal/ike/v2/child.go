@@ -164,11 +164,11 @@ func (m *Machine) keyChild(c *child, shared secret.Key, ni, nr []byte, ours bool
 // childLifetime sets the soft limits before the hard ones.
 func (m *Machine) childLifetime(hard ipsec.Limit) ipsec.Lifetime {
 	soften := func(n uint64) uint64 {
-		return uint64(m.soften(time.Duration(min(n, 1<<62)), childMargin, childJitter))
+		return uint64(m.soften(int64(min(n, 1<<62)), childMargin, childJitter))
 	}
 	soft := ipsec.Limit{}
 	if hard.Time > 0 {
-		soft.Time = time.Duration(soften(uint64(hard.Time)))
+		soft.Time = m.softenTime(hard.Time, childMargin, childJitter)
 	}
 	if hard.Bytes > 0 {
 		soft.Bytes = soften(hard.Bytes)

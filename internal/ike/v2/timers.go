@@ -99,6 +99,10 @@ const (
 	childMargin = 10
 	childJitter = 10
 
+	// leastMargin is what is left of a short lifetime for its rekeying: a request
+	// may have to be repeated, and the data plane looks at the clock once a second.
+	leastMargin = 2 * time.Second
+
 	// retryDelay is how long a rekeying that failed waits for its next try.
 	retryDelay = 30 * time.Second
 	// defaultKeepAlive is the interval of NAT keepalives (RFC 3948, Section 4).
@@ -109,7 +113,7 @@ const (
 func (m *Machine) startLife() {
 	m.heard = m.now
 	if life := m.conn.Lifetime; life > 0 {
-		soft := m.soften(life, ikeMargin, ikeJitter)
+		soft := m.softenTime(life, ikeMargin, ikeJitter)
 		m.rekeyAt = m.now.Add(soft)
 		m.after(soft, func(m *Machine) { m.enqueue(&rekeyIKE{}) })
 		m.after(life, (*Machine).expire)
@@ -122,11 +126,16 @@ func (m *Machine) startLife() {
 	}
 }
 
-// soften returns a moment before the end of a lifetime: margin percent, and a
-// random part of jitter percent more.
-func (m *Machine) soften(life time.Duration, margin, jitter int64) time.Duration {
-	n := int64(life)
-	return time.Duration(n - percent(n, margin) - m.randomBelow(percent(n, jitter)))
+// soften returns a point before the end of a lifetime of n: margin percent, and
+// a random part of jitter percent more.
+func (m *Machine) soften(n, margin, jitter int64) int64 {
+	return n - percent(n, margin) - m.randomBelow(percent(n, jitter))
+}
+
+// softenTime is soften for a time, with leastMargin or half of it left.
+func (m *Machine) softenTime(life time.Duration, margin, jitter int64) time.Duration {
+	missing := min(leastMargin, life/2) - time.Duration(percent(int64(life), margin))
+	return time.Duration(m.soften(int64(life), margin, jitter)) - max(missing, 0)
 }
 
 // percent does not overflow.

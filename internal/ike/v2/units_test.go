@@ -1,8 +1,10 @@
 package v2
 
 import (
+	"crypto/rand"
 	"slices"
 	"testing"
+	"time"
 
 	"caponier/internal/ipsec"
 )
@@ -34,6 +36,30 @@ func TestFlowInFront(t *testing.T) {
 	for _, sa := range w.right.sad {
 		if !slices.Equal(sa.RemoteTS, sel(t, "10.1.0.0/16")) {
 			t.Errorf("selectors %v", sa.RemoteTS)
+		}
+	}
+}
+
+// A rekeying has time for its exchange also before the end of the shortest
+// lifetimes, and does not begin at the same moment every time.
+func TestSoftenTime(t *testing.T) {
+	m := &Machine{env: Env{Rand: rand.Reader}}
+	for _, c := range []struct{ life, earliest, latest time.Duration }{
+		{time.Hour, 48 * time.Minute, 54 * time.Minute},
+		{20 * time.Second, 16 * time.Second, 18 * time.Second},
+		{5 * time.Second, 2500 * time.Millisecond, 3 * time.Second},
+		{time.Second, 400 * time.Millisecond, 500 * time.Millisecond},
+	} {
+		seen := make(map[time.Duration]bool)
+		for range 100 {
+			soft := m.softenTime(c.life, childMargin, childJitter)
+			if soft < c.earliest || soft > c.latest {
+				t.Errorf("of %v rekeying begins after %v", c.life, soft)
+			}
+			seen[soft] = true
+		}
+		if len(seen) < 2 {
+			t.Errorf("of %v rekeying always begins after the same time", c.life)
 		}
 	}
 }
