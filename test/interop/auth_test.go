@@ -167,7 +167,7 @@ func TestAuthentication(t *testing.T) {
 			for _, role := range bothRoles {
 				p.up(t, role)
 				p.agree(t, role, defaultIKE, defaultESP)
-				p.reachable(t)
+				p.exercise(t)
 				p.down(t, role)
 			}
 			theirs, own := fmt.Sprintf("' (myself) with %s", r.method), fmt.Sprintf("' with %s successful", r.method)
@@ -239,7 +239,7 @@ func TestIdentity(t *testing.T) {
 						t.Errorf("identity %s is shown as %s", said.want, said.text)
 					}
 				}
-				p.reachable(t)
+				p.exercise(t)
 				p.down(t, role)
 			}
 		})

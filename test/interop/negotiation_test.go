@@ -111,19 +111,42 @@ func TestNegotiation(t *testing.T) {
 			}
 		})
 	}
-	t.Run("defaults", func(t *testing.T) {
-		record(t, "neither has proposals in its configuration", "initiator, responder")
+	t.Run("optional-pfs", func(t *testing.T) {
+		record(t, "caponier accepts rekeying without PFS in its second choice, strongSwan has none: rekeyed by either", "initiator, responder")
 		t.Parallel()
 		s := directSetup(t)
-		s.peer(func(p *Peer) { p.Proposals = nil })
-		s.tunnel(func(u *Tunnel) { u.Proposals = nil })
-		s.conn().Proposals, s.child().Proposals = "", ""
+		s.tunnel(func(u *Tunnel) { u.Proposals = []string{"aes256gcm16-x25519", "aes256gcm16"} })
+		s.child().Proposals = "aes256gcm16"
 		p := s.start(t)
+		for _, role := range bothRoles {
+			p.up(t, role)
+			for _, by := range bothRoles {
+				p.rekeyChild(t, by)
+				p.reachable(t)
+			}
+			p.down(t, role)
+		}
+	})
+	t.Run("defaults", func(t *testing.T) {
+		record(t, "neither has proposals in its configuration: set up", "initiator, responder")
+		t.Parallel()
+		p := defaultsSetup(t).start(t)
 		for _, role := range bothRoles {
 			p.up(t, role)
 			p.exercise(t)
 			p.down(t, role)
 		}
+	})
+	t.Run("defaults-rekey", func(t *testing.T) {
+		r := record(t, "neither has proposals in its configuration: rekeyed by caponier", "initiator")
+		r.reason = "strongSwan's default is without PFS, caponier's is with it (`no-proposal-chosen`); a second choice as above helps"
+		t.Parallel()
+		p := defaultsSetup(t).start(t)
+		p.up(t, initiator)
+		if _, err := p.c.command(t.Context(), "rekey", target); CodeOf(err) != "no-proposal-chosen" {
+			t.Errorf("rekeying gives %v", err)
+		}
+		p.reachable(t)
 	})
 }
 
@@ -140,4 +163,14 @@ func (p *pair) selectors(t testing.TB, near, far string) {
 		own.LocalTS[0].String() != inside(near).String() || own.RemoteTS[0].String() != inside(far).String() {
 		t.Errorf("caponier's CHILD SA has %v and %v", own.LocalTS, own.RemoteTS)
 	}
+}
+
+// defaultsSetup has both gateways propose what they do by default.
+func defaultsSetup(t testing.TB) *setup {
+	t.Helper()
+	s := directSetup(t)
+	s.peer(func(p *Peer) { p.Proposals = nil })
+	s.tunnel(func(u *Tunnel) { u.Proposals = nil })
+	s.conn().Proposals, s.child().Proposals = "", ""
+	return s
 }
