@@ -29,6 +29,7 @@ type Peer struct {
 	Remote        Party             `json:"remote"`
 	Proposals     []string          `json:"proposals,omitempty"`
 	Encapsulation string            `json:"encapsulation,omitempty"`
+	FragmentSize  int               `json:"fragment-size,omitempty"`
 	DPD           string            `json:"dpd,omitempty"`
 	Lifetime      string            `json:"lifetime,omitempty"`
 	Tunnels       map[string]Tunnel `json:"tunnels"`
@@ -43,6 +44,8 @@ type Party struct {
 	Cert    string   `json:"cert,omitempty"`
 	Key     string   `json:"key,omitempty"`
 	CA      string   `json:"ca,omitempty"`
+
+	Signature string `json:"signature,omitempty"`
 }
 
 // Tunnel is a tunnel of a Peer.

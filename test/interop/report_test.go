@@ -30,6 +30,8 @@ var sections = []section{
 	{"TestIdentity", "Identities", "Each type of identity at both ends."},
 	{"TestPath", "Addresses and NAT", "What lies between the gateways."},
 	{"TestNegotiation", "Negotiation", "What both ends must find out before they agree."},
+	{"TestFragmentation", "Long messages", "IKE_AUTH is longer than a datagram, and IP fragments are dropped on the way."},
+	{"TestPeers", "Particular peers", "What single kinds of peers need."},
 	{"TestLife", "The life of a tunnel", "Rekeying is under continuous traffic of both families, 100 packets a second each, of which none is lost."},
 	{"TestRefusal", "Refusals", "Each with the code that caponier gives to its operator."},
 	{"TestJudge", "Seen by tshark", "With the keys that strongSwan writes to its log, tshark decrypts both ends' IKE and ESP of set-up, rekeyings and deletion.\n" +
