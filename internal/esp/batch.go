@@ -25,10 +25,10 @@ func (b *batch) release() {
 	batches.Put(b)
 }
 
-// Serial reports whether a packet alone is slow to seal, because each of its
-// blocks waits for the one before, and SealBatch many times faster. SealFrom is
-// the faster way for others.
-func (o *Outbound) Serial() bool { return o.batcher != nil && !o.combined }
+// Serial reports whether a packet alone is slow, because each of its blocks waits
+// for the one before, and SealBatch and OpenBatch are many times faster. For
+// other suites Seal, SealFrom and Open are as good or better.
+func (f *format) Serial() bool { return f.batcher != nil && !f.combined }
 
 // SealBatch seals each item, side by side where the suite gains from it. One
 // item's failure does not keep others back. No two items overlap in Dst.
@@ -65,5 +65,60 @@ func (b *batch) seal(o *Outbound, items []SealItem) {
 		m++
 	}
 	o.batcher.SealBatch(b.lanes, b.jobs[:m])
+	clear(b.jobs[:m])
+}
+
+// OpenBatch opens each item as if in order, side by side where the suite gains
+// from it. No two items overlap.
+func (in *Inbound) OpenBatch(items []OpenItem) {
+	if in.batcher == nil || len(items) < in.batcher.MinBatch() {
+		for i := range items {
+			it := &items[i]
+			it.Inner, it.NextHeader, it.Seq, it.Err = in.Open(it.Packet)
+		}
+		return
+	}
+	b := batches.Get().(*batch)
+	defer b.release()
+	for len(items) > 0 {
+		n := min(len(items), sideBySide)
+		b.open(in, items[:n])
+		items = items[n:]
+	}
+}
+
+func (b *batch) open(in *Inbound, items []OpenItem) {
+	m := 0
+	for i := range items {
+		it := &items[i]
+		it.Inner, it.NextHeader = nil, 0
+		if it.Seq, it.Err = in.expect(it.Packet); it.Err != nil {
+			continue
+		}
+		head := in.HeadRoom()
+		j := &b.jobs[m]
+		j.Dst, j.Src, j.IV = it.Packet[head:], it.Packet[head:], it.Packet[HeaderLen:head]
+		j.AAD, j.Tail = in.authenticated(it.Packet, it.Seq, &b.extended[m])
+		m++
+	}
+	in.batcher.OpenBatch(b.lanes, b.jobs[:m])
+	m = 0
+	for i := range items {
+		it := &items[i]
+		if it.Err != nil {
+			continue
+		}
+		failed := b.jobs[m].Err != nil
+		m++
+		switch {
+		case failed:
+			it.Err = ErrIntegrity
+		case !in.window.Check(it.Seq): // it was in the batch before
+			it.Err = ErrReplay
+		default:
+			in.window.Update(it.Seq)
+			it.Inner, it.NextHeader, it.Err = in.unwrap(it.Packet)
+		}
+	}
 	clear(b.jobs[:m])
 }

@@ -83,6 +83,58 @@ func TestSealBatchDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// TestOpenBatchOpens gives batches with forgeries, replays from before and within
+// the batch, and packets that are short, and compares with packets alone.
+func TestOpenBatchOpens(t *testing.T) {
+	for _, a := range all {
+		for _, esn := range []bool{false, true} {
+			out, alone := pair(t, a, esn)
+			_, in := pair(t, a, esn)
+			seq := uint64(1)
+			if esn {
+				seq = 1<<32 - 100
+				alone.window.Update(seq - 1)
+				in.window.Update(seq - 1)
+			}
+			var last []byte
+			for _, count := range []int{0, 1, 2, 3, 4, 17, 33, 64, 65, 130} {
+				var packets [][]byte
+				for _, it := range sealItems(out, seq, count) {
+					packets = append(packets, sealed(t, out, it.Inner, it.Seq, NextIPv4))
+				}
+				if count > 10 {
+					packets[3][len(packets[3])-1] ^= 1
+					packets[5] = bytes.Clone(packets[4])
+					packets[6] = packets[6][:40]
+					packets[7] = bytes.Clone(last)
+					packets[8], packets[9] = packets[9], packets[8]
+				}
+				if count > 0 {
+					last = bytes.Clone(packets[count-1])
+				}
+				items, want := make([]OpenItem, count), make([]OpenItem, count)
+				for i := range items {
+					items[i].Packet, want[i].Packet = packets[i], bytes.Clone(packets[i])
+					w := &want[i]
+					w.Inner, w.NextHeader, w.Seq, w.Err = alone.Open(w.Packet)
+				}
+				in.OpenBatch(items)
+				for i := range items {
+					g, w := &items[i], &want[i]
+					if g.Err != w.Err || g.Seq != w.Seq || g.NextHeader != w.NextHeader || !bytes.Equal(g.Inner, w.Inner) {
+						t.Fatalf("%s, ESN %t, item %d of %d: %d, seq %d, %v, want %d, seq %d, %v",
+							a.name, esn, i, count, len(g.Inner), g.Seq, g.Err, len(w.Inner), w.Seq, w.Err)
+					}
+				}
+				if in.Top() != alone.Top() {
+					t.Fatalf("%s: top %d, want %d", a.name, in.Top(), alone.Top())
+				}
+				seq += uint64(count)
+			}
+		}
+	}
+}
+
 func BenchmarkSealBatch(b *testing.B) {
 	for _, a := range append([]algorithms{gcm128, cbc256}, national...) {
 		for _, size := range []int{64, 1400} {
@@ -104,6 +156,35 @@ func BenchmarkSealBatch(b *testing.B) {
 							items[i].Seq = seq
 						}
 						out.SealBatch(items)
+					}
+				})
+			}
+		}
+	}
+}
+
+func BenchmarkOpenBatch(b *testing.B) {
+	for _, a := range append([]algorithms{gcm128, cbc256}, national...) {
+		for _, size := range []int{64, 1400} {
+			for _, count := range []int{1, 4, 16, 32, 64} {
+				b.Run(fmt.Sprintf("encr=%s/size=%d/batch=%d", a.name, size, count), func(b *testing.B) {
+					out, in := pair(b, a, false)
+					items, packets := make([]OpenItem, count), make([][]byte, count)
+					for i := range items {
+						packets[i] = sealed(b, out, innerPacket(4, size), uint64(i+1), NextIPv4)
+						items[i].Packet = make([]byte, len(packets[i]))
+					}
+					b.SetBytes(int64(size * count))
+					b.ReportAllocs()
+					for b.Loop() {
+						in.window.Init(0)
+						for i := range items {
+							copy(items[i].Packet, packets[i])
+						}
+						in.OpenBatch(items)
+						if items[count-1].Err != nil {
+							b.Fatal(items[count-1].Err)
+						}
 					}
 				})
 			}

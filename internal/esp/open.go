@@ -49,53 +49,59 @@ type OpenItem struct {
 // after any other than ErrIntegrity the packet was authentic and its sequence
 // number is used up. The octets of pkt are undefined after an error.
 func (in *Inbound) Open(pkt []byte) (inner []byte, nextHeader uint8, seq uint64, err error) {
+	if seq, err = in.expect(pkt); err != nil {
+		return nil, 0, seq, err
+	}
 	head := in.HeadRoom()
-	bodyLen := len(pkt) - head - in.icvLen
-	if bodyLen < in.align || bodyLen%in.align != 0 {
-		return nil, 0, 0, ErrShort
-	}
-	seq = uint64(binary.BigEndian.Uint32(pkt[4:]))
-	if in.esn {
-		var ok bool
-		if seq, ok = in.window.Infer(uint32(seq)); !ok {
-			return nil, 0, 0, ErrReplay
-		}
-	}
-	if !in.window.Check(seq) {
-		return nil, 0, seq, ErrReplay
-	}
 	sealed := pkt[head:]
 	aad, tail := in.authenticated(pkt, seq, &in.scratch)
 	if in.protector.Open(sealed, pkt[HeaderLen:head], sealed, aad, tail) != nil {
 		return nil, 0, seq, ErrIntegrity
 	}
 	in.window.Update(seq)
-
-	body := sealed[:bodyLen]
-	padLen := int(body[bodyLen-2])
-	nextHeader = body[bodyLen-1]
-	end := bodyLen - trailerLen - padLen
-	if end < 0 {
-		return nil, nextHeader, seq, ErrPadding
-	}
-	for i, b := range body[end : bodyLen-trailerLen] {
-		if b != byte(i+1) {
-			return nil, nextHeader, seq, ErrPadding
-		}
-	}
-	if nextHeader == NextDummy {
-		return nil, nextHeader, seq, ErrDummy
-	}
-	inner, err = cut(body[:end], nextHeader)
+	inner, nextHeader, err = in.unwrap(pkt)
 	return inner, nextHeader, seq, err
 }
 
-// OpenBatch opens each item in order.
-func (in *Inbound) OpenBatch(items []OpenItem) {
-	for i := range items {
-		it := &items[i]
-		it.Inner, it.NextHeader, it.Seq, it.Err = in.Open(it.Packet)
+// expect returns the sequence number of pkt, if it has the form of an ESP packet
+// and may be new.
+func (in *Inbound) expect(pkt []byte) (seq uint64, err error) {
+	bodyLen := len(pkt) - in.HeadRoom() - in.icvLen
+	if bodyLen < in.align || bodyLen%in.align != 0 {
+		return 0, ErrShort
 	}
+	seq = uint64(binary.BigEndian.Uint32(pkt[4:]))
+	if in.esn {
+		var ok bool
+		if seq, ok = in.window.Infer(uint32(seq)); !ok {
+			return 0, ErrReplay
+		}
+	}
+	if !in.window.Check(seq) {
+		return seq, ErrReplay
+	}
+	return seq, nil
+}
+
+// unwrap returns the packet inside of pkt, which is authentic and decrypted.
+func (in *Inbound) unwrap(pkt []byte) (inner []byte, nextHeader uint8, err error) {
+	body := pkt[in.HeadRoom() : len(pkt)-in.icvLen]
+	padLen := int(body[len(body)-2])
+	nextHeader = body[len(body)-1]
+	end := len(body) - trailerLen - padLen
+	if end < 0 {
+		return nil, nextHeader, ErrPadding
+	}
+	for i, b := range body[end : len(body)-trailerLen] {
+		if b != byte(i+1) {
+			return nil, nextHeader, ErrPadding
+		}
+	}
+	if nextHeader == NextDummy {
+		return nil, nextHeader, ErrDummy
+	}
+	inner, err = cut(body[:end], nextHeader)
+	return inner, nextHeader, err
 }
 
 // Top returns the highest sequence number received, or 0.
