@@ -151,6 +151,10 @@ func newIn(sa *ipsec.SA, now time.Time) (*In, error) {
 	return in, nil
 }
 
+// Serial reports whether OpenBatch is the way to open packets fast
+// (esp.Inbound.Serial).
+func (in *In) Serial() bool { return in.esp.Serial() }
+
 func (in *In) publish() {
 	in.bytes.Store(in.now.bytes)
 	in.packets.Store(in.now.packets)
@@ -209,6 +213,10 @@ func newOut(sa *ipsec.SA, now time.Time, workers int) (*Out, error) {
 	out.soft.packets = min(out.soft.packets, last-last/8)
 	return out, nil
 }
+
+// Serial reports whether Worker.Seal with many packets is the way to seal fast,
+// and not Claim.SealFrom (esp.Outbound.Serial).
+func (o *Out) Serial() bool { return o.layout.Serial() }
 
 // HeadRoom is the number of octets that ESP puts before the inner packet.
 func (o *Out) HeadRoom() int { return o.layout.HeadRoom() }

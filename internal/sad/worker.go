@@ -91,26 +91,64 @@ func (w *Worker) Outbound(reqID uint32, p *packet.Info) *Out {
 //
 // The caller must still ask Admit about the inner packet.
 func (w *Worker) Open(in *In, pkt []byte, from netip.AddrPort) (inner []byte, nextHeader uint8, err error) {
-	if !in.touched {
-		in.touched = true
-		w.touched = append(w.touched, in)
-	}
-	if in.now.packets >= in.hard.packets || in.now.bytes >= in.hard.bytes {
+	w.touch(in)
+	if in.over() {
 		in.now.expired++
 		return nil, 0, esp.ErrLifetime
 	}
 	inner, nextHeader, seq, err := in.esp.Open(pkt)
+	return inner, nextHeader, w.opened(in, inner, seq, err, from)
+}
+
+// OpenBatch opens packets of one SA as Open does one after the other, side by
+// side where the suite gains from it. from has the source of each item.
+func (w *Worker) OpenBatch(in *In, items []esp.OpenItem, from []netip.AddrPort) {
+	w.touch(in)
+	if in.over() {
+		in.now.expired += uint64(len(items))
+		for i := range items {
+			items[i].Inner, items[i].Err = nil, esp.ErrLifetime
+		}
+		return
+	}
+	in.esp.OpenBatch(items)
+	for i := range items {
+		it := &items[i]
+		if in.over() { // the limit was reached in the middle
+			in.now.expired++
+			it.Inner, it.Err = nil, esp.ErrLifetime
+			continue
+		}
+		it.Err = w.opened(in, it.Inner, it.Seq, it.Err, from[i])
+	}
+}
+
+// touch has the counters of in published at the end of the batch.
+func (w *Worker) touch(in *In) {
+	if !in.touched {
+		in.touched = true
+		w.touched = append(w.touched, in)
+	}
+}
+
+// over reports whether in has reached a hard limit.
+func (in *In) over() bool {
+	return in.now.packets >= in.hard.packets || in.now.bytes >= in.hard.bytes
+}
+
+// opened counts what came of opening one packet, and returns err.
+func (w *Worker) opened(in *In, inner []byte, seq uint64, err error, from netip.AddrPort) error {
 	//nolint:errorlint // the drops of esp are values, never wrapped
 	switch err {
 	case nil, esp.ErrDummy:
 	case esp.ErrReplay:
 		in.now.replay++
-		return nil, nextHeader, err
+		return err
 	case esp.ErrIntegrity:
 		in.now.integrity++
-		return nil, nextHeader, err
+		return err
 	default:
-		return nil, nextHeader, err
+		return err
 	}
 	if in.now.packets == 0 {
 		w.events = append(w.events, ipsec.FirstUse{ID: in.ID(), Connection: in.sa.Connection, Tunnel: in.sa.Tunnel})
@@ -121,7 +159,7 @@ func (w *Worker) Open(in *In, pkt []byte, from netip.AddrPort) (inner []byte, ne
 	if in.now.packets >= in.soft.packets || in.now.bytes >= in.soft.bytes {
 		w.expire(&in.entry, false)
 	}
-	if in.now.packets >= in.hard.packets || in.now.bytes >= in.hard.bytes {
+	if in.over() {
 		w.expire(&in.entry, true)
 	}
 	// A delayed packet from the old address must not undo a move: only the
@@ -129,7 +167,7 @@ func (w *Worker) Open(in *In, pkt []byte, from netip.AddrPort) (inner []byte, ne
 	if from.IsValid() && seq == in.esp.Top() {
 		w.locate(in, from)
 	}
-	return inner, nextHeader, err
+	return err
 }
 
 func (w *Worker) locate(in *In, from netip.AddrPort) {

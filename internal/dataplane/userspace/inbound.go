@@ -44,6 +44,14 @@ type inbound struct {
 		in   *sad.In
 		info packet.Info
 	}
+	// run are packets of one SA that follow one another, to be opened together.
+	// It does not outlive the owner's turn.
+	run struct {
+		in    *sad.In
+		items [batchSize]esp.OpenItem
+		from  [batchSize]netip.AddrPort
+		n     int
+	}
 	// joining says that the packets of the batch go through the coalescer.
 	joining          bool
 	coalescer        *packet.Coalescer
@@ -157,6 +165,7 @@ func (l *inbound) open(pkts []netio.Packet, index int) []netio.Packet {
 	o.w.Begin(l.plane.coarseNow())
 	defer func() {
 		l.admitted.in = nil
+		l.run.in, l.run.n = nil, 0
 		l.plane.report(o.w.End())
 	}()
 	for i := range pkts {
@@ -166,10 +175,12 @@ func (l *inbound) open(pkts []netio.Packet, index int) []netio.Packet {
 			continue
 		}
 		if l.plane.sad.Owner(spi) != index {
+			l.openRun(o.w)
 			return pkts[i:]
 		}
 		l.openOne(o.w, p, spi)
 	}
+	l.openRun(o.w)
 	return nil
 }
 
@@ -183,7 +194,37 @@ func (l *inbound) openOne(w *sad.Worker, p *netio.Packet, spi ipsec.SPI) {
 	if l.udp {
 		from = p.Remote
 	}
+	r := &l.run
+	if in != r.in || r.n == len(r.items) {
+		l.openRun(w) // what came before leaves before
+		r.in = in
+	}
+	if in.Serial() {
+		r.items[r.n].Packet, r.from[r.n] = p.Data(), from
+		r.n++
+		return
+	}
 	b, _, err := w.Open(in, p.Data(), from)
+	l.opened(w, in, b, err)
+}
+
+// openRun opens the run.
+func (l *inbound) openRun(w *sad.Worker) {
+	r := &l.run
+	if r.n == 0 {
+		return
+	}
+	items := r.items[:r.n]
+	w.OpenBatch(r.in, items, r.from[:r.n])
+	for i := range items {
+		l.opened(w, r.in, items[i].Inner, items[i].Err)
+	}
+	clear(items)
+	r.n = 0
+}
+
+// opened takes the packet b, which in carried, to the protected side.
+func (l *inbound) opened(w *sad.Worker, in *sad.In, b []byte, err error) {
 	if err != nil {
 		l.tally.add(espDrop(err), 1)
 		return

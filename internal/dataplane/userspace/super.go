@@ -16,7 +16,7 @@ func (l *outbound) super(p *netio.Packet, policy *ipsec.Policy) {
 		return
 	}
 	if policy.Action == ipsec.Protect {
-		if out := l.outbound(policy); out != nil {
+		if out := l.outbound(policy); out != nil && !out.Serial() {
 			l.seal() // what came before leaves before
 			l.sealSuper(out, policy.ReqID, n)
 			return
@@ -92,7 +92,7 @@ func (l *outbound) turn() bool {
 }
 
 // unroll copies the packets of segments out and takes each the way of a packet
-// that came alone.
+// that came alone, which is also the way to be sealed with others.
 func (l *outbound) unroll(policy *ipsec.Policy) {
 	for b := l.segments.Next(); b != nil; b = l.segments.Next() {
 		size := netio.Headroom + len(b) + netio.Tailroom
