@@ -23,7 +23,7 @@ func dropFragments(t testing.TB, in netns.NS) (dropped func() string) {
 	return func() string {
 		out, err := in.Run(t.Context(), "nft", "list", "table", "inet", "fragments")
 		must(t, err)
-		return string(out)
+		return out
 	}
 }
 
