@@ -23,6 +23,7 @@ type Capture struct {
 type Frame struct {
 	Interface int // index
 	Outgoing  bool
+	Train     bool // Data was cut from a train
 	Data      []byte
 }
 
@@ -67,8 +68,8 @@ func (c *Capture) run(see func(Frame)) {
 		if err == nil {
 			if ll, ok := from.(*unix.SockaddrLinklayer); ok && n >= vnetHeader {
 				f := Frame{Interface: ll.Ifindex, Outgoing: ll.Pkttype == unix.PACKET_OUTGOING}
-				cut(buf[:vnetHeader], buf[vnetHeader:n], func(frame []byte) {
-					f.Data = frame
+				cut(buf[:vnetHeader], buf[vnetHeader:n], func(frame []byte, train bool) {
+					f.Data, f.Train = frame, train
 					see(f)
 				})
 			}

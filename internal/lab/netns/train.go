@@ -17,11 +17,11 @@ const (
 
 // cut calls see for each datagram of a train (UDP_SEGMENT, udp(7)), or for the
 // frame itself where it is none.
-func cut(vnet, frame []byte, see func([]byte)) {
+func cut(vnet, frame []byte, see func(frame []byte, train bool)) {
 	segment := int(binary.NativeEndian.Uint16(vnet[4:]))
 	head := udpPayload(frame)
 	if vnet[1] != unix.VIRTIO_NET_HDR_GSO_UDP_L4 || segment == 0 || head == 0 {
-		see(frame)
+		see(frame, false)
 		return
 	}
 	for rest := frame[head:]; len(rest) > 0; {
@@ -34,7 +34,7 @@ func cut(vnet, frame []byte, see func([]byte)) {
 			binary.BigEndian.PutUint16(ip[4:], uint16(len(ip)-40))
 		}
 		binary.BigEndian.PutUint16(out[head-4:], uint16(udpHeader+n))
-		see(out)
+		see(out, true)
 		rest = rest[n:]
 	}
 }

@@ -37,7 +37,10 @@ func TestCut(t *testing.T) {
 		vnet, frame := train(family, 100, payload)
 		var got []byte
 		var lengths []int
-		cut(vnet, frame, func(f []byte) {
+		cut(vnet, frame, func(f []byte, train bool) {
+			if !train {
+				t.Errorf("IPv%d: a datagram of a train is called none", family)
+			}
 			head := udpPayload(f)
 			n := len(f) - head
 			ip := f[ethernetHeader:]
@@ -56,14 +59,14 @@ func TestCut(t *testing.T) {
 		}
 		// Not a train: seen as it is. No prefix may panic.
 		vnet[1] = 0
-		cut(vnet, frame, func(f []byte) {
-			if !bytes.Equal(f, frame) {
+		cut(vnet, frame, func(f []byte, train bool) {
+			if train || !bytes.Equal(f, frame) {
 				t.Error("a plain frame was changed")
 			}
 		})
 		vnet[1] = 5
 		for n := range frame {
-			cut(vnet, frame[:n], func([]byte) {})
+			cut(vnet, frame[:n], func([]byte, bool) {})
 		}
 	}
 }
