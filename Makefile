@@ -4,7 +4,7 @@ SHELL       := /bin/bash
 export CGO_ENABLED ?= 0
 BIN         := bin/caponier
 VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-FUZZTIME    ?= 3s
+FUZZ        ?= 5000x
 
 .DEFAULT_GOAL := help
 
@@ -50,8 +50,8 @@ test-race: ## unit tests under the race detector
 	CGO_ENABLED=1 go test -race -short -shuffle on $$(go list ./... | grep -v caponier/test/)
 
 .PHONY: test-fuzz
-test-fuzz: ## every fuzz target for FUZZTIME (3s)
-	scripts/fuzz.sh $(FUZZTIME)
+test-fuzz: ## every fuzz target with FUZZ inputs (5000x), or for FUZZ each (10m)
+	scripts/fuzz.sh $(FUZZ)
 
 # One package after the other: each has namespaces, daemons and the CPUs for itself.
 .PHONY: test-system
