@@ -58,6 +58,9 @@ type Policy struct {
 	ReqID    uint32   `json:"reqid,omitempty"`
 	Protocol Protocol `json:"protocol,omitempty"`
 	Mode     Mode     `json:"mode,omitempty"`
+	// WithAH asks for a bundle: the ESP SA of ReqID in Mode, and around what it
+	// makes the AH SA of ReqID in transport mode (RFC 2401, Section 4.3).
+	WithAH bool `json:"with_ah,omitempty"`
 	// Acquire asks for an Acquire event when a packet finds no SA; the packet is
 	// held meanwhile. Without it the packet is dropped. Either way it never
 	// leaves in clear.
@@ -65,4 +68,7 @@ type Policy struct {
 	// Connection and Tunnel are the names in the configuration.
 	Connection string `json:"connection,omitempty"`
 	Tunnel     string `json:"tunnel,omitempty"`
+
+	// Kernel holds what only the Linux kernel's plane can do with the policy.
+	Kernel KernelPolicy `json:"kernel,omitzero"`
 }

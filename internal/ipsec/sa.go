@@ -31,7 +31,7 @@ type SA struct {
 	// Encap asks for ESP in UDP (RFC 3948).
 	Encap bool
 
-	Encr, Integ       Transform // Integ is zero for combined-mode Encr
+	Encr, Integ       Transform // Integ is zero for combined-mode Encr; Encr is zero for AH
 	EncrKey, IntegKey secret.Key
 	ESN               bool
 	// ReplayWindow is the anti-replay window in packets; 0 asks for the default
@@ -39,6 +39,12 @@ type SA struct {
 	ReplayWindow uint32
 
 	Lifetime Lifetime
+
+	// Outer says how tunnel mode builds and reads the outer header.
+	Outer Outer
+
+	// Kernel holds what only the Linux kernel's plane can do with the SA.
+	Kernel KernelSA
 
 	// ReqID ties the SA to the policies that it serves.
 	ReqID uint32
