@@ -235,10 +235,15 @@ func (c *Coalescer) join(g *joined, b []byte, headerLen int) bool {
 	return true
 }
 
-// right reports whether the checksums of b are: joining would replace wrong ones
-// by right ones.
+// right reports whether the checksums of b are the ones that a Segmenter will
+// write again: joining would replace wrong ones by right ones. A field of 0xffff
+// where the computation gives 0 passes for right, being the same number, but is
+// not what is written (RFC 1624, Section 3), except in UDP.
 func right(b []byte, ipLen int, protocol uint8) bool {
-	if b[0]>>4 == 4 && Checksum(b[:ipLen]) != 0 {
+	if b[0]>>4 == 4 && (Checksum(b[:ipLen]) != 0 || binary.BigEndian.Uint16(b[ipv4ChecksumAt:]) == 0xffff) {
+		return false
+	}
+	if protocol == ProtocolTCP && binary.BigEndian.Uint16(b[ipLen+tcpChecksum:]) == 0xffff {
 		return false
 	}
 	src, dst := addresses(b)

@@ -158,8 +158,8 @@ func (s *Segmenter) Next() []byte {
 	field := ChecksumOffset(s.protocol)
 	t[field], t[field+1] = 0, 0
 	sum := ^Fold(Sum(s.sum+uint64(len(t)), t))
-	if sum == 0 {
-		sum = 0xffff
+	if sum == 0 && s.protocol == ProtocolUDP {
+		sum = 0xffff // RFC 768: 0 says that there is none. TCP knows no such thing.
 	}
 	binary.BigEndian.PutUint16(t[field:], sum)
 

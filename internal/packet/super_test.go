@@ -72,7 +72,7 @@ func (f *flow) finish(b []byte, ipLen int) {
 	at := ChecksumOffset(f.protocol)
 	t[at], t[at+1] = 0, 0
 	sum := TransportChecksum(f.src, f.dst, f.protocol, t)
-	if sum == 0 {
+	if sum == 0 && f.protocol == ProtocolUDP {
 		sum = 0xffff
 	}
 	binary.BigEndian.PutUint16(t[at:], sum)
@@ -307,6 +307,42 @@ func TestCoalescerJoinsABulkFlow(t *testing.T) {
 		c = NewCoalescer(256, false, false)
 		if _, groups := joinAll(t, c, pkts); groups != 45 {
 			t.Errorf("joined what was not to be")
+		}
+	}
+}
+
+// A checksum of 0 may be written as 0xffff, which is the same number, but only
+// UDP writes it so: packets with the other spelling stay as they are.
+func TestCoalescerKeepsBothZeros(t *testing.T) {
+	flow := *testFlows()[1]
+	probe := flow
+	first := probe.make(make([]byte, 64), tcpACK)
+	zero := slices.Clone(probe.make(make([]byte, 64), tcpACK))
+
+	// What the checksums lack goes into the payload, and the identification of
+	// both packets.
+	at := IPv4HeaderLen + tcpChecksum
+	copy(zero[len(zero)-2:], zero[at:at+2])
+	zero[at], zero[at+1] = 0, 0
+	id := binary.BigEndian.Uint16(zero[ipv4ChecksumAt:]) + binary.BigEndian.Uint16(zero[ipv4IDAt:])
+	for i, b := range [][]byte{first, zero} {
+		binary.BigEndian.PutUint16(b[ipv4IDAt:], id-1+uint16(i))
+		b[ipv4ChecksumAt], b[ipv4ChecksumAt+1] = 0, 0
+		binary.BigEndian.PutUint16(b[ipv4ChecksumAt:], Checksum(b[:IPv4HeaderLen]))
+	}
+	if !right(zero, IPv4HeaderLen, ProtocolTCP) || binary.BigEndian.Uint16(zero[ipv4ChecksumAt:]) != 0 {
+		t.Fatal("the packet has other checksums than 0")
+	}
+	tcp, ip := slices.Clone(zero), slices.Clone(zero)
+	tcp[at], tcp[at+1] = 0xff, 0xff
+	ip[ipv4ChecksumAt], ip[ipv4ChecksumAt+1] = 0xff, 0xff
+	for name, test := range map[string]struct {
+		second []byte
+		groups int
+	}{"zero": {zero, 1}, "TCP": {tcp, 2}, "IPv4": {ip, 2}} {
+		got, groups := joinAll(t, NewCoalescer(4, true, true), [][]byte{first, test.second})
+		if groups != test.groups || !slices.EqualFunc(got, [][]byte{first, test.second}, bytes.Equal) {
+			t.Errorf("%s: %d groups, want %d, or other packets", name, groups, test.groups)
 		}
 	}
 }
