@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"caponier/internal/ike/v2/fault"
+
 	"caponier/internal/ike/keys"
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/v2/conf"
@@ -58,7 +60,7 @@ func (m *Machine) signed(e Signed) {
 }
 
 func (m *Machine) cannotSign(err error) {
-	f := failf(message.AuthenticationFailed, "cannot sign: %w", err)
+	f := fault.Newf(message.AuthenticationFailed, "cannot sign: %w", err)
 	if m.initiator {
 		m.fail(f)
 		return
@@ -114,9 +116,9 @@ func (m *Machine) verified(e Verified) {
 
 // judged goes on when the peer's AUTH payload is checked.
 func (m *Machine) judged(err error) {
-	var f *failure
+	var f *fault.Fault
 	if err != nil {
-		f = failf(message.AuthenticationFailed, "%s is not authentic: %w", m.remoteID, err).showing(m.setup.seen)
+		f = fault.Newf(message.AuthenticationFailed, "%s is not authentic: %w", m.remoteID, err).Showing(m.setup.seen)
 	}
 	switch {
 	case m.initiator && f != nil:
@@ -135,13 +137,13 @@ func (m *Machine) judged(err error) {
 }
 
 // admit asks whether a peer that is authentic may have another IKE SA.
-func (m *Machine) admit() *failure {
+func (m *Machine) admit() *fault.Fault {
 	if m.env.Admit == nil {
 		return nil
 	}
 	_, initial := m.setup.authRequest.Notify(message.InitialContact)
 	if err := m.env.Admit(m.conn, m.localID, m.remoteID, initial); err != nil {
-		return &failure{code: codeNotUnique, err: err, notify: message.AuthenticationFailed}
+		return &fault.Fault{Code: fault.CodeNotUnique, Err: err, Notify: message.AuthenticationFailed}
 	}
 	return nil
 }
@@ -152,7 +154,7 @@ func (m *Machine) admit() *failure {
 func (m *Machine) startAuth() {
 	id, err := m.conn.LocalIdentity(m.local.Addr())
 	if err != nil {
-		m.fail(internal(err))
+		m.fail(fault.Internal(err))
 		return
 	}
 	m.localID = id
@@ -198,19 +200,19 @@ func (authTask) response(m *Machine, msg *message.Message) {
 	id, hasID := msg.ID(true)
 	auth, hasAuth := message.Find[*message.Auth](msg)
 	if !hasID || !hasAuth {
-		if f := refusal(msg); f != nil {
+		if f := fault.Refusal(msg); f != nil {
 			m.fail(f)
 			return
 		}
-		m.refuseAuth(failf(message.AuthenticationFailed, "the peer did not authenticate itself"))
+		m.refuseAuth(fault.Newf(message.AuthenticationFailed, "the peer did not authenticate itself"))
 		return
 	}
 	m.remoteID = rules.IdentityOf(id)
 	m.setup.idR = id.Body()
 	m.setup.authResponse = msg
 	if !m.conn.Remote.ID.Permits(m.remoteID) {
-		f := failf(message.AuthenticationFailed, "the peer is %s and not %s", m.remoteID, m.conn.Remote.ID)
-		m.refuseAuth(f.showing(rules.AuthEvidence(msg, auth.Method)))
+		f := fault.Newf(message.AuthenticationFailed, "the peer is %s and not %s", m.remoteID, m.conn.Remote.ID)
+		m.refuseAuth(f.Showing(rules.AuthEvidence(msg, auth.Method)))
 		return
 	}
 	m.verify(msg, auth)
@@ -218,7 +220,7 @@ func (authTask) response(m *Machine, msg *message.Message) {
 
 // refuseAuth ends the attempt after a response that the peer takes for success:
 // it is told in an exchange of its own (RFC 7296, Section 2.21.2).
-func (m *Machine) refuseAuth(f *failure) {
+func (m *Machine) refuseAuth(f *fault.Fault) {
 	m.notice(IKEFailed, "", f)
 	m.dropSetup()
 	m.stop(m.setupTimer)
@@ -238,7 +240,7 @@ func (m *Machine) initiatorUp() {
 		m.enqueueChild(c, nil)
 	}
 	if m.wantClose {
-		m.close(&failure{code: codeClosed})
+		m.close(&fault.Fault{Code: fault.CodeClosed})
 	}
 }
 
@@ -253,7 +255,7 @@ func (m *Machine) answerAuth(msg *message.Message) {
 	s.idI = id.Body()
 	s.authRequest = msg
 	if !ok {
-		m.rejectAuth(failf(message.AuthenticationFailed, "%s wants to authenticate by EAP", m.remoteID))
+		m.rejectAuth(fault.Newf(message.AuthenticationFailed, "%s wants to authenticate by EAP", m.remoteID))
 		return
 	}
 	var asked Identity
@@ -273,7 +275,7 @@ func (m *Machine) answerAuth(msg *message.Message) {
 
 // chooseConnection finds the connection for the identities that the peer claims
 // and asks for.
-func (m *Machine) chooseConnection(msg *message.Message, asked Identity, method message.AuthMethod) *failure {
+func (m *Machine) chooseConnection(msg *message.Message, asked Identity, method message.AuthMethod) *fault.Fault {
 	tsi, _ := msg.TS(false)
 	tsr, _ := msg.TS(true)
 	c, ok := conf.Choose(m.candidates, conf.Claim{
@@ -281,13 +283,13 @@ func (m *Machine) chooseConnection(msg *message.Message, asked Identity, method 
 		TSi: tsi.Selectors, TSr: tsr.Selectors, Local: m.local.Addr(), Remote: m.remote.Addr(),
 	})
 	if !ok {
-		return failf(message.AuthenticationFailed,
+		return fault.Newf(message.AuthenticationFailed,
 			"no connection fits a peer that is %s, asks for %s and authenticates by %s", m.remoteID, asked, method).
-			showing(rules.Evidence{Exchange: message.IKEAuth, Asked: asked, Method: method})
+			Showing(rules.Evidence{Exchange: message.IKEAuth, Asked: asked, Method: method})
 	}
 	id, err := c.LocalIdentity(m.local.Addr())
 	if err != nil {
-		return failf(message.AuthenticationFailed, "%w", err)
+		return fault.Newf(message.AuthenticationFailed, "%w", err)
 	}
 	m.conn, m.localID = c, id
 	return nil
@@ -295,7 +297,7 @@ func (m *Machine) chooseConnection(msg *message.Message, asked Identity, method 
 
 // rejectAuth answers IKE_AUTH with AUTHENTICATION_FAILED. What exactly was wrong
 // is not told (RFC 7296, Section 2.21.2).
-func (m *Machine) rejectAuth(f *failure) {
+func (m *Machine) rejectAuth(f *fault.Fault) {
 	m.respond(message.IKEAuth, &message.Notify{Kind: message.AuthenticationFailed})
 	if m.state == Gone {
 		return
@@ -314,7 +316,7 @@ func (m *Machine) acceptAuth(auth *message.Auth) {
 	m.becomeEstablished()
 	reply, child, f := m.acceptChild(s.authRequest, s.nonceI, s.nonceR, nil)
 	if f != nil {
-		payloads = append(payloads, f.payload())
+		payloads = append(payloads, f.Payload())
 	} else {
 		payloads = append(payloads, reply...)
 		m.installChild(child, true) // before the answer: the peer may send at once

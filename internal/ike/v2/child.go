@@ -6,6 +6,9 @@ import (
 	"slices"
 	"time"
 
+	"caponier/internal/ike/v2/conf"
+	"caponier/internal/ike/v2/fault"
+
 	"caponier/internal/ike/keys"
 	"caponier/internal/ike/message"
 	"caponier/internal/ipsec"
@@ -128,7 +131,7 @@ func (m *Machine) maxChildren() int { return 16 + 4*m.conn.Pairs() }
 // keyChild derives the keys of c and makes its SAs, which wait to be installed
 // (RFC 7296, Section 2.17). It wipes shared. ours says whether this side started
 // the exchange.
-func (m *Machine) keyChild(c *child, shared secret.Key, ni, nr []byte, ours bool) *failure {
+func (m *Machine) keyChild(c *child, shared secret.Key, ni, nr []byte, ours bool) *fault.Fault {
 	defer shared.Wipe()
 	encr, integ := c.chosen.First(ipsec.TypeEncr), c.chosen.First(ipsec.TypeInteg)
 	if integ.ID == ipsec.IntegNone {
@@ -136,12 +139,12 @@ func (m *Machine) keyChild(c *child, shared secret.Key, ni, nr []byte, ours bool
 	}
 	k, err := keys.DeriveChild(m.session.PRF, m.session.Keys.D, shared, ni, nr, encr, integ)
 	if err != nil {
-		return failf(message.NoProposalChosen, "%w", err)
+		return fault.Newf(message.NoProposalChosen, "%w", err)
 	}
-	c.lifetime = m.childLifetime(c.conf.Lifetime)
+	c.lifetime = conf.Soften(c.conf.Lifetime, m.randomBelow)
 	sa := ipsec.SA{
 		Protocol: c.protocol(), Mode: c.conf.Mode,
-		Local: m.local, Remote: m.remote, Encap: m.nat.encap,
+		Local: m.local, Remote: m.remote, Encap: m.nat.Encap,
 		Encr: encr, Integ: integ,
 		ESN:          c.chosen.First(ipsec.TypeESN).ID == ipsec.ESNYes,
 		ReplayWindow: c.conf.ReplayWindow,
@@ -159,24 +162,6 @@ func (m *Machine) keyChild(c *child, shared secret.Key, ni, nr []byte, ours bool
 	}
 	c.heldIn, c.held = &in, &out
 	return nil
-}
-
-// childLifetime sets the soft limits before the hard ones.
-func (m *Machine) childLifetime(hard ipsec.Limit) ipsec.Lifetime {
-	soften := func(n uint64) uint64 {
-		return uint64(m.soften(int64(min(n, 1<<62)), childMargin, childJitter))
-	}
-	soft := ipsec.Limit{}
-	if hard.Time > 0 {
-		soft.Time = m.softenTime(hard.Time, childMargin, childJitter)
-	}
-	if hard.Bytes > 0 {
-		soft.Bytes = soften(hard.Bytes)
-	}
-	if hard.Packets > 0 {
-		soft.Packets = soften(hard.Packets)
-	}
-	return ipsec.Lifetime{Soft: soft, Hard: hard}
 }
 
 // ---- installing and removing ----
@@ -272,7 +257,7 @@ func (m *Machine) installFailed(e InstallFailed) {
 		c.inUp, c.reserved = false, true // a failed InstallSA has changed nothing
 	}
 	if c.state == childLive {
-		m.notice(ChildDown, c.conf.Name, &failure{code: codeInstall, err: e.Err})
+		m.notice(ChildDown, c.conf.Name, &fault.Fault{Code: fault.CodeInstall, Err: e.Err})
 		c.state = childReplaced
 	}
 	if c.state == childReplaced {
@@ -302,7 +287,7 @@ func (m *Machine) expired(e Expired) {
 		m.activate(c.successor)
 	}
 	if c.state == childLive {
-		m.notice(ChildDown, c.conf.Name, &failure{code: codeLifetime, err: errLifetime})
+		m.notice(ChildDown, c.conf.Name, &fault.Fault{Code: fault.CodeLifetime, Err: fault.ErrLifetime})
 	}
 	if c.state == childLive || c.state == childReplaced {
 		m.enqueueDelete(c)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 
+	"caponier/internal/ike/v2/fault"
+
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/v2/conf"
 	"caponier/internal/ike/v2/rules"
@@ -28,10 +30,10 @@ type childOffer struct {
 	share             suite.KEShare // nil without a key exchange
 }
 
-func (m *Machine) newOffer(c *Child, flow *ipsec.Flow) (*childOffer, *failure) {
+func (m *Machine) newOffer(c *Child, flow *ipsec.Flow) (*childOffer, *fault.Fault) {
 	spi, err := m.env.AllocateSPI(c.Protocol)
 	if err != nil {
-		return nil, internal(err)
+		return nil, fault.Internal(err)
 	}
 	o := &childOffer{conf: c, spi: spi, proposals: c.Proposals, flow: flow}
 	o.localTS, o.remoteTS = c.Propose(m.local.Addr(), m.remote.Addr(), flow)
@@ -64,17 +66,17 @@ func (o *childOffer) payloads(proposals []ipsec.Proposal) []message.Payload {
 // request are the payloads of a CREATE_CHILD_SA request, behind the
 // notifications in front (RFC 7296, Section 1.3.1). group is the key exchange
 // method to use, where the proposals have one.
-func (o *childOffer) request(m *Machine, group ipsec.Transform, front ...message.Payload) ([]message.Payload, *failure) {
+func (o *childOffer) request(m *Machine, group ipsec.Transform, front ...message.Payload) ([]message.Payload, *fault.Fault) {
 	nonce, err := m.random(nonceLen)
 	if err != nil {
-		return nil, internal(err)
+		return nil, fault.Internal(err)
 	}
 	o.nonce, o.group, o.share = nonce, group, nil
 	sa := o.payloads(o.proposals)
 	out := append(front, sa[0], &message.Nonce{Data: nonce})
 	if group.ID != ipsec.KENone {
 		if o.share, err = m.newShare(group); err != nil {
-			return nil, internal(err)
+			return nil, fault.Internal(err)
 		}
 		out = append(out, &message.KE{Method: group.ID, Data: o.share.Public()})
 	}
@@ -83,19 +85,19 @@ func (o *childOffer) request(m *Machine, group ipsec.Transform, front ...message
 
 // complete makes the CHILD SA that the response agreed on. With a failure, the
 // child is nil where the peer has none either; otherwise it is to be deleted.
-func (o *childOffer) complete(m *Machine, msg *message.Message, proposals []ipsec.Proposal, ni, nr []byte) (*child, *failure) {
-	if f := refusal(msg); f != nil {
+func (o *childOffer) complete(m *Machine, msg *message.Message, proposals []ipsec.Proposal, ni, nr []byte) (*child, *fault.Fault) {
+	if f := fault.Refusal(msg); f != nil {
 		return nil, f
 	}
 	sa, _ := message.Find[*message.SA](msg)
 	tsi, okI := msg.TS(false)
 	tsr, okR := msg.TS(true)
 	if sa == nil || !okI || !okR {
-		return nil, failf(message.NoProposalChosen, "the peer's response has no CHILD SA")
+		return nil, fault.Newf(message.NoProposalChosen, "the peer's response has no CHILD SA")
 	}
 	p, ok := rules.Accepted(sa, proposals, conf.WireProtocol(o.conf.Protocol))
 	if !ok || !m.usableSPI(o.conf.Protocol, p.SPI) {
-		return nil, failf(message.NoProposalChosen, "the peer chose what was not offered")
+		return nil, fault.Newf(message.NoProposalChosen, "the peer chose what was not offered")
 	}
 	c := &child{
 		conf: o.conf, state: childReplaced, in: o.spi, reserved: true,
@@ -106,9 +108,9 @@ func (o *childOffer) complete(m *Machine, msg *message.Message, proposals []ipse
 		return c, f
 	}
 	if !rules.Within(tsi.Selectors, o.localTS) || !rules.Within(tsr.Selectors, o.remoteTS) {
-		return c, failf(message.TSUnacceptable, "the peer answered traffic selectors %s === %s, which are not within %s === %s",
+		return c, fault.Newf(message.TSUnacceptable, "the peer answered traffic selectors %s === %s, which are not within %s === %s",
 			tsi.Selectors, tsr.Selectors, o.localTS, o.remoteTS).
-			showing(rules.Evidence{Exchange: msg.Header.Exchange, LocalTS: tsi.Selectors, RemoteTS: tsr.Selectors})
+			Showing(rules.Evidence{Exchange: msg.Header.Exchange, LocalTS: tsi.Selectors, RemoteTS: tsr.Selectors})
 	}
 	c.localTS, c.remoteTS = tsi.Selectors, tsr.Selectors
 	if f := m.keyChild(c, shared, ni, nr, true); f != nil {
@@ -119,19 +121,19 @@ func (o *childOffer) complete(m *Machine, msg *message.Message, proposals []ipse
 }
 
 // finishKE completes the key exchange of the offer, if it has one.
-func (o *childOffer) finishKE(msg *message.Message, chosen ipsec.Proposal) (secret.Key, *failure) {
+func (o *childOffer) finishKE(msg *message.Message, chosen ipsec.Proposal) (secret.Key, *fault.Fault) {
 	group := chosen.First(ipsec.TypeKE)
 	ke, ok := message.Find[*message.KE](msg)
 	switch {
 	case group.ID == ipsec.KENone && !ok:
 		return secret.Key{}, nil
 	case o.share == nil || group != o.group || !ok || ke.Method != group.ID:
-		return secret.Key{}, failf(message.InvalidKEPayload, "the key exchange of the response is not the one chosen")
+		return secret.Key{}, fault.Newf(message.InvalidKEPayload, "the key exchange of the response is not the one chosen")
 	}
 	shared, err := o.share.Finish(ke.Data)
 	o.share = nil
 	if err != nil {
-		return secret.Key{}, failf(message.InvalidKEPayload, "key exchange: %w", err)
+		return secret.Key{}, fault.Newf(message.InvalidKEPayload, "key exchange: %w", err)
 	}
 	return shared, nil
 }
@@ -178,10 +180,10 @@ func (m *Machine) covers(c *Child, flow *ipsec.Flow) bool {
 }
 
 func (t *createChild) request(m *Machine) (message.ExchangeType, []message.Payload, bool) {
-	var f *failure
+	var f *fault.Fault
 	if len(m.children) >= m.maxChildren() {
 		t.cancel(m)
-		m.notice(ChildFailed, t.conf.Name, failf(message.NoAdditionalSAs, "there are %d CHILD SAs already", len(m.children)))
+		m.notice(ChildFailed, t.conf.Name, fault.Newf(message.NoAdditionalSAs, "there are %d CHILD SAs already", len(m.children)))
 		return 0, nil, false
 	}
 	if t.offer == nil {
@@ -233,7 +235,7 @@ func (m *Machine) childResponse(o *childOffer, msg *message.Message, ni, nr []by
 		proposals = rules.WithoutKE(proposals)
 	}
 	c, f := o.complete(m, msg, proposals, ni, nr)
-	if f != nil && f.notify == message.SinglePairRequired && !m.onePair {
+	if f != nil && f.Notify == message.SinglePairRequired && !m.onePair {
 		m.onePair = true
 		o.discard(m)
 		m.enqueue(&createChild{conf: o.conf, flow: o.flow})
@@ -258,7 +260,7 @@ func (m *Machine) overtaken(c *child) {
 		return
 	}
 	if c.state == childLive {
-		m.notice(ChildDown, c.conf.Name, &failure{code: codeDeleted})
+		m.notice(ChildDown, c.conf.Name, &fault.Fault{Code: fault.CodeDeleted})
 	}
 	m.retire(c)
 }
@@ -280,7 +282,7 @@ func (m *Machine) undo(o *childOffer, c *child) {
 // Section 1.3), and where exchanges cross as Section 2.25 says.
 func (m *Machine) answerCreateChild(msg *message.Message) {
 	if m.state != Established {
-		m.respond(message.CreateChildSA, failf(message.TemporaryFailure, "the IKE SA is ending").payload())
+		m.respond(message.CreateChildSA, fault.Newf(message.TemporaryFailure, "the IKE SA is ending").Payload())
 		return
 	}
 	sa, _ := message.Find[*message.SA](msg)
@@ -289,13 +291,13 @@ func (m *Machine) answerCreateChild(msg *message.Message) {
 		return
 	}
 	if m.rekeyingIKE() != nil {
-		m.respond(message.CreateChildSA, failf(message.TemporaryFailure, "the IKE SA is being rekeyed").payload())
+		m.respond(message.CreateChildSA, fault.Newf(message.TemporaryFailure, "the IKE SA is being rekeyed").Payload())
 		return
 	}
 	_, okI := msg.TS(false)
 	_, okR := msg.TS(true)
 	if !okI || !okR {
-		m.answerSyntax(message.CreateChildSA, failf(message.InvalidSyntax, "no traffic selectors for a CHILD SA"))
+		m.answerSyntax(message.CreateChildSA, fault.Newf(message.InvalidSyntax, "no traffic selectors for a CHILD SA"))
 		return
 	}
 	if n, ok := msg.Notify(message.RekeySA); ok {
@@ -305,12 +307,12 @@ func (m *Machine) answerCreateChild(msg *message.Message) {
 	nonce, _ := message.Find[*message.Nonce](msg)
 	nr, err := m.random(nonceLen)
 	if err != nil {
-		m.respond(message.CreateChildSA, internal(err).payload())
+		m.respond(message.CreateChildSA, fault.Internal(err).Payload())
 		return
 	}
 	reply, c, f := m.acceptChild(msg, nonce.Data, nr, nil)
 	if f != nil {
-		m.respond(message.CreateChildSA, f.payload())
+		m.respond(message.CreateChildSA, f.Payload())
 		m.notice(ChildFailed, "", f)
 		return
 	}
@@ -321,9 +323,9 @@ func (m *Machine) answerCreateChild(msg *message.Message) {
 
 // acceptChild makes the CHILD SA that a request asks for, and the payloads that
 // answer it. old is the CHILD SA that it replaces, or nil.
-func (m *Machine) acceptChild(msg *message.Message, ni, nr []byte, old *child) ([]message.Payload, *child, *failure) {
+func (m *Machine) acceptChild(msg *message.Message, ni, nr []byte, old *child) ([]message.Payload, *child, *fault.Fault) {
 	if len(m.children) >= m.maxChildren() {
-		return nil, nil, failf(message.NoAdditionalSAs, "the peer has %d CHILD SAs already", len(m.children))
+		return nil, nil, fault.Newf(message.NoAdditionalSAs, "the peer has %d CHILD SAs already", len(m.children))
 	}
 	sa, _ := message.Find[*message.SA](msg)
 	tsi, _ := msg.TS(false)
@@ -346,7 +348,7 @@ func (m *Machine) acceptChild(msg *message.Message, ni, nr []byte, old *child) (
 	spi, err := m.env.AllocateSPI(match.Child.Protocol)
 	if err != nil {
 		shared.Wipe()
-		return nil, nil, internal(err)
+		return nil, nil, fault.Internal(err)
 	}
 	c := &child{
 		conf: match.Child, in: spi, reserved: true, out: ipsec.SPI(binary.BigEndian.Uint32(match.Proposal.SPI)), chosen: match.Proposal.Transforms,
@@ -369,31 +371,31 @@ func (m *Machine) acceptChild(msg *message.Message, ni, nr []byte, old *child) (
 }
 
 // respondKE answers the KE payload of a CREATE_CHILD_SA request.
-func (m *Machine) respondKE(msg *message.Message, group ipsec.Transform) ([]byte, secret.Key, *failure) {
+func (m *Machine) respondKE(msg *message.Message, group ipsec.Transform) ([]byte, secret.Key, *fault.Fault) {
 	ke, ok := message.Find[*message.KE](msg)
 	if !ok || ke.Method != group.ID {
-		return nil, secret.Key{}, wrongKE(group) // RFC 7296, Section 1.3
+		return nil, secret.Key{}, fault.WrongKE(group) // RFC 7296, Section 1.3
 	}
 	method, err := suite.NewKeyExchange(group)
 	if err != nil {
-		return nil, secret.Key{}, internal(err)
+		return nil, secret.Key{}, fault.Internal(err)
 	}
 	public, shared, err := method.Respond(m.env.Rand, ke.Data)
 	switch {
 	case errors.Is(err, suite.ErrPublicValue):
 		// The IKE SA goes on, which INVALID_SYNTAX would not allow.
-		f := wrongKE(group)
-		f.err = fmt.Errorf("key exchange: %w", err)
+		f := fault.WrongKE(group)
+		f.Err = fmt.Errorf("key exchange: %w", err)
 		return nil, secret.Key{}, f
 	case err != nil:
-		return nil, secret.Key{}, internal(err)
+		return nil, secret.Key{}, fault.Internal(err)
 	}
 	return public, shared, nil
 }
 
 // matchChild finds the tunnel that a request is for. A CHILD SA that replaces
 // another is for the tunnel of that one.
-func (m *Machine) matchChild(r conf.Request, old *child) (conf.Match, *failure) {
+func (m *Machine) matchChild(r conf.Request, old *child) (conf.Match, *fault.Fault) {
 	tunnels := m.conn.Children
 	if old != nil {
 		tunnels = []*Child{old.conf}
@@ -405,10 +407,10 @@ func (m *Machine) matchChild(r conf.Request, old *child) (conf.Match, *failure) 
 	}
 	switch {
 	case met == nil:
-		return match, failf(message.TSUnacceptable, "no tunnel fits the peer's traffic selectors %s === %s", r.TSr, r.TSi).showing(seen)
+		return match, fault.Newf(message.TSUnacceptable, "no tunnel fits the peer's traffic selectors %s === %s", r.TSr, r.TSi).Showing(seen)
 	case match.Child == nil:
-		return match, failf(message.NoProposalChosen, "tunnel %s accepts none of the peer's proposals: %s",
-			met.Name, rules.Describe(r.Offered)).showing(seen)
+		return match, fault.Newf(message.NoProposalChosen, "tunnel %s accepts none of the peer's proposals: %s",
+			met.Name, rules.Describe(r.Offered)).Showing(seen)
 	}
 	return match, nil
 }

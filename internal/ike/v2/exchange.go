@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"caponier/internal/ike/v2/fault"
+
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/v2/rules"
 	"caponier/internal/ipsec"
@@ -82,7 +84,7 @@ func (m *Machine) enqueue(t task) { m.enqueueAfter(t, 0) }
 
 func (m *Machine) enqueueAfter(t task, d time.Duration) {
 	if len(m.queue) == maxQueue {
-		m.notice(ChildFailed, "", &failure{code: codeQueueFull, err: errQueueFull})
+		m.notice(ChildFailed, "", &fault.Fault{Code: fault.CodeQueueFull, Err: fault.ErrQueueFull})
 		t.cancel(m)
 		return
 	}
@@ -114,14 +116,14 @@ func (m *Machine) launch(kind message.ExchangeType, payloads []message.Payload, 
 	if m.sendID == math.MaxUint32 {
 		// RFC 7296, Section 2.2: the IKE SA ends before its message IDs wrap.
 		t.cancel(m)
-		m.down(&failure{code: codeInternal, err: errMessageIDs})
+		m.down(&fault.Fault{Code: fault.CodeInternal, Err: fault.ErrMessageIDs})
 		m.becomeGone()
 		return
 	}
 	raw, err := m.seal(m.header(kind, m.sendID, 0), payloads)
 	if err != nil {
 		t.cancel(m)
-		m.down(internal(err))
+		m.down(fault.Internal(err))
 		m.becomeGone()
 		return
 	}
@@ -163,7 +165,7 @@ func (m *Machine) retransmit() {
 
 // giveUp ends the IKE SA of a peer that does not answer.
 func (m *Machine) giveUp() {
-	f := &failure{code: codeNotResponding, err: errNotResponding, seen: &rules.Evidence{Exchange: m.outstanding.kind}}
+	f := &fault.Fault{Code: fault.CodeNotResponding, Err: fault.ErrNotResponding, Seen: &rules.Evidence{Exchange: m.outstanding.kind}}
 	switch m.state {
 	case InitSent, AuthSent:
 		if m.setup.hint != nil {
@@ -201,10 +203,10 @@ func (m *Machine) respond(kind message.ExchangeType, payloads ...message.Payload
 	raw, err := m.seal(m.header(kind, m.recvID, message.FlagResponse), payloads)
 	if err != nil {
 		// What we wrote ourselves does not fit: the peer hears that much.
-		raw, err = m.seal(m.header(kind, m.recvID, message.FlagResponse), []message.Payload{internal(err).payload()})
+		raw, err = m.seal(m.header(kind, m.recvID, message.FlagResponse), []message.Payload{fault.Internal(err).Payload()})
 	}
 	if err != nil {
-		m.down(internal(err))
+		m.down(fault.Internal(err))
 		m.becomeGone()
 		return
 	}

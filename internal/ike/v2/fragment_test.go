@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"caponier/internal/ike/v2/fault"
+
 	"caponier/internal/ike/message"
 )
 
@@ -213,11 +215,11 @@ func TestHostileFragments(t *testing.T) {
 	if l.requests.Total() != 0 {
 		t.Fatal("forged fragments are kept")
 	}
-	w.left.mustReport(t, PeerDropped, dropNotAuthentic)
+	w.left.mustReport(t, PeerDropped, fault.DropNotAuthentic)
 
 	// Fragments for other messages than the next.
 	w.give(fragmentsFrom(t, r, 1000, r.sendID+1)...)
-	w.left.mustReport(t, PeerDropped, dropReplayed)
+	w.left.mustReport(t, PeerDropped, fault.DropReplayed)
 	w.give(fragmentsFrom(t, r, 1000, r.sendID-1)...)
 	if l.requests.Total() != 0 {
 		t.Fatal("fragments outside the window are kept")
@@ -227,7 +229,7 @@ func TestHostileFragments(t *testing.T) {
 	if w.give(good[last], good[last], good[0]) != 0 || l.requests.Total() != len(good) {
 		t.Fatal("the fragments are not kept")
 	}
-	w.left.mustReport(t, PeerDropped, dropFragment)
+	w.left.mustReport(t, PeerDropped, fault.DropFragment)
 	again := fragmentsFrom(t, r, 500, r.sendID)
 	if w.give(again[1:]...) != 0 || l.requests.Total() != len(again) {
 		t.Fatalf("the assembly is of %d fragments", l.requests.Total())
@@ -235,7 +237,7 @@ func TestHostileFragments(t *testing.T) {
 	if n := w.give(good...); n != 0 || l.requests.Total() != len(again) {
 		t.Fatalf("fewer fragments in all: %d answers", n)
 	}
-	w.left.mustReport(t, PeerDropped, dropFragment)
+	w.left.mustReport(t, PeerDropped, fault.DropFragment)
 	if n := w.give(again[0]); n != 1 {
 		t.Fatalf("%d answers to the whole message", n)
 	}
@@ -302,5 +304,5 @@ func TestFragmentsUnannounced(t *testing.T) {
 	if n := w.give(fragmentsFrom(t, r, 1000, r.sendID)...); n != 0 || l.requests.Total() != 0 {
 		t.Errorf("%d answers, %d fragments kept", n, l.requests.Total())
 	}
-	w.left.mustReport(t, PeerDropped, dropUnexpected)
+	w.left.mustReport(t, PeerDropped, fault.DropUnexpected)
 }

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"caponier/internal/ike/v2/fault"
+
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/v2/rules"
 	"caponier/internal/ipsec"
@@ -82,7 +84,7 @@ func established(t testing.TB) *world {
 func mustNotify(t *testing.T, msg *message.Message, kind message.NotifyType) {
 	t.Helper()
 	if _, ok := msg.Notify(kind); !ok {
-		t.Errorf("the answer has no %s: %v", kind, refusal(msg))
+		t.Errorf("the answer has no %s: %v", kind, fault.Refusal(msg))
 	}
 }
 
@@ -136,7 +138,7 @@ func TestRekeyOfUnknownSPI(t *testing.T) {
 	msg := w.ask(message.CreateChildSA, payloads...)
 	n, ok := msg.Notify(message.ChildSANotFound)
 	if !ok || !slices.Equal(n.SPI, []byte{0xde, 0xad, 0xbe, 0xef}) {
-		t.Errorf("answer %v", refusal(msg))
+		t.Errorf("answer %v", fault.Refusal(msg))
 	}
 	o.discard(r)
 	w.check(1)

@@ -3,6 +3,8 @@ package v2
 import (
 	"slices"
 
+	"caponier/internal/ike/v2/fault"
+
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/v2/conf"
 	"caponier/internal/ike/v2/rules"
@@ -79,7 +81,7 @@ func (m *Machine) deleteChildren(name string) {
 
 // deleteIKE deletes the IKE SA (RFC 7296, Section 1.4.1).
 type deleteIKE struct {
-	reason *failure           // for the report; nil: it was asked for
+	reason *fault.Fault       // for the report; nil: it was asked for
 	notify message.NotifyType // sent with it, where not 0
 	silent bool               // the end has been reported
 }
@@ -114,8 +116,8 @@ func (m *Machine) answerInformational(msg *message.Message) {
 		// RFC 7296, Section 2.21.2: the initiator did not accept our IKE_AUTH
 		// response, and has ended the IKE SA.
 		m.respond(message.Informational)
-		m.endedByPeer(failf(message.AuthenticationFailed, "the peer did not accept our authentication").
-			showing(rules.Evidence{Exchange: message.Informational, ByPeer: true}))
+		m.endedByPeer(fault.Newf(message.AuthenticationFailed, "the peer did not accept our authentication").
+			Showing(rules.Evidence{Exchange: message.Informational, ByPeer: true}))
 		return
 	}
 	var reply []message.Payload
@@ -127,7 +129,7 @@ func (m *Machine) answerInformational(msg *message.Message) {
 		if d.Protocol == message.ProtocolIKE {
 			// It covers all CHILD SAs; the answer is empty.
 			m.respond(message.Informational)
-			m.endedByPeer(&failure{code: codeDeleted})
+			m.endedByPeer(&fault.Fault{Code: fault.CodeDeleted})
 			return
 		}
 		if spis := m.deletedByPeer(d); len(spis) > 0 {
@@ -159,7 +161,7 @@ func (m *Machine) deletedByPeer(d *message.Delete) []ipsec.SPI {
 			m.activate(c.successor) // before the old one goes
 		}
 		if c.state == childLive {
-			m.notice(ChildDown, c.conf.Name, &failure{code: codeDeleted})
+			m.notice(ChildDown, c.conf.Name, &fault.Fault{Code: fault.CodeDeleted})
 		}
 		m.retire(c)
 	}
@@ -169,7 +171,7 @@ func (m *Machine) deletedByPeer(d *message.Delete) []ipsec.SPI {
 // endedByPeer ends the IKE SA that the peer has deleted. If the peer had
 // replaced it in an exchange that crossed ours, its new one takes over (RFC
 // 7296, Section 2.25.2).
-func (m *Machine) endedByPeer(f *failure) {
+func (m *Machine) endedByPeer(f *fault.Fault) {
 	if m.state == Gone {
 		return
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 
+	"caponier/internal/ike/v2/fault"
+
 	"caponier/internal/ike/keys"
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/v2/conf"
@@ -26,7 +28,7 @@ type setup struct {
 	firstI, firstR []byte // the IKE_SA_INIT messages, which AUTH covers
 	peerHashes     []uint16
 	idI, idR       []byte         // bodies of the ID payloads, which AUTH covers
-	hint           *failure       // what an unauthenticated answer said
+	hint           *fault.Fault   // what an unauthenticated answer said
 	seen           rules.Evidence // how the peer authenticates
 
 	// Of the initiator.
@@ -55,12 +57,12 @@ func (m *Machine) initiate(e Initiate) {
 		children = m.conn.Children[:min(1, len(m.conn.Children))]
 	}
 	if len(children) == 0 {
-		m.fail(internal(errNoChild))
+		m.fail(fault.Internal(fault.ErrNoChild))
 		return
 	}
 	nonce, err := m.random(nonceLen)
 	if err != nil {
-		m.fail(internal(err))
+		m.fail(fault.Internal(err))
 		return
 	}
 	m.setup = &setup{nonceI: nonce, children: children, flow: e.Flow, known: e.Known, group: rules.PreferredKE(m.conn.Proposals)}
@@ -74,7 +76,7 @@ func (m *Machine) sendInit() {
 	if s.share == nil {
 		share, err := m.newShare(s.group)
 		if err != nil {
-			m.fail(internal(err))
+			m.fail(fault.Internal(err))
 			return
 		}
 		s.share = share
@@ -87,12 +89,12 @@ func (m *Machine) sendInit() {
 		rules.Offer(m.conn.Proposals, message.ProtocolIKE, nil),
 		&message.KE{Method: s.group.ID, Data: s.share.Public()},
 		&message.Nonce{Data: slices.Clone(s.nonceI)})
-	payloads = append(payloads, natNotifies(m.spiI, 0, m.local, m.remote, m.conn.Encapsulation)...)
+	payloads = append(payloads, m.conn.Encapsulation.NATNotifies(m.spiI, 0, m.local, m.remote)...)
 	payloads = append(payloads, rules.HashNotify(), &message.Notify{Kind: message.FragmentationSupported})
 	msg := message.Message{Header: m.header(message.IKESAInit, 0, 0), Payloads: payloads}
 	raw, err := msg.Append(nil)
 	if err != nil {
-		m.fail(internal(err))
+		m.fail(fault.Internal(err))
 		return
 	}
 	s.firstI = raw
@@ -122,17 +124,17 @@ func (m *Machine) receiveInit(msg *message.Message, r Received) {
 	h := msg.Header
 	if h.MessageID != 0 || msg.Encrypted != nil || h.Flags.Has(message.FlagInitiator) == m.initiator ||
 		h.Flags.Has(message.FlagResponse) != m.initiator {
-		m.drop(dropStray, nil)
+		m.drop(fault.DropStray, nil)
 		m.endIfUnborn()
 		return
 	}
 	if f := wellFormed(msg); f != nil {
-		m.drop(dropMalformed, f)
+		m.drop(fault.DropMalformed, f)
 		m.endIfUnborn()
 		return
 	}
 	if t, bad := msg.UnsupportedCritical(); bad {
-		m.drop(dropMalformed, fmt.Errorf("critical payload of type %d", t))
+		m.drop(fault.DropMalformed, fmt.Errorf("critical payload of type %d", t))
 		m.endIfUnborn()
 		return
 	}
@@ -144,7 +146,7 @@ func (m *Machine) receiveInit(msg *message.Message, r Received) {
 	case m.state == HalfOpen && m.repeats(r):
 		m.sendTo(m.answered.response, r.Local, r.Remote)
 	default:
-		m.drop(dropReplayed, nil)
+		m.drop(fault.DropReplayed, nil)
 	}
 }
 
@@ -156,24 +158,24 @@ func (m *Machine) receiveInit(msg *message.Message, r Received) {
 func (m *Machine) initResponse(msg *message.Message, r Received) {
 	h, s := msg.Header, m.setup
 	if m.state != InitSent || h.InitiatorSPI != m.spiI {
-		m.drop(dropStray, nil)
+		m.drop(fault.DropStray, nil)
 		return
 	}
 	if n, ok := msg.Notify(message.Cookie); ok {
 		m.repeatWithCookie(n)
 		return
 	}
-	if f := refusal(msg); f != nil {
-		switch f.notify {
+	if f := fault.Refusal(msg); f != nil {
+		switch f.Notify {
 		case message.InvalidKEPayload:
 			n, _ := msg.Notify(message.InvalidKEPayload)
 			m.repeatWithKE(n)
 		case message.NoProposalChosen:
-			f.err = fmt.Errorf("the peer accepts none of our IKE proposals: %s", rules.DescribeOwn(m.conn.Proposals))
+			f.Err = fmt.Errorf("the peer accepts none of our IKE proposals: %s", rules.DescribeOwn(m.conn.Proposals))
 			m.fail(f)
 		default:
 			s.hint = f
-			m.drop(f.code, f.err)
+			m.drop(f.Code, f.Err)
 		}
 		return
 	}
@@ -181,22 +183,22 @@ func (m *Machine) initResponse(msg *message.Message, r Received) {
 	ke, _ := message.Find[*message.KE](msg)
 	nonce, _ := message.Find[*message.Nonce](msg)
 	if sa == nil || ke == nil || nonce == nil || h.ResponderSPI == 0 {
-		m.drop(dropMalformed, nil)
+		m.drop(fault.DropMalformed, nil)
 		return
 	}
 	p, ok := rules.Accepted(sa, m.conn.Proposals, message.ProtocolIKE)
 	if !ok || p.Transforms.First(ipsec.TypeKE) != s.group || ke.Method != s.group.ID {
-		m.drop(dropMalformed, errors.New("the peer chose what was not offered"))
+		m.drop(fault.DropMalformed, errors.New("the peer chose what was not offered"))
 		return
 	}
 	shared, err := s.share.Finish(ke.Data)
 	if err != nil {
-		m.drop(dropMalformed, err)
+		m.drop(fault.DropMalformed, err)
 		return
 	}
 	session, err := m.firstSession(p.Transforms, shared, s.nonceI, nonce.Data, m.spiI, h.ResponderSPI)
 	if err != nil {
-		m.fail(internal(err))
+		m.fail(fault.Internal(err))
 		return
 	}
 	m.finish()
@@ -206,7 +208,7 @@ func (m *Machine) initResponse(msg *message.Message, r Received) {
 	s.firstR = slices.Clone(r.Raw)
 	s.peerHashes = rules.PeerHashes(msg)
 	_, m.fragments = msg.Notify(message.FragmentationSupported)
-	m.nat = detectNAT(msg, r, m.conn.Encapsulation)
+	m.nat = m.conn.Encapsulation.DetectNAT(msg, r.Local, r.Remote)
 	m.float()
 	m.startAuth()
 }
@@ -225,7 +227,7 @@ func (m *Machine) firstSession(chosen ipsec.Proposal, shared secret.Key, ni, nr 
 func (m *Machine) repeatWithCookie(n *message.Notify) {
 	s := m.setup
 	if len(n.Data) == 0 || len(n.Data) > 64 || s.cookieRetries == maxCookieRetries {
-		m.drop(dropUnexpected, nil)
+		m.drop(fault.DropUnexpected, nil)
 		return
 	}
 	s.cookieRetries++
@@ -238,8 +240,8 @@ func (m *Machine) repeatWithKE(n *message.Notify) {
 	s := m.setup
 	group, ok := rules.DemandedKE(n, m.conn.Proposals, s.group)
 	if !ok || s.keRetries == maxKERetries {
-		s.hint = failf(message.InvalidKEPayload, "the peer asks for a key exchange that we do not offer").showing(rules.RefusedKE(n))
-		m.drop(dropUnexpected, s.hint.err)
+		s.hint = fault.Newf(message.InvalidKEPayload, "the peer asks for a key exchange that we do not offer").Showing(rules.RefusedKE(n))
+		m.drop(fault.DropUnexpected, s.hint.Err)
 		return
 	}
 	s.keRetries++
@@ -259,7 +261,7 @@ func (m *Machine) repeatInit() {
 func (m *Machine) initRequest(msg *message.Message, r Received) {
 	m.spiI = msg.Header.InitiatorSPI
 	if m.spiI == 0 || msg.Header.ResponderSPI != 0 {
-		m.drop(dropStray, nil)
+		m.drop(fault.DropStray, nil)
 		m.becomeGone()
 		return
 	}
@@ -272,26 +274,26 @@ func (m *Machine) initRequest(msg *message.Message, r Received) {
 			continue
 		}
 		if group := p.Transforms.First(ipsec.TypeKE); group.ID != ke.Method {
-			m.refuseInit(r, wrongKE(group))
+			m.refuseInit(r, fault.WrongKE(group))
 			return
 		}
 		m.acceptInit(msg, r, c, p, ke, nonce)
 		return
 	}
-	f := failf(message.NoProposalChosen, "none of the peer's IKE proposals is acceptable: %s", rules.Describe(sa.Proposals))
-	m.refuseInit(r, f.showing(rules.Evidence{Exchange: message.IKESAInit, Proposals: sa.Proposals}))
+	f := fault.Newf(message.NoProposalChosen, "none of the peer's IKE proposals is acceptable: %s", rules.Describe(sa.Proposals))
+	m.refuseInit(r, f.Showing(rules.Evidence{Exchange: message.IKESAInit, Proposals: sa.Proposals}))
 }
 
 // refuseInit answers IKE_SA_INIT with an error and forgets it.
-func (m *Machine) refuseInit(r Received, f *failure) {
+func (m *Machine) refuseInit(r Received, f *fault.Fault) {
 	h := m.header(message.IKESAInit, 0, message.FlagResponse)
 	h.ResponderSPI = 0
-	msg := message.Message{Header: h, Payloads: []message.Payload{f.payload()}}
+	msg := message.Message{Header: h, Payloads: []message.Payload{f.Payload()}}
 	if raw, err := msg.Append(nil); err == nil {
 		m.sendTo([][]byte{raw}, r.Local, r.Remote)
 	}
-	if f.notify == message.InvalidKEPayload {
-		m.drop(f.code, f.err) // the peer tries again with another group
+	if f.Notify == message.InvalidKEPayload {
+		m.drop(f.Code, f.Err) // the peer tries again with another group
 		m.becomeGone()
 		return
 	}
@@ -301,26 +303,26 @@ func (m *Machine) refuseInit(r Received, f *failure) {
 func (m *Machine) acceptInit(msg *message.Message, r Received, c *Connection, p message.Proposal, ke *message.KE, nonce *message.Nonce) {
 	method, err := suite.NewKeyExchange(p.Transforms.First(ipsec.TypeKE))
 	if err != nil {
-		m.fail(internal(err))
+		m.fail(fault.Internal(err))
 		return
 	}
 	public, shared, err := method.Respond(m.env.Rand, ke.Data)
 	if errors.Is(err, suite.ErrPublicValue) {
-		m.drop(dropMalformed, err)
+		m.drop(fault.DropMalformed, err)
 		m.becomeGone()
 		return
 	}
 	if err != nil {
-		m.fail(internal(err))
+		m.fail(fault.Internal(err))
 		return
 	}
 	nr, err := m.random(nonceLen)
 	if err != nil {
-		m.fail(internal(err))
+		m.fail(fault.Internal(err))
 		return
 	}
 	if m.session, err = m.firstSession(p.Transforms, shared, nonce.Data, nr, m.spiI, m.spiR); err != nil {
-		m.fail(internal(err))
+		m.fail(fault.Internal(err))
 		return
 	}
 	p.SPI = nil
@@ -329,7 +331,7 @@ func (m *Machine) acceptInit(msg *message.Message, r Received, c *Connection, p 
 		&message.KE{Method: ke.Method, Data: public},
 		&message.Nonce{Data: slices.Clone(nr)},
 	}
-	payloads = append(payloads, natNotifies(m.spiI, m.spiR, r.Local, r.Remote, c.Encapsulation)...)
+	payloads = append(payloads, c.Encapsulation.NATNotifies(m.spiI, m.spiR, r.Local, r.Remote)...)
 	payloads = append(payloads, conf.CertReqs(m.candidates...)...)
 	payloads = append(payloads, rules.HashNotify())
 	if _, m.fragments = msg.Notify(message.FragmentationSupported); m.fragments {
@@ -338,7 +340,7 @@ func (m *Machine) acceptInit(msg *message.Message, r Received, c *Connection, p 
 	answer := message.Message{Header: m.header(message.IKESAInit, 0, message.FlagResponse), Payloads: payloads}
 	raw, err := answer.Append(nil)
 	if err != nil {
-		m.fail(internal(err))
+		m.fail(fault.Internal(err))
 		return
 	}
 	m.setup = &setup{
@@ -346,7 +348,7 @@ func (m *Machine) acceptInit(msg *message.Message, r Received, c *Connection, p 
 		firstI: slices.Clone(r.Raw), firstR: raw,
 		peerHashes: rules.PeerHashes(msg),
 	}
-	m.nat = detectNAT(msg, r, c.Encapsulation)
+	m.nat = c.Encapsulation.DetectNAT(msg, r.Local, r.Remote)
 	m.local, m.remote = r.Local, r.Remote
 	m.keepAnswer(r.Raw, [][]byte{raw})
 	m.sendTo(m.answered.response, r.Local, r.Remote)

@@ -7,6 +7,9 @@ import (
 	"net/netip"
 	"time"
 
+	"caponier/internal/ike/v2/conf"
+	"caponier/internal/ike/v2/fault"
+
 	"caponier/internal/ike/keys"
 	"caponier/internal/ike/message"
 )
@@ -26,7 +29,7 @@ type Machine struct {
 	actions       []Action  // of the Step under way
 	spiI, spiR    message.SPI
 	local, remote netip.AddrPort
-	nat           nat
+	nat           conf.NAT
 	session       *keys.Session // nil before IKE_SA_INIT is done
 	setup         *setup        // nil once established
 
@@ -103,7 +106,7 @@ func (m *Machine) Step(now time.Time, e Event) []Action {
 	m.now = now
 	switch {
 	case m.broken != nil:
-		m.fail(internal(m.broken))
+		m.fail(fault.Internal(m.broken))
 	default:
 		m.handle(e)
 		m.pump()
@@ -126,7 +129,7 @@ func (m *Machine) handle(e Event) {
 	case Verified:
 		m.verified(e)
 	case Close:
-		m.close(&failure{code: codeClosed})
+		m.close(&fault.Fault{Code: fault.CodeClosed})
 	case InstallFailed:
 		m.installFailed(e)
 	case Expired:
@@ -170,10 +173,10 @@ func (m *Machine) order(e Event) {
 func (m *Machine) act(a Action) { m.actions = append(m.actions, a) }
 
 // notice reports what happened, f being nil where nothing failed.
-func (m *Machine) notice(kind NoticeKind, child string, f *failure) {
+func (m *Machine) notice(kind NoticeKind, child string, f *fault.Fault) {
 	n := Notice{Kind: kind, Child: child}
 	if f != nil {
-		n.Code, n.Err, n.Evidence = f.code, f.err, f.seen
+		n.Code, n.Err, n.Evidence = f.Code, f.Err, f.Seen
 	}
 	m.act(Report{What: n})
 }
@@ -191,20 +194,20 @@ func (m *Machine) drop(code string, err error) {
 }
 
 // fail ends an IKE SA that never came up, and says nothing to the peer.
-func (m *Machine) fail(f *failure) {
+func (m *Machine) fail(f *fault.Fault) {
 	m.notice(IKEFailed, "", f)
 	m.becomeGone()
 }
 
 // down ends an IKE SA that was up.
-func (m *Machine) down(f *failure) {
+func (m *Machine) down(f *fault.Fault) {
 	if m.state != Replaced && !m.redundant {
 		m.notice(IKEDown, "", f)
 	}
 }
 
 // close deletes the IKE SA in good order (RFC 7296, Section 1.4.1).
-func (m *Machine) close(f *failure) {
+func (m *Machine) close(f *fault.Fault) {
 	switch m.state {
 	case Established:
 		m.abandon()

@@ -625,7 +625,7 @@ func TestNAT(t *testing.T) {
 	w.run(20 * time.Second)
 	w.check(1)
 	l, r := w.left.machine(), w.right.machine()
-	if !l.nat.local || l.nat.remote || !r.nat.remote || r.nat.local || !l.nat.encap || !r.nat.encap {
+	if !l.nat.Local || l.nat.Remote || !r.nat.Remote || r.nat.Local || !l.nat.Encap || !r.nat.Encap {
 		t.Errorf("left %+v, right %+v", l.nat, r.nat)
 	}
 	if l.local.Port() != 4500 || l.remote.Port() != 4500 || r.remote != netip.AddrPortFrom(natAddr, 24500) {

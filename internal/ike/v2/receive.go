@@ -3,23 +3,25 @@ package v2
 import (
 	"errors"
 
+	"caponier/internal/ike/v2/fault"
+
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/v2/rules"
 )
 
 // wellFormed checks what kinds of payloads a message has.
-func wellFormed(msg *message.Message) *failure {
+func wellFormed(msg *message.Message) *fault.Fault {
 	if err := rules.CheckContent(msg); err != nil {
-		return failf(message.InvalidSyntax, "%w", err)
+		return fault.Newf(message.InvalidSyntax, "%w", err)
 	}
 	return nil
 }
 
-// receive sorts a datagram: see the error contract in errors.go.
+// receive sorts a datagram: see the error contract in package fault.
 func (m *Machine) receive(r Received) {
 	msg, err := message.Parse(r.Raw)
 	if err != nil {
-		m.drop(dropMalformed, err)
+		m.drop(fault.DropMalformed, err)
 		m.endIfUnborn()
 		return
 	}
@@ -29,7 +31,7 @@ func (m *Machine) receive(r Received) {
 		m.receiveInit(msg, r)
 	case m.session == nil || h.InitiatorSPI != m.spiI || h.ResponderSPI != m.spiR ||
 		h.Flags.Has(message.FlagInitiator) == m.initiator:
-		m.drop(dropStray, nil)
+		m.drop(fault.DropStray, nil)
 		m.endIfUnborn()
 	case h.Flags.Has(message.FlagResponse):
 		m.receiveResponse(msg, r)
@@ -58,13 +60,13 @@ func (m *Machine) receiveRequest(msg *message.Message, r Received) {
 		m.sendTo(m.answered.response, r.Local, r.Remote)
 		return
 	case h.MessageID != m.recvID:
-		m.drop(dropReplayed, nil)
+		m.drop(fault.DropReplayed, nil)
 		return
 	case m.pending != nil:
-		m.drop(dropRepeated, nil)
+		m.drop(fault.DropRepeated, nil)
 		return
 	case !m.expectsRequest(h.Exchange):
-		m.drop(dropUnexpected, nil)
+		m.drop(fault.DropUnexpected, nil)
 		return
 	}
 	f, ok := m.open(msg, &r, &m.requests)
@@ -85,9 +87,9 @@ func (m *Machine) receiveRequest(msg *message.Message, r Received) {
 	}
 	if t, bad := msg.UnsupportedCritical(); bad {
 		// RFC 7296, Section 2.5. In IKE_AUTH that ends the set-up.
-		f := failf(message.UnsupportedCriticalPayload, "critical payload of type %d", t)
-		f.data = []byte{byte(t)}
-		m.respond(h.Exchange, f.payload())
+		f := fault.Newf(message.UnsupportedCriticalPayload, "critical payload of type %d", t)
+		f.Data = []byte{byte(t)}
+		m.respond(h.Exchange, f.Payload())
 		if h.Exchange == message.IKEAuth {
 			m.notice(IKEFailed, "", f)
 			m.becomeClosed()
@@ -118,8 +120,8 @@ func (m *Machine) expectsRequest(kind message.ExchangeType) bool {
 
 // answerSyntax answers what is authentic and malformed. RFC 7296, Section
 // 2.21.3: that ends the IKE SA at both ends without a Delete.
-func (m *Machine) answerSyntax(kind message.ExchangeType, f *failure) {
-	m.respond(kind, f.payload())
+func (m *Machine) answerSyntax(kind message.ExchangeType, f *fault.Fault) {
+	m.respond(kind, f.Payload())
 	if m.state == HalfOpen {
 		m.notice(IKEFailed, "", f)
 	} else {
@@ -131,16 +133,16 @@ func (m *Machine) answerSyntax(kind message.ExchangeType, f *failure) {
 // open decrypts a message, or puts a fragment to the others in. It returns false
 // for one that is dropped or not complete, and a failure for one that is
 // authentic and malformed. Of a message in fragments, r becomes the first.
-func (m *Machine) open(msg *message.Message, r *Received, in *reassembly) (*failure, bool) {
+func (m *Machine) open(msg *message.Message, r *Received, in *reassembly) (*fault.Fault, bool) {
 	fragment := msg.Encrypted != nil && msg.Encrypted.IsFragment()
 	switch {
 	case len(msg.Payloads) > 0:
 		// Nothing in clear belongs beside the SK payload, and nothing is lost: the
 		// whole datagram is authenticated.
-		m.drop(dropMalformed, nil)
+		m.drop(fault.DropMalformed, nil)
 		return nil, false
 	case fragment && !m.fragments:
-		m.drop(dropUnexpected, nil)
+		m.drop(fault.DropUnexpected, nil)
 		return nil, false
 	}
 	complete := true
@@ -157,10 +159,10 @@ func (m *Machine) open(msg *message.Message, r *Received, in *reassembly) (*fail
 	kind, malformed := message.NotifyOf(err)
 	switch {
 	case errors.Is(err, message.ErrFragment):
-		m.drop(dropFragment, err)
+		m.drop(fault.DropFragment, err)
 		return nil, false
 	case err != nil && !malformed:
-		m.drop(dropNotAuthentic, err)
+		m.drop(fault.DropNotAuthentic, err)
 		return nil, false
 	}
 	m.heard = m.now
@@ -172,7 +174,7 @@ func (m *Machine) open(msg *message.Message, r *Received, in *reassembly) (*fail
 	}
 	*in = reassembly{}
 	if malformed {
-		return &failure{code: codeOf(kind), err: err, notify: kind}, true
+		return &fault.Fault{Code: fault.CodeOf(kind), Err: err, Notify: kind}, true
 	}
 	return nil, true
 }
@@ -193,7 +195,7 @@ func (m *Machine) recut(msg *message.Message, r Received) bool {
 func (m *Machine) receiveResponse(msg *message.Message, r Received) {
 	x := m.outstanding
 	if x == nil || msg.Header.MessageID != m.sendID || msg.Header.Exchange != x.kind {
-		m.drop(dropUnexpected, nil)
+		m.drop(fault.DropUnexpected, nil)
 		return
 	}
 	f, ok := m.open(msg, &r, &m.responses)
@@ -207,7 +209,7 @@ func (m *Machine) receiveResponse(msg *message.Message, r Received) {
 	}
 	if f == nil {
 		if n, bad := msg.UnsupportedCritical(); bad {
-			f = failf(message.UnsupportedCriticalPayload, "critical payload of type %d in a response", n)
+			f = fault.Newf(message.UnsupportedCriticalPayload, "critical payload of type %d in a response", n)
 		}
 	}
 	if f != nil {
@@ -217,14 +219,14 @@ func (m *Machine) receiveResponse(msg *message.Message, r Received) {
 	t.response(m, msg)
 	if n, ok := msg.Notify(message.InvalidSyntax); ok && (m.state == Established || m.state == Replaced) {
 		// RFC 7296, Section 2.21.3: the peer has ended the IKE SA.
-		m.down(failf(n.Kind, "the peer answered %s", n.Kind))
+		m.down(fault.Newf(n.Kind, "the peer answered %s", n.Kind))
 		m.becomeGone()
 	}
 }
 
 // responseFailed ends the IKE SA after an authentic response that cannot be
 // understood: whether the peer did what was asked is not known.
-func (m *Machine) responseFailed(t task, f *failure) {
+func (m *Machine) responseFailed(t task, f *fault.Fault) {
 	switch m.state {
 	case AuthSent:
 		m.refuseAuth(f)

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 
+	"caponier/internal/ike/v2/fault"
+
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/v2/conf"
 	"caponier/internal/ipsec"
@@ -73,7 +75,7 @@ func (t *rekeyChild) end(m *Machine) {
 
 // failed reports that the CHILD SA could not be rekeyed, and tries again while
 // it lives.
-func (t *rekeyChild) failed(m *Machine, f *failure) {
+func (t *rekeyChild) failed(m *Machine, f *fault.Fault) {
 	t.end(m)
 	if t.old.state != childLive {
 		return
@@ -147,7 +149,7 @@ func (m *Machine) replace(old, c *child) {
 
 // refused ends a rekeying that the peer did not accept. c is what only the peer
 // has, or nil.
-func (t *rekeyChild) refused(m *Machine, c *child, f *failure) {
+func (t *rekeyChild) refused(m *Machine, c *child, f *fault.Fault) {
 	old := t.old
 	switch {
 	case c != nil:
@@ -155,7 +157,7 @@ func (t *rekeyChild) refused(m *Machine, c *child, f *failure) {
 		m.undo(t.offer, c)
 		t.offer.spi = 0
 		t.failed(m, f)
-	case old.state == childLive && f.notify == message.ChildSANotFound:
+	case old.state == childLive && f.Notify == message.ChildSANotFound:
 		// RFC 7296, Section 2.25: the peer has lost it. A new one takes its place.
 		t.end(m)
 		m.notice(ChildDown, old.conf.Name, f)
@@ -172,7 +174,7 @@ func (m *Machine) answerRekeyChild(msg *message.Message, n *message.Notify) {
 	switch {
 	case old == nil && m.busyWithChild():
 		// Perhaps the peer has made it in the response that we still wait for.
-		m.respond(message.CreateChildSA, failf(message.TemporaryFailure, "a CHILD SA is being changed").payload())
+		m.respond(message.CreateChildSA, fault.Newf(message.TemporaryFailure, "a CHILD SA is being changed").Payload())
 		return
 	case old == nil:
 		m.respond(message.CreateChildSA, &message.Notify{
@@ -181,19 +183,19 @@ func (m *Machine) answerRekeyChild(msg *message.Message, n *message.Notify) {
 		return
 	case old.state != childLive:
 		// Being deleted, or replaced already (RFC 7296, Section 2.25.1).
-		m.respond(message.CreateChildSA, failf(message.TemporaryFailure, "the CHILD SA is being deleted").payload())
+		m.respond(message.CreateChildSA, fault.Newf(message.TemporaryFailure, "the CHILD SA is being deleted").Payload())
 		return
 	}
 	nonce, _ := message.Find[*message.Nonce](msg)
 	nr, err := m.random(nonceLen)
 	if err != nil {
-		m.respond(message.CreateChildSA, internal(err).payload())
+		m.respond(message.CreateChildSA, fault.Internal(err).Payload())
 		return
 	}
 	reply, c, f := m.acceptChild(msg, nonce.Data, nr, old)
 	if f != nil {
-		m.respond(message.CreateChildSA, f.payload())
-		if f.notify != message.InvalidKEPayload {
+		m.respond(message.CreateChildSA, f.Payload())
+		if f.Notify != message.InvalidKEPayload {
 			m.notice(ChildFailed, old.conf.Name, f)
 		}
 		return

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"slices"
 
+	"caponier/internal/ike/v2/fault"
+
 	"caponier/internal/ike/keys"
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/v2/rules"
@@ -52,7 +54,7 @@ func (t *rekeyIKE) request(m *Machine) (message.ExchangeType, []message.Payload,
 		t.share, err = m.newShare(group)
 	}
 	if err != nil {
-		t.failed(m, internal(err))
+		t.failed(m, fault.Internal(err))
 		return 0, nil, false
 	}
 	return message.CreateChildSA, []message.Payload{
@@ -73,7 +75,7 @@ func (t *rekeyIKE) cancel(*Machine) {
 }
 
 // failed tries again later, while the IKE SA lives.
-func (t *rekeyIKE) failed(m *Machine, f *failure) {
+func (t *rekeyIKE) failed(m *Machine, f *fault.Fault) {
 	m.notice(IKERekeyFailed, "", f)
 	m.enqueueAfter(&rekeyIKE{}, retryDelay)
 }
@@ -108,8 +110,8 @@ func (t *rekeyIKE) response(m *Machine, msg *message.Message) {
 
 // complete makes the IKE SA that the response agreed on, and returns the peer's
 // nonce with it.
-func (t *rekeyIKE) complete(m *Machine, msg *message.Message) (*Machine, []byte, *failure) {
-	if f := refusal(msg); f != nil {
+func (t *rekeyIKE) complete(m *Machine, msg *message.Message) (*Machine, []byte, *fault.Fault) {
+	if f := fault.Refusal(msg); f != nil {
 		return nil, nil, f
 	}
 	sa, _ := message.Find[*message.SA](msg)
@@ -117,19 +119,19 @@ func (t *rekeyIKE) complete(m *Machine, msg *message.Message) (*Machine, []byte,
 	nonce, _ := message.Find[*message.Nonce](msg)
 	p, ok := rules.Accepted(sa, m.conn.Proposals, message.ProtocolIKE)
 	if !ok || len(p.SPI) != 8 || binary.BigEndian.Uint64(p.SPI) == 0 || nonce == nil {
-		return nil, nil, failf(message.NoProposalChosen, "the peer chose what was not offered")
+		return nil, nil, fault.Newf(message.NoProposalChosen, "the peer chose what was not offered")
 	}
 	if group := p.Transforms.First(ipsec.TypeKE); ke == nil || group != t.sent || ke.Method != group.ID {
-		return nil, nil, failf(message.InvalidKEPayload, "the key exchange of the response is not the one chosen")
+		return nil, nil, fault.Newf(message.InvalidKEPayload, "the key exchange of the response is not the one chosen")
 	}
 	shared, err := t.share.Finish(ke.Data)
 	if err != nil {
-		return nil, nil, failf(message.InvalidKEPayload, "key exchange: %w", err)
+		return nil, nil, fault.Newf(message.InvalidKEPayload, "key exchange: %w", err)
 	}
 	peer := message.SPI(binary.BigEndian.Uint64(p.SPI))
 	n, err := m.successor(p.Transforms, shared, t.nonce, nonce.Data, t.spi, peer, true)
 	if err != nil {
-		return nil, nil, internal(err)
+		return nil, nil, fault.Internal(err)
 	}
 	return n, nonce.Data, nil
 }
@@ -198,12 +200,12 @@ func (m *Machine) discardRedundant(n *Machine, ours bool) {
 func (m *Machine) answerRekeyIKE(msg *message.Message) {
 	if m.redundant || m.busyWithChild() {
 		// RFC 7296, Section 2.25.2.
-		m.respond(message.CreateChildSA, failf(message.TemporaryFailure, "a CHILD SA is being changed").payload())
+		m.respond(message.CreateChildSA, fault.Newf(message.TemporaryFailure, "a CHILD SA is being changed").Payload())
 		return
 	}
 	n, low, reply, f := m.acceptRekeyIKE(msg)
 	if f != nil {
-		m.respond(message.CreateChildSA, f.payload())
+		m.respond(message.CreateChildSA, f.Payload())
 		return
 	}
 	if t := m.rekeyingIKE(); t != nil {
@@ -236,12 +238,12 @@ func (m *Machine) busyWithChild() bool {
 	}
 }
 
-func (m *Machine) acceptRekeyIKE(msg *message.Message) (n *Machine, low []byte, reply []message.Payload, f *failure) {
+func (m *Machine) acceptRekeyIKE(msg *message.Message) (n *Machine, low []byte, reply []message.Payload, f *fault.Fault) {
 	sa, _ := message.Find[*message.SA](msg)
 	nonce, _ := message.Find[*message.Nonce](msg)
 	p, ok := rules.Choose(m.conn.Proposals, sa.Proposals, message.ProtocolIKE)
 	if !ok || len(p.SPI) != 8 || binary.BigEndian.Uint64(p.SPI) == 0 {
-		return nil, nil, nil, failf(message.NoProposalChosen, "none of the peer's IKE proposals is acceptable: %s", rules.Describe(sa.Proposals))
+		return nil, nil, nil, fault.Newf(message.NoProposalChosen, "none of the peer's IKE proposals is acceptable: %s", rules.Describe(sa.Proposals))
 	}
 	public, shared, f := m.respondKE(msg, p.Transforms.First(ipsec.TypeKE))
 	if f != nil {
@@ -249,15 +251,15 @@ func (m *Machine) acceptRekeyIKE(msg *message.Message) (n *Machine, low []byte, 
 	}
 	nr, err := m.random(nonceLen)
 	if err != nil {
-		return nil, nil, nil, internal(err)
+		return nil, nil, nil, fault.Internal(err)
 	}
 	spi, err := m.newSPI()
 	if err != nil {
-		return nil, nil, nil, internal(err)
+		return nil, nil, nil, fault.Internal(err)
 	}
 	n, err = m.successor(p.Transforms, shared, nonce.Data, nr, message.SPI(binary.BigEndian.Uint64(p.SPI)), spi, false)
 	if err != nil {
-		return nil, nil, nil, internal(err)
+		return nil, nil, nil, fault.Internal(err)
 	}
 	p.SPI = ikeSPIOctets(spi)
 	return n, lower(nonce.Data, nr), []message.Payload{

@@ -3,6 +3,8 @@ package v2
 import (
 	"time"
 
+	"caponier/internal/ike/v2/fault"
+
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/v2/rules"
 	"caponier/internal/ipsec"
@@ -54,7 +56,7 @@ func (r *retry) again(m *Machine, msg *message.Message, own []ipsec.Proposal) (b
 		}
 		if m.now.Sub(r.since) >= retryLimit {
 			// The two ends do not have the same state: only a new IKE SA helps.
-			m.close(failf(message.TemporaryFailure, "the peer has refused what was asked for %s", retryLimit))
+			m.close(fault.Newf(message.TemporaryFailure, "the peer has refused what was asked for %s", retryLimit))
 			return false, 0
 		}
 		// The jitter keeps two ends that refuse each other from doing so for ever.

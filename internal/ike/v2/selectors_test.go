@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"caponier/internal/ike/v2/fault"
+
 	"caponier/internal/ike/message"
 	"caponier/internal/ipsec"
 )
@@ -153,7 +155,7 @@ func TestIndifferentNotifications(t *testing.T) {
 		&message.VendorID{Data: []byte("somebody else's gateway")},
 		&message.Notify{Kind: 40_960, Data: []byte{1, 2, 3}})
 	msg := w.ask(message.CreateChildSA, payloads...)
-	if f := refusal(msg); f != nil {
+	if f := fault.Refusal(msg); f != nil {
 		t.Fatal(f)
 	}
 	for _, kind := range []message.NotifyType{message.NonFirstFragmentsAlso, message.ESPTFCPaddingNotSupported} {

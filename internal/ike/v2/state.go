@@ -1,6 +1,10 @@
 package v2
 
-import "time"
+import (
+	"time"
+
+	"caponier/internal/ike/v2/fault"
+)
 
 // State is where an IKE SA stands.
 //
@@ -107,7 +111,7 @@ func (m *Machine) limitSetup() {
 		return
 	}
 	m.setupTimer = m.after(setupLimit, func(m *Machine) {
-		m.fail(&failure{code: codeTimeout, err: errSetupLimit})
+		m.fail(&fault.Fault{Code: fault.CodeTimeout, Err: fault.ErrSetupLimit})
 	})
 }
 

@@ -54,7 +54,7 @@ func (m *Machine) Status() Status {
 	s := Status{
 		State: m.state, Initiator: m.initiator, SPIs: m.spiI.String() + "/" + m.spiR.String(),
 		Local: m.local, Remote: m.remote,
-		LocalNAT: m.nat.local, RemoteNAT: m.nat.remote, Encap: m.nat.encap,
+		LocalNAT: m.nat.Local, RemoteNAT: m.nat.Remote, Encap: m.nat.Encap,
 		Established: m.established, RekeyAt: m.rekeyAt, Heard: m.heard, Waiting: len(m.queue),
 		Children: make([]ChildStatus, 0, len(m.children)),
 	}

@@ -4,6 +4,9 @@ import (
 	"encoding/binary"
 	"slices"
 	"time"
+
+	"caponier/internal/ike/v2/conf"
+	"caponier/internal/ike/v2/fault"
 )
 
 // timer is one thing to do later.
@@ -91,18 +94,7 @@ func (m *Machine) timeout() {
 	}
 }
 
-// Lifetimes. Each side rekeys at a moment of its own, so that both seldom start
-// at once (RFC 7296, Section 2.8).
 const (
-	ikeMargin   = 10 // percent of the IKE SA's lifetime before its end, at least
-	ikeJitter   = 10 // percent more, at random
-	childMargin = 10
-	childJitter = 10
-
-	// leastMargin is what is left of a short lifetime for its rekeying: a request
-	// may have to be repeated, and the data plane looks at the clock once a second.
-	leastMargin = 2 * time.Second
-
 	// retryDelay is how long a rekeying that failed waits for its next try.
 	retryDelay = 30 * time.Second
 	// defaultKeepAlive is the interval of NAT keepalives (RFC 3948, Section 4).
@@ -113,7 +105,7 @@ const (
 func (m *Machine) startLife() {
 	m.heard = m.now
 	if life := m.conn.Lifetime; life > 0 {
-		soft := m.softenTime(life, ikeMargin, ikeJitter)
+		soft := conf.SoftenTime(life, m.randomBelow)
 		m.rekeyAt = m.now.Add(soft)
 		m.after(soft, func(m *Machine) { m.enqueue(&rekeyIKE{}) })
 		m.after(life, (*Machine).expire)
@@ -121,29 +113,14 @@ func (m *Machine) startLife() {
 	if m.conn.DPD > 0 {
 		m.after(m.conn.DPD, (*Machine).watchPeer)
 	}
-	if m.nat.local {
+	if m.nat.Local {
 		m.after(m.keepAlive(), (*Machine).sendKeepAlive)
 	}
 }
 
-// soften returns a point before the end of a lifetime of n: margin percent, and
-// a random part of jitter percent more.
-func (m *Machine) soften(n, margin, jitter int64) int64 {
-	return n - percent(n, margin) - m.randomBelow(percent(n, jitter))
-}
-
-// softenTime is soften for a time, with leastMargin or half of it left.
-func (m *Machine) softenTime(life time.Duration, margin, jitter int64) time.Duration {
-	missing := min(leastMargin, life/2) - time.Duration(percent(int64(life), margin))
-	return time.Duration(m.soften(int64(life), margin, jitter)) - max(missing, 0)
-}
-
-// percent does not overflow.
-func percent(n, p int64) int64 { return n/100*p + n%100*p/100 }
-
 // expire ends the IKE SA at its hard limit.
 func (m *Machine) expire() {
-	m.close(&failure{code: codeLifetime, err: errLifetime})
+	m.close(&fault.Fault{Code: fault.CodeLifetime, Err: fault.ErrLifetime})
 }
 
 // watchPeer checks that the peer is alive when nothing authentic came for the

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"caponier/internal/ike/v2/conf"
+
 	"caponier/internal/ipsec"
 )
 
@@ -52,7 +54,7 @@ func TestSoftenTime(t *testing.T) {
 	} {
 		seen := make(map[time.Duration]bool)
 		for range 100 {
-			soft := m.softenTime(c.life, childMargin, childJitter)
+			soft := conf.SoftenTime(c.life, m.randomBelow)
 			if soft < c.earliest || soft > c.latest {
 				t.Errorf("of %v rekeying begins after %v", c.life, soft)
 			}
