@@ -24,6 +24,7 @@ import (
 
 	"caponier/internal/dataplane"
 	"caponier/internal/ike/message"
+	"caponier/internal/ike/step"
 	v2 "caponier/internal/ike/v2"
 	"caponier/internal/ipsec"
 	"caponier/internal/logging"
@@ -314,12 +315,12 @@ func (d *Daemon) respond(h message.Header, ev v2.Received) {
 
 // shardFor chooses the owner of a new IKE SA. SPIs are random, so that the load
 // spreads.
-func (d *Daemon) shardFor(m *v2.Machine) *shard {
+func (d *Daemon) shardFor(m step.Machine) *shard {
 	return d.shards[uint64(m.LocalSPI())%uint64(len(d.shards))]
 }
 
 // adoptLocked enters a new machine into the tables.
-func (d *Daemon) adoptLocked(m *v2.Machine, owner *shard, conn string) *sa {
+func (d *Daemon) adoptLocked(m step.Machine, owner *shard, conn string) *sa {
 	spi := m.LocalSPI()
 	s := &sa{
 		machine: m, spi: spi, shard: owner, conn: conn, born: d.now(), index: -1,

@@ -9,6 +9,7 @@ import (
 
 	"caponier/internal/dataplane"
 	"caponier/internal/ike/message"
+	"caponier/internal/ike/step"
 	v2 "caponier/internal/ike/v2"
 	"caponier/internal/ipsec"
 	"caponier/internal/netio"
@@ -21,7 +22,7 @@ type sa struct {
 	shard *shard
 
 	// Owned by the shard.
-	machine   *v2.Machine
+	machine   step.Machine
 	deadline  time.Time
 	index     int // in the shard's heap, or -1
 	gone      bool

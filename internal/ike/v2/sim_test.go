@@ -362,7 +362,7 @@ func (g *gateway) perform(m *Machine, a Action) {
 		sa.EncrKey.Wipe()
 		delete(g.sad, a.ID)
 	case Succeed:
-		g.machines = append(g.machines, a.Machine)
+		g.machines = append(g.machines, a.Machine.(*Machine))
 	case Report:
 		g.notices = append(g.notices, a.What)
 	case Done:

@@ -3,6 +3,7 @@ package v2
 import (
 	"time"
 
+	"caponier/internal/ike/step"
 	"caponier/internal/ike/v2/fault"
 )
 
@@ -42,33 +43,22 @@ import (
 //
 // With a shared key, Signing and Verifying are passed through in one Step. From
 // every state a failure leads to Closed or Gone.
-type State uint8
+type State = step.State
 
 // The states.
 const (
-	Idle        State = iota // nothing sent or received
-	InitSent                 // IKE_SA_INIT request sent
-	HalfOpen                 // IKE_SA_INIT answered, nothing authentic received
-	Signing                  // waits for Signed
-	AuthSent                 // IKE_AUTH request sent
-	Verifying                // waits for Verified
-	Established              // both ends are authentic
-	Replaced                 // a new IKE SA has the CHILD SAs
-	Deleting                 // Delete sent
-	Closed                   // over; answers repetitions only
-	Gone                     // Done was returned
+	Idle        = step.Idle
+	InitSent    = step.InitSent
+	HalfOpen    = step.HalfOpen
+	Signing     = step.Signing
+	AuthSent    = step.AuthSent
+	Verifying   = step.Verifying
+	Established = step.Established
+	Replaced    = step.Replaced
+	Deleting    = step.Deleting
+	Closed      = step.Closed
+	Gone        = step.Gone
 )
-
-var stateNames = [...]string{
-	"idle", "init-sent", "half-open", "signing", "auth-sent", "verifying",
-	"established", "replaced", "deleting", "closed", "gone",
-}
-
-// String returns a word for the state.
-func (s State) String() string { return stateNames[s] }
-
-// MarshalText makes JSON show what String shows.
-func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // The durations that are not configured.
 const (

@@ -1,53 +1,11 @@
 package v2
 
 import (
-	"net/netip"
-	"time"
-
 	"caponier/internal/ike/message"
 	"caponier/internal/ipsec"
 	"caponier/internal/secret"
 	"caponier/internal/suite"
 )
-
-// Status is what a Machine says of itself. It holds no key.
-type Status struct {
-	Connection  string         `json:"connection,omitempty"` // empty until the peer is known
-	State       State          `json:"state"`
-	Initiator   bool           `json:"initiator"`
-	SPIs        string         `json:"spis"` // initiator's and responder's, as captures show them
-	Local       netip.AddrPort `json:"local"`
-	Remote      netip.AddrPort `json:"remote"`
-	LocalID     string         `json:"local_id,omitempty"`
-	RemoteID    string         `json:"remote_id,omitempty"`
-	Proposal    string         `json:"proposal,omitempty"`
-	LocalNAT    bool           `json:"local_nat"`
-	RemoteNAT   bool           `json:"remote_nat"`
-	Encap       bool           `json:"encap"` // ESP travels in UDP
-	Established time.Time      `json:"established,omitzero"`
-	Heard       time.Time      `json:"heard,omitzero"` // when something authentic was last received
-	RekeyAt     time.Time      `json:"rekey_at,omitzero"`
-	Waiting     int            `json:"waiting"` // exchanges that wait for the peer
-	Children    []ChildStatus  `json:"children"`
-}
-
-// ChildStatus is what a Machine says of one CHILD SA.
-type ChildStatus struct {
-	Name     string           `json:"name"`
-	State    string           `json:"state"` // live, replaced, deleting or gone
-	Protocol ipsec.Protocol   `json:"protocol"`
-	Mode     ipsec.Mode       `json:"mode"`
-	In       ipsec.SPI        `json:"in"`
-	Out      ipsec.SPI        `json:"out"`
-	Sending  bool             `json:"sending"` // the outbound SA is installed too
-	Proposal string           `json:"proposal"`
-	ReqID    uint32           `json:"reqid"`
-	LocalTS  []ipsec.Selector `json:"local_ts"`
-	RemoteTS []ipsec.Selector `json:"remote_ts"`
-	Since    time.Time        `json:"since"`
-	RekeyAt  time.Time        `json:"rekey_at,omitzero"` // by time; use may bring it forward
-	Expires  time.Time        `json:"expires,omitzero"`
-}
 
 // Status describes the IKE SA and its CHILD SAs.
 func (m *Machine) Status() Status {

@@ -1,0 +1,97 @@
+package step
+
+import (
+	"net/netip"
+
+	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/conf"
+	"caponier/internal/ipsec"
+)
+
+// Event is what the daemon tells a machine: one of the types below.
+type Event interface{ isEvent() }
+
+type (
+	// Initiate starts the IKE SA as initiator. The first of Children is set up
+	// in IKE_AUTH, the others by CREATE_CHILD_SA; with none, the first child of
+	// the connection.
+	Initiate struct {
+		Children []*conf.Child
+		Flow     *ipsec.Flow // the packet that asked for it, or nil
+		// Known says that this gateway has another IKE SA with the peer. Without it,
+		// INITIAL_CONTACT tells the peer to forget those that it may still have (RFC
+		// 7296, Section 2.4).
+		Known bool
+	}
+	// Received is a datagram, without its non-ESP marker. The machine may keep Raw.
+	Received struct {
+		Raw           []byte
+		Local, Remote netip.AddrPort
+	}
+	// Timeout says that Deadline has passed.
+	Timeout struct{}
+	// Signed answers Sign.
+	Signed struct {
+		Token uint64
+		Auth  message.Auth
+		Err   error
+	}
+	// Verified answers Verify.
+	Verified struct {
+		Token uint64
+		Err   error
+	}
+	// InstallFailed says that an InstallSA could not be carried out.
+	InstallFailed struct {
+		ID  ipsec.SAID
+		Err error
+	}
+	// CreateChild asks for a CHILD SA.
+	CreateChild struct {
+		Child *conf.Child
+		Flow  *ipsec.Flow
+	}
+	// RekeyChild asks for the CHILD SAs of this name to be rekeyed; an empty
+	// name means all.
+	RekeyChild struct{ Name string }
+	// RekeyIKE asks for the IKE SA to be rekeyed.
+	RekeyIKE struct{}
+	// DeleteChild asks for the CHILD SAs of this name to be deleted.
+	DeleteChild struct{ Name string }
+	// Close deletes the IKE SA with all its children.
+	Close struct{}
+	// Reconfigure replaces the configuration of an established connection. It takes
+	// effect with the next exchange; what is negotiated stays.
+	Reconfigure struct{ Connection *conf.Connection }
+	// CheckLiveness sends an empty INFORMATIONAL request now.
+	CheckLiveness struct{}
+	// Expired passes on what the data plane says of an SA's lifetime.
+	Expired struct {
+		ID   ipsec.SAID
+		Hard bool
+	}
+	// PeerMoved passes on that authenticated ESP came from a new address.
+	PeerMoved struct {
+		ID     ipsec.SAID
+		Remote netip.AddrPort
+	}
+	// Used passes on ipsec.FirstUse.
+	Used struct{ ID ipsec.SAID }
+)
+
+func (Initiate) isEvent()      {}
+func (Received) isEvent()      {}
+func (Timeout) isEvent()       {}
+func (Signed) isEvent()        {}
+func (Verified) isEvent()      {}
+func (InstallFailed) isEvent() {}
+func (CreateChild) isEvent()   {}
+func (RekeyChild) isEvent()    {}
+func (RekeyIKE) isEvent()      {}
+func (DeleteChild) isEvent()   {}
+func (Close) isEvent()         {}
+func (Reconfigure) isEvent()   {}
+func (CheckLiveness) isEvent() {}
+func (Expired) isEvent()       {}
+func (PeerMoved) isEvent()     {}
+func (Used) isEvent()          {}
