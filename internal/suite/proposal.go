@@ -142,11 +142,14 @@ func DefaultIKE() []ipsec.Proposal {
 
 // DefaultESP returns what is proposed for an ESP SA when nothing is configured.
 // The key exchange is for SAs that CREATE_CHILD_SA makes: rekeying has perfect
-// forward secrecy.
+// forward secrecy where the peer knows it. Peers whose own default has none
+// could not rekey otherwise; a proposal that names a key exchange insists on it.
 func DefaultESP() []ipsec.Proposal {
 	return must(ParseESP,
 		defaultCombined+"-"+defaultKE+"-esn-noesn",
-		defaultPlain+"-"+defaultKE+"-esn-noesn")
+		defaultPlain+"-"+defaultKE+"-esn-noesn",
+		defaultCombined+"-esn-noesn",
+		defaultPlain+"-esn-noesn")
 }
 
 func must(parse func(string) (ipsec.Proposal, error), words ...string) []ipsec.Proposal {

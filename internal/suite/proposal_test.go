@@ -152,8 +152,10 @@ func TestDefaults(t *testing.T) {
 			t.Errorf("IKE: %s", ProposalString(p))
 		}
 	}
-	for _, p := range DefaultESP() {
-		if len(p.Of(ipsec.TypeESN)) != 2 || len(p.Of(ipsec.TypePRF)) != 0 {
+	// Perfect forward secrecy first, and what does without it last.
+	for i, p := range DefaultESP() {
+		pfs := p.First(ipsec.TypeKE).ID == ipsec.KEX25519
+		if len(p.Of(ipsec.TypeESN)) != 2 || len(p.Of(ipsec.TypePRF)) != 0 || pfs != (i < 2) {
 			t.Errorf("ESP: %s", ProposalString(p))
 		}
 	}

@@ -138,10 +138,43 @@ func TestNegotiation(t *testing.T) {
 		}
 	})
 	t.Run("defaults-rekey", func(t *testing.T) {
-		r := record(t, "neither has proposals in its configuration: rekeyed by caponier", "initiator")
-		r.reason = "strongSwan's default is without PFS, caponier's is with it (`no-proposal-chosen`); a second choice as above helps"
+		record(t, "neither has proposals in its configuration: rekeyed by either, without PFS, which strongSwan's default has not", "initiator, responder")
 		t.Parallel()
 		p := defaultsSetup(t).start(t)
+		for _, role := range bothRoles {
+			p.up(t, role)
+			for _, by := range bothRoles {
+				p.rekeyChild(t, by)
+				p.reachable(t)
+			}
+			p.down(t, role)
+		}
+	})
+	t.Run("defaults-pfs", func(t *testing.T) {
+		record(t, "caponier has no proposals in its configuration, strongSwan insists on PFS: rekeyed by either, with PFS", "initiator, responder")
+		t.Parallel()
+		s := defaultsSetup(t)
+		s.child().Proposals = "aes256gcm16-ecp256"
+		p := s.start(t)
+		for _, role := range bothRoles {
+			p.up(t, role)
+			for _, by := range bothRoles {
+				p.rekeyChild(t, by)
+				if sa := p.childSA(t); !strings.Contains(sa.Proposal, "ecp256") {
+					t.Errorf("rekeyed by the %s, the CHILD SA has %s", by, sa.Proposal)
+				}
+				p.reachable(t)
+			}
+			p.down(t, role)
+		}
+	})
+	t.Run("named-pfs", func(t *testing.T) {
+		record(t, "caponier names proposals with PFS only, strongSwan has none: rekeying is refused (`no-proposal-chosen`), the tunnel stays", "initiator")
+		t.Parallel()
+		s := directSetup(t)
+		s.tunnel(func(u *Tunnel) { u.Proposals = []string{"aes256gcm16-x25519"} })
+		s.child().Proposals = "aes256gcm16"
+		p := s.start(t)
 		p.up(t, initiator)
 		if _, err := p.c.command(t.Context(), "rekey", target); CodeOf(err) != "no-proposal-chosen" {
 			t.Errorf("rekeying gives %v", err)

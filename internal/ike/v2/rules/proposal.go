@@ -94,24 +94,27 @@ func Offer(own []ipsec.Proposal, protocol message.ProtocolID, spi []byte) *messa
 }
 
 // WithoutKE leaves out key exchange methods: IKE_AUTH has none (RFC 7296,
-// Section 1.2).
+// Section 1.2). Proposals that differ in nothing else become one.
 func WithoutKE(own []ipsec.Proposal) []ipsec.Proposal {
-	out := make([]ipsec.Proposal, len(own))
-	for i, p := range own {
-		for _, t := range p {
-			if t.Type != ipsec.TypeKE {
-				out[i] = append(out[i], t)
-			}
+	var out []ipsec.Proposal
+	for _, p := range own {
+		p = withoutKE(p)
+		if !slices.ContainsFunc(out, func(o ipsec.Proposal) bool { return slices.Equal(o, p) }) {
+			out = append(out, p)
 		}
 	}
 	return out
+}
+
+func withoutKE(p ipsec.Proposal) ipsec.Proposal {
+	return slices.DeleteFunc(slices.Clone(p), func(t ipsec.Transform) bool { return t.Type == ipsec.TypeKE })
 }
 
 // WithoutOfferedKE is WithoutKE for what a peer offers.
 func WithoutOfferedKE(offered []message.Proposal) []message.Proposal {
 	out := slices.Clone(offered)
 	for i := range out {
-		out[i].Transforms = WithoutKE([]ipsec.Proposal{out[i].Transforms})[0]
+		out[i].Transforms = withoutKE(out[i].Transforms)
 	}
 	return out
 }
