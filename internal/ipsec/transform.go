@@ -25,6 +25,8 @@ type Transform struct {
 // Encryption algorithms. The number of octets in a name is the length of the
 // ICV.
 const (
+	EncrDES      uint16 = 2  // RFC 2405
+	Encr3DES     uint16 = 3  // RFC 2451
 	EncrNull     uint16 = 11 // RFC 2410; ESP only
 	EncrAESCBC   uint16 = 12 // RFC 3602
 	EncrAESCTR   uint16 = 13 // RFC 3686, RFC 5930
@@ -41,7 +43,8 @@ const (
 
 // Pseudorandom functions.
 const (
-	PRFHMACSHA1   uint16 = 2 // RFC 2104
+	PRFHMACMD5    uint16 = 1 // RFC 2104
+	PRFHMACSHA1   uint16 = 2
 	PRFAESXCBC    uint16 = 4 // RFC 4434
 	PRFHMACSHA256 uint16 = 5 // RFC 4868
 	PRFHMACSHA384 uint16 = 6
@@ -52,6 +55,7 @@ const (
 // Integrity algorithms.
 const (
 	IntegNone          uint16 = 0
+	IntegHMACMD596     uint16 = 1  // RFC 2403
 	IntegHMACSHA196    uint16 = 2  // RFC 2404
 	IntegAESXCBC96     uint16 = 5  // RFC 3566
 	IntegAESCMAC96     uint16 = 8  // RFC 4494
@@ -63,7 +67,8 @@ const (
 // Key exchange methods.
 const (
 	KENone     uint16 = 0
-	KEMODP1024 uint16 = 2 // RFC 2409
+	KEMODP768  uint16 = 1 // RFC 2409
+	KEMODP1024 uint16 = 2
 	KEMODP1536 uint16 = 5 // RFC 3526
 	KEMODP2048 uint16 = 14
 	KEMODP3072 uint16 = 15

@@ -59,6 +59,9 @@ func cipherAnswer(key, iv, plaintext, ciphertext string) func(*entry) error {
 		if err != nil {
 			return err
 		}
+		if c.IVLen() != len(unhex(iv)) {
+			return errAnswer
+		}
 		buf := unhex(plaintext)
 		c.encrypt(buf, unhex(iv), buf)
 		if err := matches(buf, ciphertext); err != nil {

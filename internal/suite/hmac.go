@@ -2,7 +2,8 @@ package suite
 
 import (
 	"crypto/hmac"
-	"crypto/sha1" // for peers that have nothing newer
+	"crypto/md5"  // for peers that have nothing newer
+	"crypto/sha1" // and these for their contemporaries
 	"crypto/sha256"
 	"crypto/sha512"
 	"hash"
@@ -10,13 +11,18 @@ import (
 	"caponier/internal/ipsec"
 )
 
-// weakSHA1 is why HMAC-SHA-1 is weak, although HMAC outlives its hash.
-const weakSHA1 = "SHA-1 is broken as a hash and being retired everywhere"
-
-// The HMAC-SHA-2 algorithms of RFC 4868 and HMAC-SHA-1 of RFC 2404. The vectors
-// are test cases AUTH256-1, AUTH384-1 and AUTH512-1 of RFC 4868, Section
-// 2.7.2.1, and test case 1 of RFC 2202, Section 3, which has the same data.
+// Why HMAC-SHA-1 and HMAC-MD5 are weak, although HMAC outlives its hash.
 const (
+	weakSHA1 = "SHA-1 is broken as a hash and being retired everywhere"
+	weakMD5  = "MD5 has been broken as a hash for 20 years, and RFC 8247 forbids it"
+)
+
+// The HMAC-SHA-2 algorithms of RFC 4868, HMAC-SHA-1 of RFC 2404 and HMAC-MD5 of
+// RFC 2403. The vectors are test cases AUTH256-1, AUTH384-1 and AUTH512-1 of RFC
+// 4868, Section 2.7.2.1, and test case 1 of RFC 2202, Sections 2 and 3, which has
+// the same data.
+const (
+	answerMD5    = "9294727a3638bb1c13f48ef8158bfc9d"
 	answerSHA1   = "b617318655057264e28bc0b6fb378c8ef146be00"
 	answerSHA256 = "198a607eb44bfbc69903a0f1cf2bbdc5ba0aa3f3d9ae3c1c7a3b1696a0b68cf7"
 	answerSHA384 = "b6a8d5636f5c6a7224f9977dcf7ee6c7fb6d0c48cbdee9737a959796489bddbc4c5df61d5b3297b4fb68dab9f1b582c2"
@@ -62,6 +68,16 @@ var hmacIntegrity = []entry{
 		},
 		check: macAnswer(answerSHA1[:2*12]),
 	},
+	{
+		transform: ipsec.Transform{Type: ipsec.TypeInteg, ID: ipsec.IntegHMACMD596},
+		words:     []string{"md5"},
+		weak:      weakMD5,
+		integ: &integrity{
+			keyLen: 16, icvLen: 12, mac: keyed(md5.New),
+			prf: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFHMACMD5},
+		},
+		check: macAnswer(answerMD5[:2*12]),
+	},
 }
 
 var hmacPRF = []entry{
@@ -89,6 +105,13 @@ var hmacPRF = []entry{
 		weak:      weakSHA1,
 		prf:       prfHMAC{hash: sha1.New, size: sha1.Size},
 		check:     prfAnswer(answerSHA1),
+	},
+	{
+		transform: ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFHMACMD5},
+		words:     []string{"prfmd5"},
+		weak:      weakMD5,
+		prf:       prfHMAC{hash: md5.New, size: md5.Size},
+		check:     prfAnswer(answerMD5),
 	},
 }
 

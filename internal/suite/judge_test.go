@@ -26,15 +26,16 @@ def crypt(mode, key, data):
 def encrypt(c, key, iv, plain):
     if c["encr"] == 11: return plain
     if c["encr"] == 12: return crypt(modes.CBC(iv), key, plain)
+    if c["encr"] in (2, 3): return Cipher(algorithms.TripleDES(key), modes.CBC(iv)).encryptor().update(plain)
     if c["encr"] == 32907: return Cipher(algorithms.SM4(key), modes.CBC(iv)).encryptor().update(plain)
     if c["encr"] == 13: return crypt(modes.CTR(key[-4:] + iv + b"\0\0\0\1"), key[:-4], plain)
 def mac(c, key, data):
-    sha = {2: hashes.SHA1, 12: hashes.SHA256, 13: hashes.SHA384, 14: hashes.SHA512}
+    sha = {1: hashes.MD5, 2: hashes.SHA1, 12: hashes.SHA256, 13: hashes.SHA384, 14: hashes.SHA512}
     sha.update(dict.fromkeys((32905, 32906, 32907), hashes.SM3))
     if c["integ"] == 5: return xcbc(key, data)[:12]
     m = cmac.CMAC(algorithms.AES(key)) if c["integ"] == 8 else hmac.HMAC(key, sha[c["integ"]]())
     m.update(data)
-    return m.finalize()[:{2: 12, 8: 12, 12: 16, 13: 24, 14: 32, 32905: 32, 32906: 16, 32907: 12}[c["integ"]]]
+    return m.finalize()[:{1: 12, 2: 12, 8: 12, 12: 16, 13: 24, 14: 32, 32905: 32, 32906: 16, 32907: 12}[c["integ"]]]
 def ghash(h, data):
     y, h = 0, int.from_bytes(h, "big")
     for i in range(0, len(data), 16):

@@ -9,7 +9,7 @@ import (
 	"caponier/internal/secret"
 )
 
-// modpGroups are the MODP groups (RFC 3526; RFC 2409 for the smallest). They come
+// modpGroups are the MODP groups (RFC 3526; RFC 2409 for the two smallest). They come
 // with no vectors: the ones here were computed with Python's pow, and are given
 // by SHA-256 of the initiator's and the responder's public values and the shared
 // secret.
@@ -81,6 +81,16 @@ var modpGroups = []entry{
 			"3e41187e3c048358184ca9bd0339d03ac8cc02ff1a20df0a661866c14ebf73df",
 			"3ef49d60dcc4142a7f15512cfa6700986d685f05057907bd778a6601679e61f4",
 			"ecb70104a96a0c4e2b4f0f06dc3bee06456f076eb3e746f6d467e047fb041921"),
+	},
+	{
+		transform: ipsec.Transform{Type: ipsec.TypeKE, ID: ipsec.KEMODP768},
+		words:     []string{"modp768"},
+		weak:      "it was broken in public in 2016",
+		ke:        newMODPGroup(32, modp768),
+		check: modpAnswer(
+			"0571eafbe2c3fd0a5b729f3654a9ec898b9dc23e6b3ce0f7eed8a05da0455eb9",
+			"54667191f70aca9e0f911472c9560a0d4222b8e06b3875e7fb3392f23673e6b7",
+			"ac7054e1b16666f80c3edba5f56bd52c5a71812f972d6c09d07a1a483b0630a9"),
 	},
 }
 

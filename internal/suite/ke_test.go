@@ -32,6 +32,7 @@ func TestExchange(t *testing.T) {
 		{ipsec.KEECP384, 96, 48},
 		{ipsec.KEECP521, 132, 66},
 		{ipsec.KEX448, 56, 56},
+		{ipsec.KEMODP768, 96, 96},
 		{ipsec.KEMODP1024, 128, 128},
 		{ipsec.KEMODP1536, 192, 192},
 		{ipsec.KEMODP2048, 256, 256},
@@ -162,7 +163,7 @@ func TestBadPublicValues(t *testing.T) {
 	}
 }
 
-// TestMODPPrimes computes each prime from its formula (RFC 2409, Section 6.2; RFC
+// TestMODPPrimes computes each prime from its formula (RFC 2409, Section 6; RFC
 // 3526).
 func TestMODPPrimes(t *testing.T) {
 	const precision = 8192
@@ -173,6 +174,7 @@ func TestMODPPrimes(t *testing.T) {
 		n  uint
 		k  int64
 	}{
+		{ipsec.KEMODP768, 768, 149686},
 		{ipsec.KEMODP1024, 1024, 129093},
 		{ipsec.KEMODP1536, 1536, 741804},
 		{ipsec.KEMODP2048, 2048, 124476},
@@ -224,7 +226,7 @@ func computePi(bits uint) *big.Int {
 }
 
 func TestUnknownExchange(t *testing.T) {
-	for _, id := range []uint16{ipsec.KENone, 1, 3, 22} {
+	for _, id := range []uint16{ipsec.KENone, 3, 4, 22} {
 		if _, err := NewKeyExchange(ipsec.Transform{Type: ipsec.TypeKE, ID: id}); !errors.Is(err, ErrUnknown) {
 			t.Errorf("group %d: %v", id, err)
 		}

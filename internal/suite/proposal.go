@@ -2,6 +2,7 @@ package suite
 
 import (
 	"errors"
+	"slices"
 	"strings"
 
 	"caponier/internal/ipsec"
@@ -50,41 +51,79 @@ func ParseESP(words string) (ipsec.Proposal, error) {
 	if len(p.Of(ipsec.TypeESN)) == 0 {
 		p = append(p, ipsec.Transform{Type: ipsec.TypeESN, ID: ipsec.ESNNo})
 	}
-	kept := p[:0]
-	for _, t := range p {
-		if t.Type != ipsec.TypePRF {
-			kept = append(kept, t)
-		}
-	}
-	return sorted(kept), nil
+	return sorted(withoutPRF(p)), nil
 }
 
-// parse reads the words and applies the rules that IKE and ESP share.
-func parse(words string) (ipsec.Proposal, error) {
+// ParseAH reads a proposal for an AH SA, such as "sha256-x25519-esn": as
+// ParseESP does, but without encryption algorithms.
+func ParseAH(words string) (ipsec.Proposal, error) {
+	entries, err := parseWords(words)
+	if err != nil {
+		return nil, err
+	}
+	var p ipsec.Proposal
+	for _, e := range entries {
+		if e.encr != nil {
+			return nil, &WordError{Word: e.word, Reason: "encrypts or stands for encryption, which AH does not do"}
+		}
+		p = append(p, e.transform)
+	}
+	if len(p.Of(ipsec.TypeInteg)) == 0 {
+		return nil, errors.New("an integrity algorithm is missing, such as sha256")
+	}
+	if len(p.Of(ipsec.TypeESN)) == 0 {
+		p = append(p, ipsec.Transform{Type: ipsec.TypeESN, ID: ipsec.ESNNo})
+	}
+	return sorted(withoutPRF(p)), nil
+}
+
+func withoutPRF(p ipsec.Proposal) ipsec.Proposal {
+	return slices.DeleteFunc(p, func(t ipsec.Transform) bool { return t.Type == ipsec.TypePRF })
+}
+
+// written is an entry by the word that was written for it.
+type written struct {
+	*entry
+	word string
+}
+
+// parseWords looks every word up.
+func parseWords(words string) ([]written, error) {
 	if words == "" {
 		return nil, errors.New("the proposal is empty")
 	}
-	var p ipsec.Proposal
-	seen := map[ipsec.Transform]bool{}
-	var combined, plain, integ string // a word of each kind
-	var prf ipsec.Transform           // what integ implies
+	var entries []written
 	for word := range strings.SplitSeq(words, "-") {
 		e, err := parseWord(word)
 		if err != nil {
 			return nil, err
 		}
-		if seen[e.transform] {
+		if slices.ContainsFunc(entries, func(w written) bool { return w.entry == e }) {
 			return nil, &WordError{Word: word, Reason: "names an algorithm that is there already"}
 		}
-		seen[e.transform] = true
+		entries = append(entries, written{e, word})
+	}
+	return entries, nil
+}
+
+// parse reads the words and applies the rules that IKE and ESP share.
+func parse(words string) (ipsec.Proposal, error) {
+	entries, err := parseWords(words)
+	if err != nil {
+		return nil, err
+	}
+	var p ipsec.Proposal
+	var combined, plain, integ string // a word of each kind
+	var prf ipsec.Transform           // what integ implies
+	for _, e := range entries {
 		p = append(p, e.transform)
 		switch {
 		case e.integ != nil:
-			integ, prf = word, e.integ.prf
+			integ, prf = e.word, e.integ.prf
 		case e.encr != nil && e.encr.combined != nil:
-			combined = word
+			combined = e.word
 		case e.encr != nil:
-			plain = word
+			plain = e.word
 		}
 	}
 	switch {
@@ -129,6 +168,7 @@ func sorted(p ipsec.Proposal) ipsec.Proposal {
 const (
 	defaultCombined = "aes256gcm16-aes128gcm16-chacha20poly1305"
 	defaultPlain    = "aes256-aes128-sha256-sha384-sha512"
+	defaultAH       = "sha256-sha384-sha512"
 	defaultPRF      = "prfsha384-prfsha256-prfsha512"
 	defaultKE       = "x25519-ecp256-ecp384-ecp521-modp3072-modp2048"
 )
@@ -150,6 +190,14 @@ func DefaultESP() []ipsec.Proposal {
 		defaultPlain+"-"+defaultKE+"-esn-noesn",
 		defaultCombined+"-esn-noesn",
 		defaultPlain+"-esn-noesn")
+}
+
+// DefaultAH returns what is proposed for an AH SA when nothing is configured,
+// with key exchanges as in DefaultESP.
+func DefaultAH() []ipsec.Proposal {
+	return must(ParseAH,
+		defaultAH+"-"+defaultKE+"-esn-noesn",
+		defaultAH+"-esn-noesn")
 }
 
 func must(parse func(string) (ipsec.Proposal, error), words ...string) []ipsec.Proposal {

@@ -111,10 +111,33 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
+func TestParseAH(t *testing.T) {
+	for _, tt := range []struct{ in, want, message string }{
+		{"sha256", "sha256-noesn", ""},
+		{"esn-md5-sha1-modp768-prfmd5", "md5-sha1-modp768-esn", ""},
+		{"sha2_256-sm3", "sha256-sm3-noesn", ""},
+		{"aescmac-aesxcbc-x25519", "aescmac-aesxcbc-x25519-noesn", ""},
+		{"aes256-sha256", "", `"aes256" encrypts`},
+		{"null-sha256", "", `"null" encrypts or stands`},
+		{"x25519", "", "an integrity algorithm is missing"},
+		{"sha256-sha2_256", "", `"sha2_256" names an algorithm that is there already`},
+		{"sha265", "", `did you mean "sha256"`},
+		{"", "", "empty"},
+	} {
+		p, err := ParseAH(tt.in)
+		switch {
+		case tt.message == "" && (err != nil || ProposalString(p) != tt.want):
+			t.Errorf("%q: %s, %v, want %s", tt.in, ProposalString(p), err, tt.want)
+		case tt.message != "" && (err == nil || p != nil || !strings.Contains(err.Error(), tt.message)):
+			t.Errorf("%q: %v, %v, want %q", tt.in, p, err, tt.message)
+		}
+	}
+}
+
 func TestWordsAndNames(t *testing.T) {
 	if got, want := Words(ipsec.TypeKE), []string{
 		"x25519", "curve25519", "ecp256", "ecp384", "ecp521", "x448", "curve448",
-		"modp2048", "modp3072", "modp4096", "modp6144", "modp8192", "modp1536", "modp1024",
+		"modp2048", "modp3072", "modp4096", "modp6144", "modp8192", "modp1536", "modp1024", "modp768",
 	}; !slices.Equal(got, want) {
 		t.Errorf("key exchange words %q, want %q", got, want)
 	}
@@ -134,7 +157,7 @@ func TestWordsAndNames(t *testing.T) {
 }
 
 func TestDefaults(t *testing.T) {
-	for _, p := range append(DefaultIKE(), DefaultESP()...) {
+	for _, p := range slices.Concat(DefaultIKE(), DefaultESP(), DefaultAH()) {
 		for _, x := range p {
 			if !Supported(x) {
 				t.Errorf("%s is not supported", Name(x))
@@ -152,6 +175,11 @@ func TestDefaults(t *testing.T) {
 			t.Errorf("IKE: %s", ProposalString(p))
 		}
 	}
+	for _, p := range DefaultAH() {
+		if len(p.Of(ipsec.TypeEncr)) != 0 || len(p.Of(ipsec.TypeESN)) != 2 || p.First(ipsec.TypeInteg).ID != ipsec.IntegHMACSHA256128 {
+			t.Errorf("AH: %s", ProposalString(p))
+		}
+	}
 	// Perfect forward secrecy first, and what does without it last.
 	for i, p := range DefaultESP() {
 		pfs := p.First(ipsec.TypeKE).ID == ipsec.KEX25519
@@ -166,7 +194,7 @@ func FuzzParseProposal(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, words string) {
-		for _, parse := range []func(string) (ipsec.Proposal, error){ParseIKE, ParseESP} {
+		for _, parse := range []func(string) (ipsec.Proposal, error){ParseIKE, ParseESP, ParseAH} {
 			p, err := parse(words)
 			if err != nil {
 				if p != nil {

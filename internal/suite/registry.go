@@ -44,7 +44,7 @@ type integrity struct {
 // registry is every transform. The next algorithm is one line in the table of
 // its family.
 var registry = slices.Concat(
-	aesGCM, chacha, aesCCM, aesCTR, aesCBC, sm4, aesGMAC, null,
+	aesGCM, chacha, aesCCM, aesCTR, aesCBC, sm4, desCBC, aesGMAC, null,
 	hmacIntegrity, aesIntegrity, sm3Integrity,
 	hmacPRF, aesPRF, sm3PRF,
 	montgomeryGroups, nistGroups, x448Group, modpGroups,
@@ -82,11 +82,15 @@ func lookupInteg(encr *encryption, t ipsec.Transform) (*integrity, error) {
 		}
 		return nil, nil
 	}
-	if e := lookup(t); e != nil && e.integ != nil {
-		return e.integ, nil
-	}
 	if none {
 		return nil, fmt.Errorf("no integrity algorithm beside a plain cipher: %w", ErrUnknown)
+	}
+	return lookupMAC(t)
+}
+
+func lookupMAC(t ipsec.Transform) (*integrity, error) {
+	if e := lookup(t); e != nil && e.integ != nil {
+		return e.integ, nil
 	}
 	return nil, fmt.Errorf("integrity algorithm %s: %w", Name(t), ErrUnknown)
 }
@@ -107,8 +111,16 @@ func Weak(t ipsec.Transform) (why string, weak bool) {
 // KeyLengths returns the octets of key material that encr and integ take from
 // KEYMAT (RFC 7296, Section 2.17). For the algorithms that have one,
 // encrOctets includes the salt (RFC 4106, Section 8.1). integ is the zero
-// Transform, or IntegNone, beside a combined-mode algorithm.
+// Transform, or IntegNone, beside a combined-mode algorithm. encr is the zero
+// Transform for AH.
 func KeyLengths(encr, integ ipsec.Transform) (encrOctets, integOctets int, err error) {
+	if encr == (ipsec.Transform{}) {
+		i, err := lookupMAC(integ)
+		if err != nil {
+			return 0, 0, err
+		}
+		return 0, i.keyLen, nil
+	}
 	e, err := lookupEncr(encr)
 	if err != nil {
 		return 0, 0, err
@@ -138,7 +150,10 @@ func NewProtector(encr, integ ipsec.Transform, encrKey, integKey []byte) (Protec
 		return nil, fmt.Errorf("integrity beside %s takes %d octets of key, not %d: %w",
 			Name(encr), integLen, len(integKey), ErrKeyLength)
 	}
-	e := lookup(encr).encr
+	e, err := lookupEncr(encr)
+	if err != nil {
+		return nil, err
+	}
 	if e.combined != nil {
 		return e.combined(encrKey)
 	}

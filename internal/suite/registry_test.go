@@ -75,7 +75,7 @@ func TestRegistryIsSound(t *testing.T) {
 		}
 	}
 	if Supported(ipsec.Transform{Type: ipsec.TypeEncr, ID: 1}) {
-		t.Error("DES is supported")
+		t.Error("DES with an IV of 64 bits that is not sent is supported")
 	}
 }
 
@@ -83,7 +83,8 @@ func TestWeak(t *testing.T) {
 	for word, want := range map[string]bool{
 		"sha1": true, "prfsha1": true, "null": true, "aes128gmac": true, "aes256gcm8": true, "aes256ccm8": true,
 		"aes128ccm12": false, "aes128gcm12": false, "aes128ctr": false, "aesxcbc": false, "prfaescmac": false,
-		"chacha20poly1305": false, "sm4gcm16": false, "sm4cbc": false, "sm3_96": false, "prfsm3": false, "esn": false, "modp1024": true, "modp1536": true, "modp2048": false,
+		"chacha20poly1305": false, "sm4gcm16": false, "sm4cbc": false, "sm3_96": false, "prfsm3": false, "esn": false, "modp768": true, "modp1024": true, "modp1536": true,
+		"des": true, "3des": true, "md5": true, "prfmd5": true, "modp2048": false,
 	} {
 		e, err := parseWord(word)
 		if err != nil {
@@ -103,6 +104,7 @@ func TestPRF(t *testing.T) {
 		id   uint16
 		size int
 	}{
+		{ipsec.PRFHMACMD5, 16},
 		{ipsec.PRFHMACSHA1, 20},
 		{ipsec.PRFHMACSHA256, 32},
 		{ipsec.PRFHMACSHA384, 48},
@@ -115,14 +117,14 @@ func TestPRF(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if special := p.SeedNonceLen() != 0; special != (tt.size == 16) {
+		if special := p.SeedNonceLen() != 0; special != (tt.id == ipsec.PRFAESXCBC || tt.id == ipsec.PRFAESCMAC) {
 			t.Errorf("PRF %d: %d octets of each nonce make SKEYSEED", tt.id, p.SeedNonceLen())
 		}
 		if p.Size() != tt.size || p.KeyLen() != tt.size || len(p.Sum(nil)) != tt.size {
 			t.Errorf("PRF %d: size %d, key %d", tt.id, p.Size(), p.KeyLen())
 		}
 	}
-	if _, err := NewPRF(ipsec.Transform{Type: ipsec.TypePRF, ID: 1}); !errors.Is(err, ErrUnknown) {
-		t.Errorf("HMAC-MD5: %v", err)
+	if _, err := NewPRF(ipsec.Transform{Type: ipsec.TypePRF, ID: 3}); !errors.Is(err, ErrUnknown) {
+		t.Errorf("HMAC-Tiger: %v", err)
 	}
 }

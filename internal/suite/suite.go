@@ -17,6 +17,8 @@ var (
 	ErrUnknown = errors.New("unknown transform")
 	// ErrKeyLength is returned for key material of the wrong length.
 	ErrKeyLength = errors.New("wrong key length")
+	// ErrWeakKey is returned for a key with which a cipher is no cipher.
+	ErrWeakKey = errors.New("weak key")
 	// ErrAuth is returned when an ICV does not match.
 	ErrAuth = errors.New("integrity check failed")
 	// ErrPublicValue is returned for a peer's public value that is malformed, off

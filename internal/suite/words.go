@@ -65,7 +65,7 @@ func Name(t ipsec.Transform) string {
 	return name
 }
 
-// ProposalString prints what ParseIKE or ParseESP reads: the words of p joined
+// ProposalString prints what ParseIKE, ParseESP or ParseAH reads: the words of p joined
 // by hyphens, by type and then by preference.
 func ProposalString(p ipsec.Proposal) string {
 	var words []string
