@@ -10,7 +10,6 @@ import (
 	"math"
 	"net/netip"
 	"slices"
-	"strings"
 	"testing"
 
 	"caponier/internal/ipsec"
@@ -410,19 +409,6 @@ func TestBatch(t *testing.T) {
 	in.OpenBatch(open)
 	if open[0].Err != nil || open[1].Err != ErrReplay || open[2].Err != nil || open[2].Seq != 3 || !bytes.Equal(open[2].Inner, inner) {
 		t.Errorf("open: %v, %v, %v", open[0].Err, open[1].Err, open[2].Err)
-	}
-}
-
-func TestDropNames(t *testing.T) {
-	seen := map[string]bool{"": true}
-	for d := ErrShort; int(d) < Drops; d++ {
-		if name := d.Name(); seen[name] || strings.ToLower(name) != name || d.Error() == "" {
-			t.Errorf("reason %d: name %q, text %q", d, name, d.Error())
-		}
-		seen[d.Name()] = true
-	}
-	if Drop(0).Name() != "" || Drop(200).Name() != "" || Drop(200).Error() == "" {
-		t.Error("values that are no reasons")
 	}
 }
 

@@ -70,14 +70,8 @@ func (in *Inbound) expect(pkt []byte) (seq uint64, err error) {
 	if bodyLen < in.align || bodyLen%in.align != 0 {
 		return 0, ErrShort
 	}
-	seq = uint64(binary.BigEndian.Uint32(pkt[4:]))
-	if in.esn {
-		var ok bool
-		if seq, ok = in.window.Infer(uint32(seq)); !ok {
-			return 0, ErrReplay
-		}
-	}
-	if !in.window.Check(seq) {
+	seq, ok := in.window.Expect(binary.BigEndian.Uint32(pkt[4:]), in.esn)
+	if !ok {
 		return seq, ErrReplay
 	}
 	return seq, nil

@@ -2,9 +2,9 @@ package esp
 
 import (
 	"encoding/binary"
-	"math"
 
 	"caponier/internal/ipsec"
+	"caponier/internal/replay"
 )
 
 // Outbound seals the packets of one outbound SA. It belongs to one goroutine;
@@ -49,12 +49,7 @@ func (o *Outbound) MaxInner(n int) int {
 
 // MaxSequence is the last sequence number of the SA: 2^32-1, or 2^64-1 with
 // extended sequence numbers.
-func (o *Outbound) MaxSequence() uint64 {
-	if o.esn {
-		return math.MaxUint64
-	}
-	return math.MaxUint32
-}
+func (o *Outbound) MaxSequence() uint64 { return replay.MaxSequence(o.esn) }
 
 // Seal writes the ESP packet for inner to the start of dst and returns its
 // length, SealedLen(len(inner)). dst must be that long. inner may lie anywhere

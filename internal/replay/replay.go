@@ -121,6 +121,28 @@ func (w *Window) forget(ring []uint64, last uint64) {
 	}
 }
 
+// MaxSequence is the last sequence number of an SA: 2^32-1, or 2^64-1 with
+// extended sequence numbers (RFC 4303, Section 2.2).
+func MaxSequence(extended bool) uint64 {
+	if extended {
+		return math.MaxUint64
+	}
+	return math.MaxUint32
+}
+
+// Expect returns the full sequence number of a packet that shows low, and whether
+// it is new, as Check does. With extended sequence numbers the high half is
+// inferred; seq is 0 where it cannot be.
+func (w *Window) Expect(low uint32, extended bool) (seq uint64, ok bool) {
+	seq = uint64(low)
+	if extended {
+		if seq, ok = w.Infer(low); !ok {
+			return 0, false
+		}
+	}
+	return seq, w.Check(seq)
+}
+
 // Infer completes the low 32 bits of an extended sequence number, which is all
 // that the packet shows, with the high bits that put it nearest to the window
 // (RFC 4303, Appendix A2.2). It returns false where that would be before the

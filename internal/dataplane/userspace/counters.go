@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"caponier/internal/esp"
+	"caponier/internal/ipsec"
 )
 
 // counter indexes the totals of a lane. From espDrops on stand the reasons of
@@ -102,7 +103,7 @@ func (t *tally) addTo(sums map[string]uint64) {
 		if counter(i) < espDrops {
 			name = counterNames[i]
 		} else {
-			name = esp.Drop(counter(i) - espDrops).Name()
+			name = esp.Drop(counter(i) - espDrops).Name(ipsec.ESP)
 		}
 		if name != "" {
 			sums[name] += t.public[i].Load()
