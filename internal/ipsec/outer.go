@@ -1,5 +1,10 @@
 package ipsec
 
+import (
+	"fmt"
+	"slices"
+)
+
 // Outer says how tunnel mode builds the outer header, and what of it reaches
 // the inner one at the far end (RFC 4301, Section 5.1.2). The zero value does
 // what the RFCs ask for.
@@ -33,3 +38,54 @@ const (
 	DSCPBoth
 	DSCPNone
 )
+
+var (
+	dfWords   = []string{CopyDF: "copy", SetDF: "set", ClearDF: "clear"}
+	dscpWords = []string{DSCPOut: "out", DSCPIn: "in", DSCPBoth: "both", DSCPNone: "none"}
+)
+
+// String returns the configuration's word.
+func (d DF) String() string { return wordOf(dfWords, int(d)) }
+
+// MarshalText makes JSON show what String shows.
+func (d DF) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads what String prints.
+func (d *DF) UnmarshalText(b []byte) error {
+	i, err := indexOf(dfWords, b)
+	*d = DF(i)
+	return err
+}
+
+// String returns the configuration's word.
+func (d DSCP) String() string { return wordOf(dscpWords, int(d)) }
+
+// MarshalText makes JSON show what String shows.
+func (d DSCP) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads what String prints.
+func (d *DSCP) UnmarshalText(b []byte) error {
+	i, err := indexOf(dscpWords, b)
+	*d = DSCP(i)
+	return err
+}
+
+func wordOf(words []string, i int) string {
+	if i < len(words) {
+		return words[i]
+	}
+	return "unknown"
+}
+
+func indexOf(words []string, b []byte) (int, error) {
+	if i := slices.Index(words, string(b)); i >= 0 {
+		return i, nil
+	}
+	return 0, fmt.Errorf("ipsec: %q is not one of %q", b, words)
+}
+
+// Hands reports whether the DSCP of inner headers is written to outer ones.
+func (d DSCP) Hands() bool { return d == DSCPOut || d == DSCPBoth }
+
+// Believes reports whether the DSCP of outer headers is written to inner ones.
+func (d DSCP) Believes() bool { return d == DSCPIn || d == DSCPBoth }

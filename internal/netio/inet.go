@@ -88,6 +88,9 @@ type Socket struct {
 	wr struct {
 		vec      *vector
 		trains   bool // datagrams go out in trains
+		whole    bool // the kernel does not fragment what is sent
+		setErr   error
+		setFn    func(fd uintptr)
 		from, to int
 		err      error
 		fn       func(fd uintptr) bool
@@ -179,17 +182,23 @@ func listen(f Family, network, address string, mark uint32, share bool) (*Socket
 	}
 	s := &Socket{conn: conn, raw: raw, family: f}
 	s.rd.vec, s.rd.fn = newVector(), s.recv
-	s.wr.vec, s.wr.fn = newVector(), s.send
+	s.wr.vec, s.wr.fn, s.wr.setFn = newVector(), s.send, s.setDiscovery
 	return s, nil
 }
 
 func setOptions(fd int, f Family, mark uint32, share bool) error {
-	level, pktinfo := unix.IPPROTO_IP, unix.IP_PKTINFO
+	level, pktinfo, class := unix.IPPROTO_IP, unix.IP_PKTINFO, unix.IP_RECVTOS
 	if f == IPv6 {
-		level, pktinfo = unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO
+		level, pktinfo, class = unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, unix.IPV6_RECVTCLASS
 	}
 	if err := unix.SetsockoptInt(fd, level, pktinfo, 1); err != nil {
 		return fmt.Errorf("ask for local addresses: %w", err)
+	}
+	if err := unix.SetsockoptInt(fd, level, class, 1); err != nil {
+		return fmt.Errorf("ask for traffic classes: %w", err)
+	}
+	if err := setDiscovery(fd, f, false); err != nil {
+		return err
 	}
 	if share {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
@@ -282,6 +291,10 @@ func (s *Socket) WriteBatch(pkts []Packet) (int, error) {
 		batch := pkts[done:min(done+maxBatch, len(pkts))]
 		for i := range batch {
 			p := &batch[i]
+			if !s.clear && p.DontFragment != batch[0].DontFragment {
+				batch = batch[:i]
+				break
+			}
 			if s.clear {
 				p.Local, p.Remote = netip.AddrPort{}, netip.AddrPortFrom(destination(p.Data()), 0)
 			}
@@ -293,12 +306,51 @@ func (s *Socket) WriteBatch(pkts []Packet) (int, error) {
 				return done + sent, err
 			}
 		}
+		if err := s.fragments(!batch[0].DontFragment); err != nil {
+			return done, err
+		}
 		n, err := s.sendAll(batch)
 		if done += n; err != nil {
 			return done, err
 		}
 	}
 	return len(pkts), nil
+}
+
+// fragments has the kernel fragment what is sent from now on, or not. The choice
+// is the socket's: IPv4 has no control message for it.
+func (s *Socket) fragments(may bool) error {
+	wr := &s.wr
+	if s.clear || wr.whole == !may {
+		return nil
+	}
+	wr.whole = !may
+	if err := s.raw.Control(wr.setFn); err != nil {
+		return closed(err)
+	}
+	return wr.setErr
+}
+
+// setDiscovery runs inside RawConn.Control.
+func (s *Socket) setDiscovery(fd uintptr) {
+	s.wr.setErr = setDiscovery(int(fd), s.family, s.wr.whole)
+}
+
+// setDiscovery says what the kernel does with packets that are too long. Whole:
+// with DF, and without a look at the path MTU, which is the business of who
+// sends. Else: without DF, fragmented to the path MTU that the kernel knows.
+func setDiscovery(fd int, f Family, whole bool) error {
+	level, option, mode := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT
+	if whole {
+		mode = unix.IP_PMTUDISC_PROBE
+	}
+	if f == IPv6 {
+		level, option = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER // the modes have the same numbers
+	}
+	if err := unix.SetsockoptInt(fd, level, option, mode); err != nil {
+		return fmt.Errorf("set the treatment of long packets: %w", err)
+	}
+	return nil
 }
 
 // sendAll sends pkts, at most maxBatch, and returns how many have left.

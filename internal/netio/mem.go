@@ -7,7 +7,7 @@ import (
 )
 
 // Mem is one end of a pair of devices in memory, for tests: what one writes,
-// the other reads, with Local and Remote changed over. Its queue has a bound;
+// the other reads, with Local and Remote changed over and the rest as it is. Its queue has a bound;
 // what does not fit is lost, as on a wire.
 type Mem struct {
 	in, out  *memQueue
@@ -64,6 +64,7 @@ func (m *Mem) ReadBatch(pkts []Packet) (int, error) {
 		to.filled(copied, copied < from.Len)
 		to.Segment = from.Segment
 		to.Local, to.Remote = from.Remote, from.Local
+		to.TrafficClass, to.DontFragment = from.TrafficClass, from.DontFragment
 	}
 	q.n -= n
 	return n, nil
@@ -90,6 +91,7 @@ func (m *Mem) WriteBatch(pkts []Packet) (int, error) {
 		to.filled(n, false)
 		to.Segment = pkts[i].Segment
 		to.Local, to.Remote = pkts[i].Local, pkts[i].Remote
+		to.TrafficClass, to.DontFragment = pkts[i].TrafficClass, pkts[i].DontFragment
 		q.n++
 	}
 	q.ready.Signal()

@@ -18,9 +18,9 @@ type mmsghdr struct {
 }
 
 // control is the room for the control messages that our sockets ask for or send:
-// in_pktinfo or in6_pktinfo, and the segment size of a train of datagrams. The
-// words give it the alignment of the kernel.
-type control [8]uint64
+// in_pktinfo or in6_pktinfo, the traffic class, and the segment size of a train
+// of datagrams. The words give it the alignment of the kernel.
+type control [12]uint64
 
 // controlLen is the size of a control in octets.
 const controlLen = int(unsafe.Sizeof(control{}))
@@ -145,6 +145,9 @@ func (v *vector) prepareWrite(pkts []Packet, withPort, trains bool) int {
 		h.Namelen = v.names[msgs].set(remote)
 		c := v.ctrls[msgs].octets()
 		size := putLocal(c, p.Local.Addr())
+		if p.TrafficClass != 0 {
+			size += putClass(c[size:], remote.Addr().Is4(), p.TrafficClass)
+		}
 		if n > 1 {
 			size += putSegment(c[size:], p.Len)
 		}
@@ -171,7 +174,8 @@ func trainOf(pkts []Packet) int {
 	n := 1
 	for n < min(len(pkts), maxTrain) {
 		p := &pkts[n]
-		if p.Len > size || p.Len == 0 || total+p.Len > maxTrainLen || p.Remote != pkts[0].Remote || p.Local != pkts[0].Local {
+		if p.Len > size || p.Len == 0 || total+p.Len > maxTrainLen || p.Remote != pkts[0].Remote || p.Local != pkts[0].Local ||
+			p.TrafficClass != pkts[0].TrafficClass {
 			break
 		}
 		total += p.Len
@@ -212,7 +216,7 @@ func (s *sockaddr) set(a netip.AddrPort) uint32 {
 }
 
 // read takes from the first n octets of control messages the address that p came
-// to, and the segment size of a train. For IPv4 the address is ipi_spec_dst, the
+// to, its traffic class, and the segment size of a train. For IPv4 the address is ipi_spec_dst, the
 // one to answer from, and not the header's, which may be a broadcast.
 func (c *control) read(n int, p *Packet) {
 	const header = unix.SizeofCmsghdr
@@ -232,6 +236,10 @@ func (c *control) read(n int, p *Packet) {
 			p.Local = netip.AddrPortFrom(netip.AddrFrom16([16]byte(data[0:16])), 0)
 		case h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(data) >= 4:
 			p.Segment = int(binary.NativeEndian.Uint32(data))
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_TOS && len(data) >= 1:
+			p.TrafficClass = data[0]
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_TCLASS && len(data) >= 4:
+			p.TrafficClass = uint8(binary.NativeEndian.Uint32(data))
 		}
 		b = b[min(unix.CmsgSpace(len(data)), len(b)):]
 	}
@@ -253,6 +261,17 @@ func putLocal(b []byte, a netip.Addr) int {
 	ip := a.As16()
 	copy(data[0:16], ip[:])
 	return unix.CmsgSpace(unix.SizeofInet6Pktinfo)
+}
+
+// putClass writes to b the traffic class that the packets are to have.
+func putClass(b []byte, is4 bool, class uint8) int {
+	level, kind := int32(unix.IPPROTO_IPV6), int32(unix.IPV6_TCLASS)
+	if is4 {
+		level, kind = unix.IPPROTO_IP, unix.IP_TOS
+	}
+	data := putControl(b, level, kind, 4)
+	binary.NativeEndian.PutUint32(data, uint32(class))
+	return unix.CmsgSpace(4)
 }
 
 // putSegment writes to b the segment size of a train.

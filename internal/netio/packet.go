@@ -27,6 +27,13 @@ type Packet struct {
 	// They are zero for TUN devices. Ports are zero for raw sockets. An invalid
 	// or unspecified Local leaves the source address to the kernel.
 	Local, Remote netip.AddrPort
+	// TrafficClass is that of the outer header, DSCP and ECN: what the packet came
+	// with, or is to leave with. Trains have one for all.
+	TrafficClass uint8
+	// DontFragment keeps what is sent in one piece, on IPv4 by the DF bit: a packet
+	// that is longer than the MTU of its device is not sent, and no smaller path
+	// MTU that the kernel has heard of counts. Otherwise the kernel fragments.
+	DontFragment bool
 	// Segment is 0 for a packet that stands for itself. Otherwise it stands for
 	// several, with Segment octets in each but the last: of a TUN device, for TCP
 	// or UDP packets that share the headers at its start, so many octets of
@@ -50,6 +57,7 @@ func (p *Packet) space() []byte { return p.Buf[Headroom : len(p.Buf)-Tailroom] }
 // filled records that a reader has put n octets of a packet into space.
 func (p *Packet) filled(n int, truncated bool) {
 	p.Off, p.Len, p.Truncated, p.Segment = Headroom, n, truncated, 0
+	p.TrafficClass, p.DontFragment = 0, false
 }
 
 // cacheLine is the alignment of packets in a slab, in octets.

@@ -59,6 +59,9 @@ func limit(l ipsec.Limit, now time.Time) (volume, time.Time) {
 // the first ones; Endpoint has the present ones.
 func (e *entry) SA() *ipsec.SA { return &e.sa }
 
+// Outer says how outer headers are made and read.
+func (e *entry) Outer() ipsec.Outer { return e.sa.Outer }
+
 // Endpoint returns the present outer addresses. It is not changed afterwards:
 // an update brings another.
 func (e *entry) Endpoint() *Endpoint { return e.endpoint.Load() }

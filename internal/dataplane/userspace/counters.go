@@ -20,6 +20,7 @@ const (
 	bypassPackets
 	keepalives
 	ikeMessages
+	ecnUnused
 
 	dropMalformed
 	dropTruncated
@@ -33,6 +34,7 @@ const (
 	dropSend
 	dropDeliver
 	dropBypass
+	dropECN
 
 	eventsLost
 	readErrors
@@ -50,6 +52,7 @@ var counterNames = [espDrops]string{
 	bypassPackets:    "bypass-packets",
 	keepalives:       "nat-keepalives",
 	ikeMessages:      "ike-messages",
+	ecnUnused:        "ecn-unused",
 	dropMalformed:    "malformed",
 	dropTruncated:    "truncated",
 	dropNoPolicy:     "no-policy",
@@ -62,6 +65,7 @@ var counterNames = [espDrops]string{
 	dropSend:         "send-failed",
 	dropDeliver:      "deliver-failed",
 	dropBypass:       "bypass-failed",
+	dropECN:          "ecn-lost",
 	eventsLost:       "events-lost",
 	readErrors:       "read-errors",
 	panics:           "worker-panics",

@@ -50,6 +50,7 @@ type inbound struct {
 		in    *sad.In
 		items [batchSize]esp.OpenItem
 		from  [batchSize]netip.AddrPort
+		class [batchSize]uint8
 		n     int
 	}
 	// joining says that the packets of the batch go through the coalescer.
@@ -200,12 +201,12 @@ func (l *inbound) openOne(w *sad.Worker, p *netio.Packet, spi ipsec.SPI) {
 		r.in = in
 	}
 	if in.Serial() {
-		r.items[r.n].Packet, r.from[r.n] = p.Data(), from
+		r.items[r.n].Packet, r.from[r.n], r.class[r.n] = p.Data(), from, p.TrafficClass
 		r.n++
 		return
 	}
 	b, _, err := w.Open(in, p.Data(), from)
-	l.opened(w, in, b, err)
+	l.opened(w, in, b, p.TrafficClass, err)
 }
 
 // openRun opens the run.
@@ -217,14 +218,15 @@ func (l *inbound) openRun(w *sad.Worker) {
 	items := r.items[:r.n]
 	w.OpenBatch(r.in, items, r.from[:r.n])
 	for i := range items {
-		l.opened(w, r.in, items[i].Inner, items[i].Err)
+		l.opened(w, r.in, items[i].Inner, r.class[i], items[i].Err)
 	}
 	clear(items)
 	r.n = 0
 }
 
-// opened takes the packet b, which in carried, to the protected side.
-func (l *inbound) opened(w *sad.Worker, in *sad.In, b []byte, err error) {
+// opened takes the packet b, which in carried in an outer packet of this traffic
+// class, to the protected side.
+func (l *inbound) opened(w *sad.Worker, in *sad.In, b []byte, class uint8, err error) {
 	if err != nil {
 		l.tally.add(espDrop(err), 1)
 		return
@@ -239,6 +241,9 @@ func (l *inbound) opened(w *sad.Worker, in *sad.In, b []byte, err error) {
 		}
 		l.admitted.in, l.admitted.info = in, l.info
 	}
+	if (class != 0 || in.Outer().DSCP.Believes()) && !l.undress(in, b, class) {
+		return
+	}
 	l.tally.add(inPackets, 1)
 	l.tally.add(inOctets, uint64(len(b)))
 	if l.joining {
@@ -246,4 +251,23 @@ func (l *inbound) opened(w *sad.Worker, in *sad.In, b []byte, err error) {
 		return
 	}
 	l.deliver = append(l.deliver, netio.Packet{Buf: b, Len: len(b)})
+}
+
+// undress takes over to the packet b, which info was decoded from, what its outer
+// header has met on the way. It reports false for a packet that must not go on.
+func (l *inbound) undress(in *sad.In, b []byte, outer uint8) bool {
+	class, fault := packet.InnerClass(l.info.TrafficClass, outer, in.Outer())
+	switch fault {
+	case packet.ECNLost:
+		l.tally.add(dropECN, 1)
+		return false
+	case packet.ECNUnused:
+		l.tally.add(ecnUnused, 1)
+	case packet.ECNFine:
+	}
+	if class != l.info.TrafficClass {
+		packet.SetTrafficClass(b, class)
+		l.info.TrafficClass = class
+	}
+	return true
 }

@@ -183,9 +183,19 @@ func (l *outbound) protect(p *netio.Packet, policy *ipsec.Policy) {
 		return
 	}
 	r := &l.run
-	r.pkts[r.n] = *p
+	q := &r.pkts[r.n]
+	*q = *p
+	l.dress(q, out)
 	r.items[r.n] = esp.SealItem{Dst: p.Buf[start:end], Inner: p.Data(), NextHeader: nextHeader(&l.info)}
 	r.n++
+}
+
+// dress says what the outer header of p takes over from the inner one, which info
+// was decoded from.
+func (l *outbound) dress(p *netio.Packet, out *sad.Out) {
+	o := out.Outer()
+	p.TrafficClass = packet.OuterClass(l.info.TrafficClass, o)
+	p.DontFragment = packet.OuterDF(&l.info, o)
 }
 
 // outbound finds the SA for the packet that info was decoded from.

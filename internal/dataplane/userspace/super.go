@@ -29,6 +29,8 @@ func (l *outbound) super(p *netio.Packet, policy *ipsec.Policy) {
 // copy.
 func (l *outbound) sealSuper(out *sad.Out, reqID uint32, n int) {
 	next := nextHeader(&l.info)
+	var dress netio.Packet
+	l.dress(&dress, out)
 	size := out.SealedLen(l.segments.PacketLen())
 	for n > 0 {
 		ep := out.Endpoint()
@@ -63,7 +65,9 @@ func (l *outbound) sealSuper(out *sad.Out, reqID uint32, n int) {
 			l.used += length
 			octets += uint64(len(inner))
 			l.tally.add(outPackets, 1)
-			l.leave[x] = append(l.leave[x], netio.Packet{Buf: dst[:length:length], Len: length, Local: ep.Local, Remote: ep.Remote})
+			dress.Buf, dress.Len = dst[:length:length], length
+			dress.Local, dress.Remote = ep.Local, ep.Remote
+			l.leave[x] = append(l.leave[x], dress)
 		}
 		l.tally.add(outOctets, octets)
 		l.w.Settle(&claim)
