@@ -20,7 +20,7 @@ var floors = [][]string{
 	{"internal/secret", "internal/ipsec", "internal/packet", "internal/dn"},
 	{"internal/sm/derive", "internal/sm/gen", "internal/sm", "internal/suite", "internal/keystore"},
 	{"internal/drop", "internal/replay", "internal/esp", "internal/ike/message", "internal/ike/keys", "internal/ike/v2/rules", "internal/ike/v2/conf", "internal/ike/step", "internal/ike/v2/fault", "internal/ike/v2", "internal/config"},
-	{"internal/spd", "internal/sad", "internal/pki"},
+	{"internal/dataplane/kernel/xfrm", "internal/spd", "internal/sad", "internal/pki"},
 	{"internal/logging", "internal/netio", "internal/dataplane", "internal/dataplane/dataplanetest", "internal/dataplane/userspace", "internal/ike", "internal/host"},
 	{"internal/control", "internal/diagnose", "internal/lab/netns", "internal/lab", "internal/bench/plot", "internal/bench"},
 	{"internal/app"},
@@ -64,7 +64,7 @@ var fences = map[string][]string{
 var pure = []string{
 	"internal/secret", "internal/ipsec", "internal/packet", "internal/dn", "internal/sm", "internal/suite",
 	"internal/drop", "internal/replay", "internal/esp", "internal/ike/message", "internal/ike/keys", "internal/ike/v2/rules", "internal/ike/v2/conf", "internal/ike/step", "internal/ike/v2/fault", "internal/ike/v2",
-	"internal/spd",
+	"internal/spd", "internal/dataplane/kernel/xfrm",
 }
 
 var worldly = []string{"net", "os", "os/exec", "log", "syscall", "net/http"}
