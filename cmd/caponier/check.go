@@ -9,15 +9,16 @@ import (
 	"github.com/spf13/cobra"
 
 	"caponier/internal/config"
+	"caponier/internal/config/describe"
 	"caponier/internal/control"
 )
 
 // checked is what `caponier check` shows.
 type checked struct {
-	Valid    bool                `json:"valid"`
-	Errors   []*config.Problem   `json:"errors"`
-	Warnings []*config.Problem   `json:"warnings"`
-	Does     *config.Description `json:"does,omitempty"`
+	Valid    bool                  `json:"valid"`
+	Errors   []*config.Problem     `json:"errors"`
+	Warnings []*config.Problem     `json:"warnings"`
+	Does     *describe.Description `json:"does,omitempty"`
 }
 
 // Text prints the problems, then what the configuration does.
@@ -54,7 +55,7 @@ func (c *cli) check() *cobra.Command {
 			cfg, warnings, err := config.Load(args[0], config.Checks{Now: time.Now()})
 			r := checked{Valid: err == nil, Errors: []*config.Problem{}, Warnings: append([]*config.Problem{}, warnings...)}
 			if err == nil {
-				r.Does = config.Describe(cfg)
+				r.Does = describe.Config(cfg)
 				return c.print(r)
 			}
 			problems, ok := errors.AsType[config.Errors](err)

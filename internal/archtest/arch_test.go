@@ -43,7 +43,7 @@ var fences = map[string][]string{
 	"golang.org/x/sys/unix":           {"internal/netio", "internal/host", "internal/lab/netns"},
 	"github.com/spf13/cobra":          {"cmd/caponier"},
 	"github.com/spf13/pflag":          {"cmd/caponier"},
-	"github.com/goccy/go-yaml":        {"internal/config"},
+	"github.com/goccy/go-yaml":        {"internal/config", "internal/config/describe"},
 	"github.com/cloudflare/circl":     {"internal/suite"},
 	"github.com/jsimonetti/rtnetlink": {"internal/host"},
 	"github.com/mdlayher/netlink":     {"internal/host"},

@@ -18,6 +18,7 @@ type Config struct {
 	Gateway     Gateway
 	Connections []*Connection // in order of name
 	Policies    []Policy      // in the order of the files
+	Manual      Manual
 	// Defaults are the values that were filled in, in the order of the files.
 	Defaults []Default
 	// Files are the files the configuration was read from, in lexical order,

@@ -98,11 +98,15 @@ func decodeSection[T any](d *decoder, n *node, path string, keys []key[T], v *T,
 			d.unknownKey(f.key, names(keys))
 		case k.later:
 			d.errorf(f.key, "%s is not supported by this version; valid: %s", k.name, strings.Join(names(keys), ", "))
-		case k.section && path == "":
+		case k.never != "":
+			d.conceal(f)
+			d.errorf(f.key, "%s", k.never)
+		case k.section && (path == "" || path == "manual"):
 			// The top sections may be spread over files.
-			d.keys[k.name] = f.key
+			sub := join(path, k.name)
+			d.keys[sub] = f.key
 			if d.present(f) {
-				k.set(d, v, f.value, k.name)
+				k.set(d, v, f.value, sub)
 			}
 		default:
 			sub := join(path, k.name)
@@ -127,7 +131,7 @@ func fill[T any](d *decoder, n *node, path string, keys []key[T], v *T) {
 	for _, k := range keys {
 		sub := join(path, k.name)
 		switch {
-		case k.later || d.keys[sub] != nil:
+		case k.later || k.never != "" || d.keys[sub] != nil:
 		case k.required:
 			d.errorf(d.section(path), "%s is missing", k.name)
 		case k.def != "":
@@ -151,6 +155,20 @@ func (d *decoder) section(path string) *node {
 func (d *decoder) failed(path string) bool {
 	n := d.nodes[path]
 	return n != nil && slices.ContainsFunc(d.errs, func(p *Problem) bool { return p.Position == n.pos })
+}
+
+// conceal keeps the lines of a key and its value out of every problem: they hold
+// what nobody is to see.
+func (d *decoder) conceal(f field) {
+	first, last := f.key.pos.Line, max(f.key.pos.Line, f.value.pos.Line)+strings.Count(f.value.text, "\n")
+	for i := max(first, 1); i <= min(last, len(f.key.src.lines)); i++ {
+		f.key.src.lines[i-1] = ""
+	}
+	for _, p := range slices.Concat(d.errs, d.warnings) {
+		if p.File == f.key.pos.File && first <= p.Line && p.Line <= last {
+			p.Text = ""
+		}
+	}
 }
 
 func (d *decoder) present(f field) bool {
@@ -322,7 +340,7 @@ func (d *decoder) duration(v *time.Duration, n *node, low time.Duration) {
 	case err != nil:
 		d.errorf(n, "%q is not a duration, such as 30s, 4h or 1d", text)
 	case x < low && (x != 0 || low != 0), x < 0, x > maxDuration:
-		d.errorf(n, "%s is not between %s and %s", text, formatDuration(low), formatDuration(maxDuration))
+		d.errorf(n, "%s is not between %s and %s", text, FormatDuration(low), FormatDuration(maxDuration))
 	case x != 0 && x < time.Second:
 		d.errorf(n, "%s is shorter than a second", text)
 	default:
@@ -351,8 +369,8 @@ func parseDuration(text string) (time.Duration, error) {
 	return out + more, err
 }
 
-// formatDuration prints a duration as an operator writes it: 4h, not 4h0m0s.
-func formatDuration(v time.Duration) string {
+// FormatDuration prints a duration as an operator writes it: 4h, not 4h0m0s.
+func FormatDuration(v time.Duration) string {
 	switch {
 	case v == 0:
 		return "0s"
@@ -448,17 +466,7 @@ func (d *decoder) proposals(v *[]ipsec.Proposal, words *[]string, n *node, path 
 			}
 			return
 		}
-		var wrong *suite.WordError
-		if !errors.As(err, &wrong) {
-			d.errorf(item, "%v", err)
-			return
-		}
-		// The caret goes under the word itself where the item is on one line.
-		spot := *item
-		if i := wordIndex(text, wrong.Word); i >= 0 {
-			spot.pos = item.src.find(item.pos, text, i)
-		}
-		d.errorf(&spot, "%q %s", wrong.Word, wrong.Reason).Suggestion = wrong.Nearest
+		d.wrongWord(item, text, err)
 	})
 }
 

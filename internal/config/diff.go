@@ -2,8 +2,11 @@ package config
 
 import (
 	"cmp"
+	"fmt"
+	"io"
 	"reflect"
 	"slices"
+	"strings"
 )
 
 // Effect says what applying a change does to traffic. Higher ones disturb more.
@@ -15,12 +18,13 @@ const (
 	EffectAtOnce                    // applied, without touching an SA
 	EffectNext                      // counts from the next SA on
 	EffectRekey                     // SAs are re-keyed, without losing a packet
+	EffectReplace                   // the association is taken out and put in anew
 	EffectRenegotiate               // CHILD SAs are deleted and set up anew
 	EffectReconnect                 // the IKE SA is closed and set up anew
 	EffectRestart                   // needs a restart of the gateway; the old value stays
 )
 
-var effectWords = [...]string{"untouched", "applied at once", "from the next SA on", "re-keys", "re-negotiates", "reconnects", "needs restart"}
+var effectWords = [...]string{"untouched", "applied at once", "from the next SA on", "re-keys", "replaced", "re-negotiates", "reconnects", "needs restart"}
 
 // String says the effect in words.
 func (e Effect) String() string { return effectWords[e] }
@@ -51,7 +55,9 @@ func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 type Plan struct {
 	Gateway     []KeyChange      `json:"gateway"`
 	Connections []ConnectionPlan `json:"connections"`
-	Policies    []Part           `json:"policies"`
+	Policies    []Part           `json:"policies"` // those of the section manual too
+	// Associations are those of the section manual.
+	Associations []Part `json:"associations"`
 }
 
 // KeyChange is one key that has another value.
@@ -91,7 +97,7 @@ func (p *Plan) Empty() bool {
 			return false
 		}
 	}
-	return len(p.Gateway) == 0 && all(p.Policies, same)
+	return len(p.Gateway) == 0 && all(p.Policies, same) && all(p.Associations, same)
 }
 
 // NeedsRestart returns the keys of the gateway that keep their old values until
@@ -136,6 +142,12 @@ func Diff(old, new *Config) *Plan {
 	})
 	pair(pointers(old.Policies), pointers(new.Policies), func(p *Policy) string { return p.Name }, func(name string, a, b *Policy) {
 		plan.Policies = append(plan.Policies, part(name, a, b, func(a, b *Policy) []KeyChange { return changes("", policyKeys, a, b) }))
+	})
+	pair(old.Manual.Policies, new.Manual.Policies, func(p *ManualPolicy) string { return p.Name }, func(name string, a, b *ManualPolicy) {
+		plan.Policies = append(plan.Policies, part(name, a, b, func(a, b *ManualPolicy) []KeyChange { return changes("", manualPolicyKeys, a, b) }))
+	})
+	pair(old.Manual.Associations, new.Manual.Associations, func(a *Association) string { return a.Name }, func(name string, a, b *Association) {
+		plan.Associations = append(plan.Associations, part(name, a, b, func(a, b *Association) []KeyChange { return changes("", associationKeys, a, b) }))
 	})
 	return plan
 }
@@ -240,4 +252,43 @@ func ReqIDs(c *Config, previous map[string]uint32) map[string]uint32 {
 		out[name], used[next] = next, true
 	})
 	return out
+}
+
+// WriteText prints the plan for people: one line for each part that changes.
+func (p *Plan) WriteText(w io.Writer) error {
+	var b strings.Builder
+	keys := func(list []KeyChange) string {
+		words := make([]string, len(list))
+		for i, k := range list {
+			words[i] = k.Key + " (" + k.Effect.String() + ")"
+		}
+		return strings.Join(words, ", ")
+	}
+	line := func(kind string, x Part) {
+		fmt.Fprintf(&b, "%s %s: %s", kind, x.Name, x.State)
+		if len(x.Keys) > 0 {
+			b.WriteString(": " + keys(x.Keys))
+		}
+		b.WriteByte('\n')
+	}
+	if len(p.Gateway) > 0 {
+		fmt.Fprintf(&b, "gateway: changed: %s\n", keys(p.Gateway))
+	}
+	for _, c := range p.Connections {
+		line("connection", c.Part)
+		for _, t := range c.Tunnels {
+			line("tunnel", Part{c.Name + "/" + t.Name, t.State, t.Keys})
+		}
+	}
+	for _, x := range p.Policies {
+		line("policy", x)
+	}
+	for _, x := range p.Associations {
+		line("association", x)
+	}
+	if p.Empty() {
+		b.WriteString("nothing to do\n")
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
 }

@@ -16,8 +16,9 @@ type key[T any] struct {
 	def      string // filled in where no file sets it
 	implied  string // what its absence means, where there is no def
 	required bool
-	section  bool // holds keys of its own
-	later    bool // in the contract, for another version
+	section  bool   // holds keys of its own
+	later    bool   // in the contract, for another version
+	never    string // why it is refused, without its line being shown
 	effect   Effect
 	set      func(d *decoder, v *T, n *node, path string)
 	get      func(v *T) any // for Diff; nil where the parts are compared
@@ -34,7 +35,7 @@ func find[T any](keys []key[T], name string) *key[T] {
 func names[T any](keys []key[T]) []string {
 	var out []string
 	for _, k := range keys {
-		if !k.later {
+		if !k.later && k.never == "" {
 			out = append(out, k.name)
 		}
 	}
@@ -80,6 +81,9 @@ func init() {
 		}},
 		{name: "policies", kind: "list of sections", section: true, set: func(d *decoder, v *Config, n *node, path string) {
 			d.policyList(n, path)
+		}},
+		{name: "manual", kind: "section", section: true, set: func(d *decoder, v *Config, n *node, path string) {
+			decodeSection(d, n, path, manualKeys, &v.Manual, false)
 		}},
 	}
 	gatewayKeys = []key[Gateway]{

@@ -74,7 +74,7 @@ func (d *decoder) validate(checks *Checks) {
 		}
 		if len(c.Proposals) == 0 && !d.set(path+".proposals") {
 			c.Proposals = suite.DefaultIKE()
-			d.defaulted(path+".proposals", proposalText(c.Proposals))
+			d.defaulted(path+".proposals", ProposalText(c.Proposals))
 		}
 		if l, r := c.Local.Addresses, c.Remote.Addresses; len(l) > 0 && len(r) > 0 && !addressesShareFamily(l, r) {
 			d.errorf(d.at(path+".remote.address"), "local and remote address are of different families")
@@ -89,6 +89,7 @@ func (d *decoder) validate(checks *Checks) {
 			d.checkFiles(c, path, checks)
 		}
 	}
+	d.validateManual(checks)
 	d.validateReqIDs()
 	d.validateOverlaps()
 }
@@ -170,7 +171,7 @@ func (d *decoder) needs(path string, auth Auth, required ...string) {
 func (d *decoder) validateTunnel(c *Connection, t *Tunnel, path string) {
 	if len(t.Proposals) == 0 && !d.set(path+".proposals") {
 		t.Proposals = suite.DefaultESP()
-		d.defaulted(path+".proposals", proposalText(t.Proposals))
+		d.defaulted(path+".proposals", ProposalText(t.Proposals))
 	}
 	if t.Start != StartNone {
 		switch {
@@ -281,7 +282,8 @@ func addressesShareFamily(a, b []netip.Prefix) bool {
 	})
 }
 
-func proposalText(proposals []ipsec.Proposal) string {
+// ProposalText prints proposals as a configuration has them.
+func ProposalText(proposals []ipsec.Proposal) string {
 	words := make([]string, len(proposals))
 	for i, p := range proposals {
 		words[i] = suite.ProposalString(p)

@@ -1,4 +1,4 @@
-// Package keystore is where private keys and pre-shared keys live: today, in
+// Package keystore is where private keys, pre-shared keys and manual keys live: today, in
 // files that nobody but their owner can read.
 //
 // A private key never leaves the package: callers get a crypto.Signer.

@@ -1,4 +1,5 @@
-package config
+// Package describe tells in words what a configuration does.
+package describe
 
 import (
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"caponier/internal/config"
 	"caponier/internal/ipsec"
 )
 
@@ -16,8 +18,10 @@ type Description struct {
 	Files       []string                `json:"files"`
 	Gateway     GatewayDescription      `json:"gateway"`
 	Connections []ConnectionDescription `json:"connections"`
-	Policies    []PolicyDescription     `json:"policies"` // in order of precedence
-	Defaults    []Default               `json:"defaults"`
+	// Associations are keyed by hand.
+	Associations []AssociationDescription `json:"associations,omitempty"`
+	Policies     []PolicyDescription      `json:"policies"` // in order of precedence
+	Defaults     []config.Default         `json:"defaults"`
 }
 
 // GatewayDescription describes the section gateway.
@@ -72,8 +76,8 @@ type PolicyDescription struct {
 	Remote   []ipsec.Selector `json:"remote"`
 }
 
-// Describe tells what the configuration does.
-func Describe(c *Config) *Description {
+// Config tells what the configuration does.
+func Config(c *config.Config) *Description {
 	out := &Description{
 		Files: c.Files,
 		Gateway: GatewayDescription{
@@ -91,19 +95,25 @@ func Describe(c *Config) *Description {
 			Name: conn.Name, Version: conn.Version,
 			Local:         describeParty(&conn.Local, "the subject of the certificate"),
 			Remote:        describeParty(&conn.Remote, "%any"),
-			Proposals:     proposalText(conn.Proposals),
+			Proposals:     config.ProposalText(conn.Proposals),
 			Encapsulation: conn.Encapsulation.String(),
-			DPD:           formatDuration(conn.DPD), Lifetime: formatDuration(conn.Lifetime),
+			DPD:           config.FormatDuration(conn.DPD), Lifetime: config.FormatDuration(conn.Lifetime),
 		}
 		for _, t := range conn.Tunnels {
 			d.Tunnels = append(d.Tunnels, TunnelDescription{
 				Name: t.Name, Mode: t.Mode.String(), Protocol: t.Protocol.String(),
-				Local: t.Local, Remote: t.Remote, Proposals: proposalText(t.Proposals),
+				Local: t.Local, Remote: t.Remote, Proposals: config.ProposalText(t.Proposals),
 				Starts: startText(t.Start), Lifetime: limitText(t.Lifetime),
 			})
-			out.Policies = append(out.Policies, PolicyDescription{conn.Name + "/" + t.Name, ipsec.Protect.String(), PriorityNormal, t.Local, t.Remote})
+			out.Policies = append(out.Policies, PolicyDescription{conn.Name + "/" + t.Name, ipsec.Protect.String(), config.PriorityNormal, t.Local, t.Remote})
 		}
 		out.Connections = append(out.Connections, d)
+	}
+	for _, p := range c.Manual.Policies {
+		out.Policies = append(out.Policies, PolicyDescription{p.Name, p.Action.String(), p.Priority, p.Local, p.Remote})
+	}
+	for _, a := range c.Manual.Associations {
+		out.Associations = append(out.Associations, describeAssociation(a))
 	}
 	// Among policies of one priority the more specific decides, whatever the
 	// order here.
@@ -111,17 +121,17 @@ func Describe(c *Config) *Description {
 	return out
 }
 
-func describeParty(p *Party, defaultID string) PartyDescription {
+func describeParty(p *config.Party, defaultID string) PartyDescription {
 	out := PartyDescription{Address: addressText(p.Addresses), ID: p.ID.Text}
-	if p.ID.Kind == IDDefault {
+	if p.ID.Kind == config.IDDefault {
 		out.ID = defaultID
-		if p.Auth == AuthPSK {
+		if p.Auth == config.AuthPSK {
 			out.ID = "the address"
 		}
 	}
 	var proof []string
 	switch {
-	case p.Auth == AuthPSK:
+	case p.Auth == config.AuthPSK:
 		proof = append(proof, "the pre-shared key in "+p.PSKFile)
 	case !p.Cert.IsZero():
 		proof = append(proof, "the certificate "+p.Cert.Path+" with the key "+p.Key.Path)
@@ -156,11 +166,11 @@ func addressText(list []netip.Prefix) string {
 	return strings.Join(out, ", ")
 }
 
-func startText(s Start) string {
+func startText(s config.Start) string {
 	switch s {
-	case StartTrap:
+	case config.StartTrap:
 		return "with the first packet"
-	case StartStart:
+	case config.StartStart:
 		return "at once"
 	default:
 		return "when the peer or an operator asks"
@@ -168,7 +178,7 @@ func startText(s Start) string {
 }
 
 func limitText(l ipsec.Limit) string {
-	out := formatDuration(l.Time)
+	out := config.FormatDuration(l.Time)
 	if l.Bytes > 0 {
 		out += " or " + strconv.FormatUint(l.Bytes, 10) + " octets"
 	}
@@ -203,6 +213,9 @@ func (d *Description) WriteText(w io.Writer) error {
 			fmt.Fprintf(&b, "    starts    %s, re-keyed before %s\n", t.Starts, t.Lifetime)
 		}
 	}
+	for i := range d.Associations {
+		d.Associations[i].writeText(&b)
+	}
 	if len(d.Policies) > 0 {
 		b.WriteString("\npolicies, the highest priority first; among equals the more specific decides\n")
 		for _, p := range d.Policies {
@@ -214,42 +227,6 @@ func (d *Description) WriteText(w io.Writer) error {
 		for _, f := range d.Defaults {
 			fmt.Fprintf(&b, "  %s: %s\n", f.Key, f.Value)
 		}
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
-}
-
-// WriteText prints the plan for people: one line for each part that changes.
-func (p *Plan) WriteText(w io.Writer) error {
-	var b strings.Builder
-	keys := func(list []KeyChange) string {
-		words := make([]string, len(list))
-		for i, k := range list {
-			words[i] = k.Key + " (" + k.Effect.String() + ")"
-		}
-		return strings.Join(words, ", ")
-	}
-	line := func(kind string, x Part) {
-		fmt.Fprintf(&b, "%s %s: %s", kind, x.Name, x.State)
-		if len(x.Keys) > 0 {
-			b.WriteString(": " + keys(x.Keys))
-		}
-		b.WriteByte('\n')
-	}
-	if len(p.Gateway) > 0 {
-		fmt.Fprintf(&b, "gateway: changed: %s\n", keys(p.Gateway))
-	}
-	for _, c := range p.Connections {
-		line("connection", c.Part)
-		for _, t := range c.Tunnels {
-			line("tunnel", Part{c.Name + "/" + t.Name, t.State, t.Keys})
-		}
-	}
-	for _, x := range p.Policies {
-		line("policy", x)
-	}
-	if p.Empty() {
-		b.WriteString("nothing to do\n")
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -1,0 +1,138 @@
+package config
+
+import (
+	"slices"
+	"strings"
+
+	"caponier/internal/ipsec"
+	"caponier/internal/secret"
+)
+
+// ParseAssociation reads an association from the values of its keys, as an
+// operator gives them to a running gateway: by the names, in the words and with
+// the checks of the file, a list with commas. The keys are given apart; no path
+// is taken. It returns warnings beside the association, or Errors in its place.
+func ParseAssociation(name string, values map[string]string, encrKey, integKey secret.Key, plane DataPlane) (*Association, []*Problem, error) {
+	d := newDecoder()
+	a := &Association{Name: name, EncrKey: encrKey, IntegKey: integKey}
+	d.values(name, values, func(n *node, path string) {
+		decodeSection(d, n, path, parameters(associationKeys), a, true)
+		d.checkAssociation(a, path, plane)
+	})
+	if len(d.errs) == 0 {
+		encr, integ := a.KeyLengths()
+		for _, k := range []struct {
+			what   string
+			t      ipsec.Transform
+			key    secret.Key
+			octets int
+		}{{"encryption", a.Encr, a.EncrKey, encr}, {"integrity", a.Integ, a.IntegKey, integ}} {
+			d.givenKey(k.what, algorithmName(k.t), k.key, k.octets)
+		}
+	}
+	if len(d.errs) > 0 {
+		return nil, d.warnings, Errors(d.errs)
+	}
+	return a, d.warnings, nil
+}
+
+// ParsePolicy reads a manual policy in the same way.
+func ParsePolicy(name string, values map[string]string, plane DataPlane) (*ManualPolicy, []*Problem, error) {
+	d := newDecoder()
+	p := &ManualPolicy{Name: name}
+	d.values(name, values, func(n *node, path string) {
+		decodeSection(d, n, path, manualPolicyKeys, p, true)
+		d.checkPolicy(p, path, plane)
+	})
+	if len(d.errs) > 0 {
+		return nil, d.warnings, Errors(d.errs)
+	}
+	return p, d.warnings, nil
+}
+
+// A Parameter is a value that ParseAssociation or ParsePolicy reads.
+type Parameter struct {
+	Name     string
+	Kind     string // what it holds: "in | out", "number"
+	Default  string // filled in where it is absent, or what its absence means
+	Required bool
+}
+
+// AssociationParameters lists the values of an association, without its name and
+// keys, in the order of the reference document.
+func AssociationParameters() []Parameter { return parametersOf(parameters(associationKeys)) }
+
+// PolicyParameters lists the values of a manual policy, without its name.
+func PolicyParameters() []Parameter { return parametersOf(manualPolicyKeys) }
+
+func parametersOf[T any](keys []key[T]) []Parameter {
+	var out []Parameter
+	for _, k := range keys {
+		def := k.def
+		if def == "" {
+			def = strings.ReplaceAll(k.implied, "`", "")
+		}
+		out = append(out, Parameter{Name: k.name, Kind: k.kind, Default: def, Required: k.required})
+	}
+	return out
+}
+
+// parameters leaves out the files of keys: what is given to a running gateway is
+// the keys themselves.
+func parameters(keys []key[Association]) []key[Association] {
+	return slices.DeleteFunc(slices.Clone(keys), func(k key[Association]) bool {
+		return k.never != "" || strings.HasSuffix(k.name, "-key-file")
+	})
+}
+
+// values gives the values to read as the section that they would be in a file.
+// The place of each is its flag.
+func (d *decoder) values(name string, values map[string]string, read func(n *node, path string)) {
+	at := func(flag, text string) *node {
+		return &node{text: text, pos: Position{File: flag}, src: &source{name: flag}}
+	}
+	root := at(name, "")
+	root.kind = mappingNode
+	d.nodes[""], d.keys[name] = root, root
+	if !d.name(at(name, name)) {
+		return
+	}
+	for _, k := range sortedKeys(values) {
+		flag := "--" + k
+		value := at(flag, values[k])
+		if parts := strings.Split(values[k], ","); len(parts) > 1 {
+			value.kind = sequenceNode
+			for _, p := range parts {
+				value.items = append(value.items, at(flag, strings.TrimSpace(p)))
+			}
+		}
+		root.fields = append(root.fields, field{at(flag, k), value})
+	}
+	read(root, name)
+}
+
+func sortedKeys(m map[string]string) []string {
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (d *decoder) givenKey(what, algorithm string, key secret.Key, octets int) {
+	n := &node{pos: Position{File: "--" + what + "-key-file"}, src: &source{}}
+	switch {
+	case octets == 0 && key.IsZero():
+	case octets == 0:
+		d.errorf(n, "the algorithms take no %s key", what)
+	case key.IsZero():
+		d.errorf(n, "%s takes a key of %d bits", algorithm, 8*octets)
+	default:
+		if err := checkKey(key, what, algorithm, octets); err != nil {
+			d.errorf(n, "%v", err)
+		} else if uniform(key) {
+			d.warnf(n, "all octets of the key are the same: openssl rand -hex %d makes a better one", octets)
+		}
+	}
+}
