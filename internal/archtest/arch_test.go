@@ -19,10 +19,10 @@ const module = "caponier"
 var floors = [][]string{
 	{"internal/secret", "internal/ipsec", "internal/packet", "internal/dn"},
 	{"internal/sm/derive", "internal/sm/gen", "internal/sm", "internal/suite", "internal/keystore"},
-	{"internal/drop", "internal/replay", "internal/esp", "internal/ike/message", "internal/ike/keys", "internal/ike/v2/rules", "internal/ike/v2/conf", "internal/ike/step", "internal/ike/v2/fault", "internal/ike/v2", "internal/config"},
+	{"internal/drop", "internal/replay", "internal/esp", "internal/ike/message", "internal/ike/keys", "internal/ike/v2/rules", "internal/ike/v2/conf", "internal/ike/step", "internal/ike/v2/fault", "internal/ike/v2", "internal/config", "internal/config/describe"},
 	{"internal/dataplane/kernel/xfrm", "internal/spd", "internal/sad", "internal/pki"},
 	{"internal/logging", "internal/netio", "internal/dataplane", "internal/dataplane/dataplanetest", "internal/dataplane/userspace", "internal/ike", "internal/host"},
-	{"internal/control", "internal/diagnose", "internal/lab/netns", "internal/lab", "internal/bench/plot", "internal/bench"},
+	{"internal/control", "internal/manual", "internal/diagnose", "internal/lab/netns", "internal/lab", "internal/bench/plot", "internal/bench"},
 	{"internal/app"},
 	{"cmd/caponier"},
 }
