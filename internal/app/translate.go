@@ -57,6 +57,7 @@ func connection(c *config.Connection, creds *credentials, reqIDs map[string]uint
 		out.Children = append(out.Children, &v2.Child{
 			Name: t.Name, Mode: t.Mode, Protocol: t.Protocol, Local: t.Local, Remote: t.Remote,
 			Proposals: t.Proposals, ReqID: reqIDs[policyName(c.Name, t.Name)], ReplayWindow: t.ReplayWindow,
+			Outer: t.Outer, Fit: t.Fit,
 			Lifetime: t.Lifetime, Start: t.Start == config.StartStart,
 		})
 	}

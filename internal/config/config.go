@@ -138,7 +138,9 @@ type Tunnel struct {
 	Start         Start
 	Lifetime      ipsec.Limit // before jitter
 	ReplayWindow  uint32      // in packets
-	ReqID         uint32      // 0: assigned, see ReqIDs
+	Outer         ipsec.Outer
+	Fit           ipsec.Fit
+	ReqID         uint32 // 0: assigned, see ReqIDs
 }
 
 // Policy is a shunt: traffic that is let through or dropped without IKE.

@@ -97,6 +97,8 @@ func TestParseFull(t *testing.T) {
 		{"dpd", agw.DPD, 30 * time.Second},
 		{"lifetime", lan.Lifetime, ipsec.Limit{Time: time.Hour, Bytes: 500 << 30, Packets: 4_000_000_000}},
 		{"start", lan.Start, StartTrap},
+		{"outer", lan.Outer, ipsec.Outer{DF: ipsec.ClearDF, DSCP: ipsec.DSCPBoth, NoECN: true}},
+		{"fit", lan.Fit, ipsec.Fit{MSS: 1200, Fragment: ipsec.FragmentAfter}},
 		{"protocol", lan.Protocol, ipsec.ESP},
 		{"selector", lan.Local[1].String(), "10.9.0.7/32:tcp/80"},
 		{"words", lan.ProposalWords, []string{"aes256gcm16-x25519"}},

@@ -308,6 +308,17 @@ func number[T ~int | ~uint32 | ~uint64](d *decoder, v *T, n *node, low, high uin
 	*v = T(x)
 }
 
+// mss sets *v to what "auto", "off" or a number says.
+func (d *decoder) mss(v *ipsec.MSS, n *node) {
+	text, ok := d.scalar(n)
+	if !ok {
+		return
+	}
+	if v.UnmarshalText([]byte(text)) != nil {
+		d.errorf(n, "%q is neither auto, off nor a number of octets from %d to %d", text, ipsec.MinMSS, ipsec.MaxMSS)
+	}
+}
+
 // size sets *v to a number of octets; k, M, G and T are powers of 1024.
 func (d *decoder) size(v *uint64, n *node) {
 	text, ok := d.scalar(n)

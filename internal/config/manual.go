@@ -50,6 +50,7 @@ type Association struct {
 	ReplayWindow uint32 // in packets
 	Lifetime     ipsec.Lifetime
 	Outer        ipsec.Outer
+	Fit          ipsec.Fit
 	Kernel       ipsec.KernelSA
 }
 
@@ -63,7 +64,7 @@ func (a *Association) SA() ipsec.SA {
 		SPI: a.SPI, Protocol: a.Protocol, Mode: a.Mode, Direction: a.Direction,
 		Local: netip.AddrPortFrom(a.LocalAddress, 0), Remote: netip.AddrPortFrom(a.RemoteAddress, 0), Encap: a.Encap,
 		Encr: a.Encr, Integ: a.Integ, EncrKey: a.EncrKey.Clone(), IntegKey: a.IntegKey.Clone(),
-		ESN: a.ESN, ReplayWindow: a.ReplayWindow, Lifetime: a.Lifetime, Outer: a.Outer, Kernel: a.Kernel,
+		ESN: a.ESN, ReplayWindow: a.ReplayWindow, Lifetime: a.Lifetime, Outer: a.Outer, Fit: a.Fit, Kernel: a.Kernel,
 		ReqID: a.ReqID, LocalTS: a.Local, RemoteTS: a.Remote, Tunnel: a.Name,
 	}
 	if a.Encap {

@@ -196,7 +196,7 @@ func init() {
 }
 
 // outerKeys say how tunnel mode treats the outer header (RFC 4301, Section
-// 5.1.2).
+// 5.1.2), and packets that are too long.
 var outerKeys = []key[Association]{
 	{
 		name: "df", kind: dfWords.String(), implied: "copy", effect: EffectReplace,
@@ -215,6 +215,16 @@ var outerKeys = []key[Association]{
 			yes(d, &ecn, n)
 			v.Outer.NoECN = !ecn
 		}, get: func(v *Association) any { return v.Outer.NoECN },
+	},
+	{
+		name: "mss", kind: kindMSS, implied: "auto", effect: EffectReplace,
+		set: func(d *decoder, v *Association, n *node, _ string) { d.mss(&v.Fit.MSS, n) },
+		get: func(v *Association) any { return v.Fit.MSS },
+	},
+	{
+		name: "fragment", kind: fragmentWords.String(), implied: "before", effect: EffectReplace,
+		set: func(d *decoder, v *Association, n *node, _ string) { word(d, &v.Fit.Fragment, n, fragmentWords) },
+		get: func(v *Association) any { return v.Fit.Fragment },
 	},
 }
 

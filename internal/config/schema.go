@@ -52,6 +52,7 @@ const (
 	kindSelectors = "selector or list"
 	kindIdentity  = "identity"
 	kindProposals = "proposal or list"
+	kindMSS       = "auto | off | number, 88 to 65495"
 )
 
 // The tables are filled in by init functions, because sections refer to one
@@ -344,6 +345,34 @@ func init() {
 			name: "replay-window", kind: "number, 32 to 65536", def: "4096", effect: EffectNext,
 			set: func(d *decoder, v *Tunnel, n *node, _ string) { number(d, &v.ReplayWindow, n, 32, 65536) },
 			get: func(v *Tunnel) any { return v.ReplayWindow },
+		},
+		{
+			name: "df", kind: dfWords.String(), implied: "copy", effect: EffectRekey,
+			set: func(d *decoder, v *Tunnel, n *node, _ string) { word(d, &v.Outer.DF, n, dfWords) },
+			get: func(v *Tunnel) any { return v.Outer.DF },
+		},
+		{
+			name: "dscp", kind: dscpWords.String(), implied: "out", effect: EffectRekey,
+			set: func(d *decoder, v *Tunnel, n *node, _ string) { word(d, &v.Outer.DSCP, n, dscpWords) },
+			get: func(v *Tunnel) any { return v.Outer.DSCP },
+		},
+		{
+			name: "ecn", kind: yesWords.String(), implied: "yes", effect: EffectRekey,
+			set: func(d *decoder, v *Tunnel, n *node, _ string) {
+				var ecn bool
+				yes(d, &ecn, n)
+				v.Outer.NoECN = !ecn
+			}, get: func(v *Tunnel) any { return v.Outer.NoECN },
+		},
+		{
+			name: "mss", kind: kindMSS, implied: "auto", effect: EffectRekey,
+			set: func(d *decoder, v *Tunnel, n *node, _ string) { d.mss(&v.Fit.MSS, n) },
+			get: func(v *Tunnel) any { return v.Fit.MSS },
+		},
+		{
+			name: "fragment", kind: fragmentWords.String(), implied: "before", effect: EffectRekey,
+			set: func(d *decoder, v *Tunnel, n *node, _ string) { word(d, &v.Fit.Fragment, n, fragmentWords) },
+			get: func(v *Tunnel) any { return v.Fit.Fragment },
 		},
 		{
 			name: "reqid", kind: "number", implied: "assigned", effect: EffectRenegotiate,

@@ -118,6 +118,7 @@ var (
 	modeWords          = wordList{[]string{"tunnel"}, []string{"transport"}}
 	protocolWords      = wordList{[]string{"esp"}, []string{"ah", "ah+esp"}}
 	startWords         = wordList{[]string{"none", "trap", "start"}, nil}
+	fragmentWords      = wordList{[]string{"before", "after"}, nil}
 	actionWords        = wordList{[]string{"discard", "bypass"}, nil}
 	priorityWords      = wordList{[]string{"low", "normal", "high"}, nil}
 )

@@ -42,6 +42,8 @@ type SA struct {
 
 	// Outer says how tunnel mode builds and reads the outer header.
 	Outer Outer
+	// Fit says what becomes of packets that are too long.
+	Fit Fit
 
 	// Kernel holds what only the Linux kernel's plane can do with the SA.
 	Kernel KernelSA

@@ -148,9 +148,10 @@ func (m *Machine) keyChild(c *child, shared secret.Key, ni, nr []byte, ours bool
 		Encr: encr, Integ: integ,
 		ESN:          c.chosen.First(ipsec.TypeESN).ID == ipsec.ESNYes,
 		ReplayWindow: c.conf.ReplayWindow,
-		Lifetime:     c.lifetime,
-		ReqID:        c.conf.ReqID,
-		LocalTS:      c.localTS, RemoteTS: c.remoteTS,
+		Outer:        c.conf.Outer, Fit: c.conf.Fit,
+		Lifetime: c.lifetime,
+		ReqID:    c.conf.ReqID,
+		LocalTS:  c.localTS, RemoteTS: c.remoteTS,
 		Connection: m.conn.Name, Tunnel: c.conf.Name,
 	}
 	in, out := sa, sa
