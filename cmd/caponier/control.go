@@ -22,6 +22,8 @@ func (c *cli) controlCommands() []*cobra.Command {
 		group, name, grouped := strings.Cut(cmd.Name, " ")
 		switch {
 		case cmd.Name == "version": // has an answer of its own, without a daemon
+		case cmd.Name == "capture":
+			out = append(out, c.capture())
 		case !grouped:
 			out = append(out, c.controlCommand(cmd, cmd.Name))
 		default:
@@ -71,22 +73,31 @@ func (c *cli) controlCommand(cmd control.Command, name string) *cobra.Command {
 		return c.names(cc.Context(), arguments[len(args)].Complete), cobra.ShellCompDirectiveNoFileComp
 	}
 	cc.RunE = run(func(cc *cobra.Command, args []string) error {
-		params := make(map[string]any)
-		for i, text := range args {
-			params[arguments[i].Name] = text
-		}
-		for _, p := range cmd.Params {
-			if f := cc.Flags().Lookup(p.Name); p.Arg == "" && f.Changed {
-				params[p.Name] = f.Value.String()
-			}
-		}
-		// What the daemon would refuse as wrong usage is so without a daemon too.
-		if _, err := cmd.Request(params); err != nil {
+		params, err := requestOf(cc, cmd, args)
+		if err != nil {
 			return err
 		}
 		return c.call(cc.Context(), cmd, params)
 	})
 	return cc
+}
+
+// requestOf gathers the parameters of a command from the command line. What the
+// daemon would refuse as wrong usage is so without a daemon too.
+func requestOf(cc *cobra.Command, cmd control.Command, args []string) (map[string]any, error) {
+	params := make(map[string]any)
+	for _, p := range cmd.Params {
+		switch {
+		case p.Arg == "":
+			if f := cc.Flags().Lookup(p.Name); f.Changed {
+				params[p.Name] = f.Value.String()
+			}
+		case len(args) > 0:
+			params[p.Name], args = args[0], args[1:]
+		}
+	}
+	_, err := cmd.Request(params)
+	return params, err
 }
 
 // flag declares a parameter as a flag. The type only guides cobra: the registry
@@ -98,6 +109,8 @@ func (c *cli) flag(cc *cobra.Command, p control.Param) {
 	case control.Duration:
 		d, _ := time.ParseDuration(p.Default)
 		cc.Flags().DurationP(p.Name, p.Letter, d, p.Help)
+	case control.Number:
+		cc.Flags().Uint64P(p.Name, p.Letter, 0, p.Help)
 	default:
 		cc.Flags().StringP(p.Name, p.Letter, p.Default, p.Help)
 	}

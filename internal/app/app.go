@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"caponier/internal/capture"
 	"caponier/internal/config"
 	"caponier/internal/control"
 	"caponier/internal/dataplane/userspace"
@@ -61,6 +62,8 @@ type app struct {
 	server  *control.Server
 	// ikeSocket is the daemon's to close, once there is a daemon.
 	ikeSocket *netio.IKEPort
+	tap       capture.Tap
+	keyring   capture.Keyring
 	workers   int
 	serving   sync.WaitGroup
 
@@ -175,7 +178,7 @@ func (a *app) start(creds map[string]*credentials) error {
 		return err
 	}
 	a.plane, err = userspace.New(userspace.Options{
-		Devices: devices, MTU: gw.MTU, Rand: rand.Reader, Logger: a.log.Subsystem("dataplane"),
+		Devices: devices, MTU: gw.MTU, Rand: rand.Reader, Tap: &a.tap, Logger: a.log.Subsystem("dataplane"),
 	})
 	if err != nil {
 		return err
@@ -195,9 +198,11 @@ func (a *app) start(creds map[string]*credentials) error {
 	if err := a.host.Set(host.FromPolicies(spd)); err != nil {
 		return err
 	}
+	a.keyring.Allow(gw.CaptureKeys == config.CaptureKeysAllow)
 	a.daemon = ike.New(ike.Options{
-		Sockets: []netio.IKESocket{a.plane.IKESocket(), a.ikeSocket}, Backend: a.plane,
+		Sockets: []netio.IKESocket{a.plane.IKESocket(), a.ikeSocket}, Backend: a.keyring.Backend(a.plane),
 		Authenticator: a.auth, Rand: rand.Reader, Log: a.log.Subsystem("ike"), OnFailure: a.book.Take,
+		Tap: &a.tap, Keys: &a.keyring,
 	})
 	conns := connections(a.cfg, creds, a.reqIDs)
 	a.book.Configure(conns)
@@ -233,6 +238,7 @@ func (a *app) close() error {
 	if a.plane != nil {
 		errs = append(errs, a.plane.Close())
 	}
+	a.keyring.Allow(false)
 	if a.lock != nil {
 		errs = append(errs, a.lock.Close())
 	}

@@ -43,6 +43,10 @@ func (a *app) Reload(_ context.Context, dryRun bool) (control.ReloadReport, erro
 	if err := a.host.Set(host.FromPolicies(spd)); err != nil {
 		return report, err
 	}
+	if allow := cfg.Gateway.CaptureKeys == config.CaptureKeysAllow; allow != a.keyring.Allowed() {
+		a.keyring.Allow(allow)
+		a.daemon.KeepKeys()
+	}
 	a.auth.set(creds)
 	conns := connections(cfg, creds, reqIDs)
 	a.book.Configure(conns)

@@ -52,7 +52,9 @@ type Gateway struct {
 	Workers   int // 0: one for each CPU
 	MTU       int // of the inner interface, in octets; 0: from the outer path
 	Shutdown  Shutdown
-	Log       Log
+	// CaptureKeys lets "caponier capture --keys" have the keys in use.
+	CaptureKeys CaptureKeys
+	Log         Log
 }
 
 // Log is the section gateway.log.

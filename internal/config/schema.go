@@ -132,6 +132,11 @@ func init() {
 			get: func(v *Gateway) any { return v.Shutdown },
 		},
 		{
+			name: "capture-keys", kind: captureKeysWords.String(), def: "refuse", effect: EffectAtOnce,
+			set: func(d *decoder, v *Gateway, n *node, _ string) { word(d, &v.CaptureKeys, n, captureKeysWords) },
+			get: func(v *Gateway) any { return v.CaptureKeys },
+		},
+		{
 			name: "log", kind: "section", section: true,
 			set: func(d *decoder, v *Gateway, n *node, path string) {
 				decodeSection(d, n, path, logKeys, &v.Log, false)

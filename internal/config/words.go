@@ -27,6 +27,15 @@ const (
 	ShutdownRelease                 // they are routed as if there were no gateway
 )
 
+// CaptureKeys says whether operators may capture packets with the keys.
+type CaptureKeys uint8
+
+// The settings of capture-keys.
+const (
+	CaptureKeysRefuse CaptureKeys = iota
+	CaptureKeysAllow
+)
+
 // LogFormat is the form of log lines.
 type LogFormat uint8
 
@@ -107,6 +116,7 @@ var (
 	dataPlaneWords     = wordList{[]string{"userspace"}, []string{"kernel"}}
 	captureWords       = wordList{[]string{"tun"}, []string{"afxdp", "afpacket"}}
 	shutdownWords      = wordList{[]string{"block", "release"}, nil}
+	captureKeysWords   = wordList{[]string{"refuse", "allow"}, nil}
 	logFormatWords     = wordList{[]string{"text", "json"}, nil}
 	logLevelWords      = wordList{[]string{"debug", "info", "warn", "error"}, nil}
 	versionWords       = wordList{[]string{"2"}, []string{"1", "gm"}}
@@ -137,6 +147,9 @@ func (d DataPlane) String() string { return dataPlaneWords.word(uint8(d)) }
 
 // String returns the configuration's word.
 func (c Capture) String() string { return captureWords.word(uint8(c)) }
+
+// String returns the configuration's word.
+func (k CaptureKeys) String() string { return captureKeysWords.word(uint8(k)) }
 
 // String returns the configuration's word.
 func (s Shutdown) String() string { return shutdownWords.word(uint8(s)) }

@@ -87,6 +87,22 @@ func Commands() []Command {
 				"whose ports are not known.",
 		}, trace),
 		many(Command{
+			Name: "capture", Streams: true,
+			Short: "Write the packets of a connection to a file",
+			Long: "Shows the packets of a connection, or of all, as they pass: inner ones in clear,\n" +
+				"outer ones as ESP and IKE, until it is interrupted. Packets are left out, and\n" +
+				"counted, where the reader is too slow: none waits for it.\n\n" +
+				"With --keys the keys come too, in the form of Wireshark's tables, also those of\n" +
+				"SAs that are set up meanwhile. Whoever has them reads the tunnels. The\n" +
+				"configuration has to allow it (gateway.capture-keys: allow).",
+			Params: []Param{
+				conn,
+				{Name: "count", Letter: "n", Type: Number, Help: "end after so many packets"},
+				{Name: "duration", Letter: "d", Type: Duration, Help: "end after this time"},
+				{Name: "keys", Type: Bool, Help: "the keys too, to decrypt the outer packets"},
+			},
+		}, capturePackets),
+		many(Command{
 			Name: "log", Reads: true, Streams: true,
 			Short: "Show the last log records",
 			Long:  "Shows the log records that the daemon keeps in memory, the oldest first.",

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"caponier/internal/capture"
 	"caponier/internal/ipsec"
 	"caponier/internal/logging"
 
@@ -50,6 +51,21 @@ type fakeGateway struct {
 	orders []string
 	// hold keeps orders and reloads waiting for ctx.
 	hold bool
+}
+
+// Capture shows one packet of each side, and a key on request.
+func (g *fakeGateway) Capture(_ context.Context, connection string, keys bool, emit func(Captured) error) error {
+	if connection != "" && connection != "agw" {
+		return UnknownConnection(connection)
+	}
+	c := Captured{Dropped: 3, Packets: []capture.Packet{
+		{Side: capture.Inner, Direction: ipsec.Out, Connection: "agw", Tunnel: "lan", Data: []byte{0x45, 1}},
+		{Side: capture.Outer, Direction: ipsec.In, Connection: "agw", Data: []byte{0x45, 2}},
+	}}
+	if keys {
+		c.Keys = []capture.Line{{Table: capture.TableESP, Text: "key"}}
+	}
+	return emit(c)
 }
 
 func (g *fakeGateway) note(order string) {

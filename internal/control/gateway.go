@@ -50,6 +50,11 @@ type Gateway interface {
 	// Trace walks a packet through the gateway. It sends nothing.
 	Trace(ctx context.Context, flow ipsec.Flow) (Trace, error)
 
+	// Capture passes the packets of a connection, or of all if connection is empty,
+	// to emit until ctx ends, which is no error. With keys it passes the keys too,
+	// where the configuration allows it. It returns at once what emit returns.
+	Capture(ctx context.Context, connection string, keys bool, emit func(Captured) error) error
+
 	// Log passes the kept log records that filter lets through to emit, the
 	// oldest first. With follow it goes on with new ones until ctx ends, which is
 	// no error. It returns at once what emit returns.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -40,6 +41,7 @@ const (
 	String ParamType = iota
 	Bool
 	Duration
+	Number // not negative
 )
 
 // Completion says which names complete a parameter.
@@ -84,6 +86,9 @@ func (r Request) Duration(name string) time.Duration {
 	v, _ := r.values[name].(time.Duration)
 	return v
 }
+
+// Number returns a parameter of type Number, or 0.
+func (r Request) Number(name string) uint64 { v, _ := r.values[name].(uint64); return v }
 
 // Request checks values, as JSON or a query has them, and fills in defaults. The
 // error has CodeUsage.
@@ -131,6 +136,15 @@ func (p *Param) parse(v any) (any, error) {
 			return nil, fmt.Errorf("%v is not a duration like 30s", v)
 		}
 		return d, nil
+	case Number:
+		if n, ok := v.(float64); ok { // as JSON has it
+			text = strconv.FormatFloat(n, 'f', -1, 64)
+		}
+		n, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("%v is not a number of 0 or more", v)
+		}
+		return n, nil
 	default:
 		if !isText {
 			return nil, fmt.Errorf("%v is not a string", v)

@@ -12,6 +12,7 @@ import (
 
 	"caponier/internal/ike/message"
 	v2 "caponier/internal/ike/v2"
+	"caponier/internal/ipsec"
 	"caponier/internal/netio"
 )
 
@@ -147,6 +148,8 @@ func (d *Daemon) admit(h message.Header, ev v2.Received) bool {
 		return false
 	}
 	d.counters.cookies.Add(1)
-	d.send(netio.Datagram{Data: raw, Local: ev.Local, Remote: ev.Remote})
+	dg := netio.Datagram{Data: raw, Local: ev.Local, Remote: ev.Remote}
+	d.show(ipsec.Out, "", dg)
+	d.send(dg)
 	return false
 }

@@ -22,6 +22,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"caponier/internal/capture"
 	"caponier/internal/dataplane"
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/step"
@@ -58,8 +59,7 @@ type Authenticator interface {
 	Verify(v v2.Verify) error
 }
 
-// Options are the parts a Daemon is made of. All but Now and OnFailure are
-// required.
+// Options are the parts a Daemon is made of. All up to Log are required.
 type Options struct {
 	Sockets       []netio.IKESocket // one for each local port
 	Backend       dataplane.Backend
@@ -70,6 +70,8 @@ type Options struct {
 	// OnFailure is told of each negotiation that fails, at once and from several
 	// goroutines. It must not block.
 	OnFailure func(Attempt)
+	Tap       *capture.Tap     // shows the messages; nil shows none
+	Keys      *capture.Keyring // keeps the keys where that is allowed; nil keeps none
 }
 
 // Daemon runs all IKE SAs of the gateway.
@@ -84,6 +86,8 @@ type Daemon struct {
 	env     v2.Env
 
 	onFailure func(Attempt) // or nil
+	tap       *capture.Tap
+	keys      *capture.Keyring
 
 	counters  counters
 	cookies   cookieJar
@@ -120,6 +124,7 @@ type counters struct {
 func New(o Options) *Daemon {
 	d := &Daemon{
 		backend: o.Backend, auth: o.Authenticator, log: o.Log, now: o.Now, onFailure: o.OnFailure,
+		tap: o.Tap, keys: o.Keys,
 		sockets: make(map[uint16]netio.IKESocket), conns: make(map[string]*connection),
 		bySPI: make(map[message.SPI]*sa), halfOpen: make(map[initKey]*sa),
 		bySource: make(map[netip.Addr]int), bySA: make(map[ipsec.SAID]*sa),
@@ -267,7 +272,12 @@ func (d *Daemon) dispatch(dg netio.Datagram) {
 	if ours == 0 {
 		s = d.halfOpen[initKey{dg.Remote, h.InitiatorSPI}]
 	}
+	conn := ""
+	if s != nil {
+		conn = s.conn
+	}
 	d.mu.Unlock()
+	d.show(ipsec.In, conn, dg)
 	switch {
 	case h.Major != 2:
 		d.counters.malformed.Add(1)

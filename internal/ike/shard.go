@@ -28,6 +28,8 @@ type sa struct {
 	gone      bool
 	successor *sa         // has taken over after a rekeying: orders go there
 	notices   []v2.Notice // of the event under way, that orders may wait for
+	kept      bool        // the keyring has its keys
+	keptFor   string      // under this connection
 
 	// Guarded by Daemon.mu.
 	conn       string // name of the connection; empty until the peer is known
@@ -184,6 +186,7 @@ func (sh *shard) feed(s *sa, ev v2.Event) {
 		}
 	}
 	sh.schedule(s, s.machine.Deadline())
+	sh.keepKeys(s)
 	for _, answer := range answers {
 		sh.feed(s, answer)
 	}
@@ -208,6 +211,7 @@ func (sh *shard) perform(s *sa, a v2.Action) v2.Event {
 	d := sh.d
 	switch a := a.(type) {
 	case v2.Send:
+		d.show(ipsec.Out, s.conn, netio.Datagram{Data: a.Data, Local: a.Local, Remote: a.Remote})
 		d.send(netio.Datagram{Data: a.Data, Local: a.Local, Remote: a.Remote})
 	case v2.SendKeepAlive:
 		if sock := d.sockets[a.Local.Port()]; sock != nil {
@@ -294,6 +298,7 @@ func (sh *shard) remove(s *sa) {
 	}
 	s.gone = true
 	sh.schedule(s, time.Time{})
+	sh.d.keys.ForgetIKE(uint64(s.spi))
 	for _, id := range sh.d.forget(s) {
 		sh.deleteSA(id)
 	}

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"sync"
 
+	"caponier/internal/capture"
 	"caponier/internal/esp"
 	"caponier/internal/ipsec"
 	"caponier/internal/netio"
@@ -35,6 +36,8 @@ type inbound struct {
 	joins netio.Joiner
 
 	// Scratch, used again for each batch.
+
+	listeners capture.Listeners // to this batch
 
 	info    packet.Info
 	deliver []netio.Packet
@@ -84,6 +87,7 @@ func (l *inbound) loop() error {
 
 // carry takes one batch all the way.
 func (l *inbound) carry(pkts []netio.Packet) {
+	l.listeners = l.plane.opts.Tap.Listeners()
 	l.deliver = l.deliver[:0]
 	l.prepare(len(pkts))
 	for len(pkts) > 0 {
@@ -187,6 +191,9 @@ func (l *inbound) open(pkts []netio.Packet, index int) []netio.Packet {
 
 func (l *inbound) openOne(w *sad.Worker, p *netio.Packet, spi ipsec.SPI) {
 	in := w.Inbound(ipsec.ESP, spi)
+	if l.listeners != nil {
+		l.showSealed(p, in)
+	}
 	if in == nil {
 		l.tally.add(espDrop(esp.ErrNoSA), 1)
 		return
@@ -207,6 +214,18 @@ func (l *inbound) openOne(w *sad.Worker, p *netio.Packet, spi ipsec.SPI) {
 	}
 	b, _, err := w.Open(in, p.Data(), from)
 	l.opened(w, in, b, p.TrafficClass, err)
+}
+
+// showSealed shows an ESP packet before it is opened, to those who listen; in is nil
+// where no SA takes it.
+func (l *inbound) showSealed(p *netio.Packet, in *sad.In) {
+	connection, tunnel := "", ""
+	if in != nil {
+		connection, tunnel = in.SA().Connection, in.SA().Tunnel
+	}
+	l.listeners.IPsec(ipsec.In, connection, tunnel, &capture.Sealed{
+		Local: p.Local, Remote: p.Remote, Protocol: ipsec.ESP, UDP: l.udp, TrafficClass: p.TrafficClass, Data: p.Data(),
+	})
 }
 
 // openRun opens the run.
@@ -243,6 +262,10 @@ func (l *inbound) opened(w *sad.Worker, in *sad.In, b []byte, class uint8, err e
 	}
 	if (class != 0 || in.Outer().DSCP.Believes()) && !l.undress(in, b, class) {
 		return
+	}
+	if l.listeners != nil {
+		sa := in.SA()
+		l.listeners.Inner(ipsec.In, sa.Connection, sa.Tunnel, b, 0)
 	}
 	l.tally.add(inPackets, 1)
 	l.tally.add(inOctets, uint64(len(b)))

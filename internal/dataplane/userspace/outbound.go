@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 
+	"caponier/internal/capture"
 	"caponier/internal/esp"
 	"caponier/internal/ipsec"
 	"caponier/internal/netio"
@@ -54,6 +55,8 @@ type outbound struct {
 	tally  tally
 
 	// Scratch, used again for each batch.
+
+	listeners capture.Listeners // to this batch
 
 	info     packet.Info
 	segments packet.Segmenter
@@ -109,6 +112,7 @@ func (l *outbound) carry(pkts []netio.Packet) {
 
 // process seals what is to be protected and sorts everything by exit.
 func (l *outbound) process(pkts []netio.Packet) {
+	l.listeners = l.plane.opts.Tap.Listeners()
 	l.w.Begin(l.plane.coarseNow())
 	defer l.end()
 	table := l.plane.policies.Load()
@@ -132,6 +136,9 @@ func (l *outbound) process(pkts []netio.Packet) {
 			}
 			l.flow.entry, l.flow.out, l.flow.info = entry, nil, l.info
 		}
+		if l.listeners != nil {
+			l.show(p, &entry.Policy)
+		}
 		if p.Segment != 0 {
 			l.super(p, &entry.Policy)
 			continue
@@ -139,6 +146,22 @@ func (l *outbound) process(pkts []netio.Packet) {
 		l.follow(p, &entry.Policy)
 	}
 	l.seal()
+}
+
+// show shows the packet p before it is sealed, to those who listen. One that was
+// held has been shown when it came.
+func (l *outbound) show(p *netio.Packet, policy *ipsec.Policy) {
+	if l.reader != nil && policy.Action == ipsec.Protect {
+		l.listeners.Inner(ipsec.Out, policy.Connection, policy.Tunnel, p.Data(), p.Segment)
+	}
+}
+
+// showSealed shows an ESP packet that out has sealed.
+func (l *outbound) showSealed(out *sad.Out, p *netio.Packet) {
+	sa := out.SA()
+	l.listeners.IPsec(ipsec.Out, sa.Connection, sa.Tunnel, &capture.Sealed{
+		Local: p.Local, Remote: p.Remote, Protocol: sa.Protocol, UDP: out.Endpoint().Encap, TrafficClass: p.TrafficClass, Data: p.Data(),
+	})
 }
 
 // follow does with the packet p, decoded to info, what the policy says.
@@ -239,6 +262,9 @@ func (l *outbound) seal() {
 		p.Off -= head
 		p.Len = items[i].Len
 		p.Local, p.Remote = ep.Local, ep.Remote
+		if l.listeners != nil {
+			l.showSealed(r.out, p)
+		}
 		l.leave[x] = append(l.leave[x], *p)
 	}
 	r.n, r.out = 0, nil

@@ -33,6 +33,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"caponier/internal/capture"
 	"caponier/internal/dataplane"
 	"caponier/internal/esp"
 	"caponier/internal/ipsec"
@@ -67,6 +68,7 @@ type Options struct {
 	// AcquireTimeout is how long packets wait for an SA, and after how long a
 	// policy that still has none asks again; 0 is 10 seconds.
 	AcquireTimeout time.Duration
+	Tap            *capture.Tap // shows the packets that pass; nil shows none
 	Logger         *slog.Logger // nil discards
 }
 

@@ -68,6 +68,9 @@ func (l *outbound) sealSuper(out *sad.Out, reqID uint32, n int) {
 			dress.Buf, dress.Len = dst[:length:length], length
 			dress.Local, dress.Remote = ep.Local, ep.Remote
 			l.leave[x] = append(l.leave[x], dress)
+			if l.listeners != nil {
+				l.showSealed(out, &dress)
+			}
 		}
 		l.tally.add(outOctets, octets)
 		l.w.Settle(&claim)
