@@ -165,7 +165,7 @@ func (s captureSummary) Text(w io.Writer, _ control.Style) error {
 	_, err := fmt.Fprintf(w, "%s: %d inner and %d outer packets, %d octets, %d packets left out\n",
 		s.File, s.Inner, s.Outer, s.Octets, s.Dropped)
 	if err == nil && s.KeyDir != "" {
-		_, err = fmt.Fprintf(w, "%s: the keys of %d SAs; whoever has them reads the tunnels\nWIRESHARK_CONFIG_DIR=%[1]s wireshark %s\n",
+		_, err = fmt.Fprintf(w, "%s: the keys of %d SAs; whoever has them reads the tunnels\nWIRESHARK_CONFIG_DIR=%[1]s wireshark %[3]s\n",
 			s.KeyDir, s.Keys, s.File)
 	}
 	return err

@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.uber.org/goleak"
 
+	"caponier/internal/capture"
 	"caponier/internal/control"
 	"caponier/internal/ipsec"
 	"caponier/internal/logging"
@@ -122,6 +123,13 @@ func (g fakeGateway) Trace(_ context.Context, f ipsec.Flow) (control.Trace, erro
 	return control.Trace{Flow: f, Verdict: control.DroppedNone, Words: "the data plane drops it"}, nil
 }
 
+func (g fakeGateway) Capture(_ context.Context, connection string, keys bool, emit func(control.Captured) error) error {
+	if keys {
+		return control.Errorf(control.CodeRefused, "the configuration does not allow keys")
+	}
+	return emit(control.Captured{Packets: []capture.Packet{{Data: []byte{0x45}, Connection: connection}}})
+}
+
 func (g fakeGateway) Log(ctx context.Context, f logging.Filter, follow bool, emit func(logging.Record) error) error {
 	return g.ring.Stream(ctx, f, follow, emit)
 }
@@ -174,6 +182,12 @@ func TestExitStatus(t *testing.T) {
 		{live, "policy list", 0, "no policies", ""},
 		{live, "log agw", 0, "IKE SA up", ""},
 		{live, "log --level loud", 2, "", "loud"},
+		{live, "capture agw -o -", 0, "\x0a\x0d\x0d\x0a", ""},
+		{live, "capture agw -o /dev/null --count 1", 0, "1 inner and 0 outer packets", ""},
+		{live, "capture -o - --keys", 2, "", "--keys needs a file"},
+		{live, "capture -o x.pcapng --keys", 1, "", "does not allow keys"},
+		{live, "capture agw", 2, "", "output"},
+		{live, "capture agw -o - --count few", 2, "", "few"},
 		{live, "version", 0, "daemon: caponier", ""},
 		{live, "statsu", 2, "", "did you mean status?"},
 		{live, "status --nope", 2, "", "--nope"},

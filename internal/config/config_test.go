@@ -107,6 +107,7 @@ func TestParseFull(t *testing.T) {
 		{"priority", c.Policies[1].Priority, PriorityLow},
 		{"action", c.Policies[1].Action, ipsec.Discard},
 		{"shutdown", c.Gateway.Shutdown, ShutdownRelease},
+		{"capture-keys", c.Gateway.CaptureKeys, CaptureKeysAllow},
 	} {
 		if diff := cmp.Diff(tt.want, tt.got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tt.name, diff)

@@ -2,6 +2,7 @@ package ike
 
 import (
 	"caponier/internal/capture"
+	v2 "caponier/internal/ike/v2"
 	"caponier/internal/ipsec"
 	"caponier/internal/netio"
 )
@@ -23,6 +24,11 @@ func (d *Daemon) show(dir ipsec.Direction, connection string, dg netio.Datagram)
 	listeners.IKE(dir, names, dg.Local, dg.Remote, dg.Data)
 }
 
+// exporter is a machine that gives its keys out.
+type exporter interface {
+	ExportKeys() (v2.ExportedKeys, bool)
+}
+
 // keepKeys hands the keys of the IKE SA to the keyring, where that keeps any: when
 // there are some, and again when the connection is known.
 func (sh *shard) keepKeys(s *sa) {
@@ -33,7 +39,11 @@ func (sh *shard) keepKeys(s *sa) {
 	if s.kept && s.keptFor == s.conn {
 		return
 	}
-	k, ok := s.machine.ExportKeys()
+	m, ok := s.machine.(exporter)
+	if !ok {
+		return
+	}
+	k, ok := m.ExportKeys()
 	if !ok {
 		return
 	}

@@ -2,6 +2,7 @@ package userspace
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"caponier/internal/capture"
 	"caponier/internal/ipsec"
 	"caponier/internal/netio"
 	"caponier/internal/packet"
@@ -62,7 +64,7 @@ func twoPlanes(t testing.TB, encap bool, workers int) (a, b *Plane, aInner, bInn
 		for range workers {
 			d.Inner, d.UDP4 = append(d.Inner, near), append(d.UDP4, udp)
 		}
-		p := assemble(Options{Devices: d, Rand: rand.Reader, Now: time.Now, MTU: 1400, AcquireTimeout: time.Minute})
+		p := assemble(Options{Devices: d, Rand: rand.Reader, Now: time.Now, MTU: 1400, AcquireTimeout: time.Minute, Tap: new(capture.Tap)})
 		t.Cleanup(func() { d.Close() })
 		return p, far
 	}
@@ -123,6 +125,98 @@ func TestBatchesDoNotAllocate(t *testing.T) {
 				t.Errorf("encap %v, %d workers: %v allocations per batch", encap, workers, n)
 			}
 		}
+	}
+}
+
+// TestTap listens on both sides of both planes: each packet is shown once on each
+// side, whole, and a queue that is full holds nothing up.
+func TestTap(t *testing.T) {
+	for _, encap := range []bool{true, false} {
+		a, b, aInner, bInner := twoPlanes(t, encap, 1)
+		out, in := a.out[0], reader(b, encap)
+		var sessions []*capture.Session
+		for _, p := range []*Plane{a, b} {
+			s, err := p.opts.Tap.Open("")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			sessions = append(sessions, s)
+		}
+		other, err := a.opts.Tap.Open("somebody else")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Close()
+		inner := testPacket(700)
+		rounds := 0
+		round := func() {
+			feed, sink := netio.NewBatch(64, 1400), netio.NewBatch(128, 1400)
+			for i := range feed {
+				feed[i].Len = copy(feed[i].Buf[feed[i].Off:], inner)
+			}
+			if _, err := aInner.WriteBatch(feed); err != nil {
+				t.Fatal(err)
+			}
+			pkts, err := out.reader.Read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			out.carry(pkts)
+			if pkts, err = in.reader.Read(); err != nil {
+				t.Fatal(err)
+			}
+			in.carry(pkts)
+			if n, err := bInner.ReadBatch(sink); err != nil || n != len(feed) {
+				t.Fatalf("%d packets came through, %v", n, err)
+			}
+			rounds++
+		}
+		round()
+		for i, s := range sessions {
+			var seen [2]int
+			for _, p := range s.Read(t.Context(), 1<<20) {
+				seen[p.Side]++
+				if p.Side == capture.Inner && !bytes.Equal(p.Data, inner) {
+					t.Fatalf("encap %v: an inner packet of %d octets is shown as one of %d", encap, len(inner), len(p.Data))
+				}
+				if want := []ipsec.Direction{ipsec.Out, ipsec.In}[i]; p.Direction != want {
+					t.Fatalf("encap %v: plane %d shows direction %s", encap, i, p.Direction)
+				}
+				if p.Side == capture.Outer {
+					checkOuter(t, p.Data, encap)
+				}
+			}
+			if seen != [2]int{64, 64} || s.Dropped() != 0 {
+				t.Errorf("encap %v: plane %d shows %v packets, and drops %d", encap, i, seen, s.Dropped())
+			}
+		}
+		for sessions[0].Dropped() == 0 && rounds < 1000 {
+			round()
+		}
+		if sessions[0].Dropped() == 0 {
+			t.Error("the queue of a capture has no bound")
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		if got := other.Read(ctx, 1<<20); len(got) != 0 {
+			t.Errorf("a capture of another connection gets %d packets", len(got))
+		}
+	}
+}
+
+// checkOuter checks the headers that a capture puts before a sealed packet.
+func checkOuter(t *testing.T, b []byte, encap bool) {
+	t.Helper()
+	protocol, want := b[9], byte(ipsec.ESP)
+	if encap {
+		want = 17
+	}
+	if b[0] != 0x45 || packet.Checksum(b[:20]) != 0 || int(binary.BigEndian.Uint16(b[2:])) != len(b) || protocol != want {
+		t.Fatalf("encap %v: the outer packet begins with %x", encap, b[:28])
+	}
+	if encap && (int(binary.BigEndian.Uint16(b[24:])) != len(b)-20 || binary.BigEndian.Uint16(b[22:]) != 4500) {
+		t.Fatalf("the UDP header is %x", b[20:28])
 	}
 }
 
