@@ -83,7 +83,7 @@ func TestWhoHearsWhat(t *testing.T) {
 	all, agw, bgw := open(t, tap, ""), open(t, tap, "agw"), open(t, tap, "bgw")
 	l := tap.Listeners()
 	l.Inner(ipsec.Out, "agw", "lan", []byte{0x45}, 0)
-	l.ESP(ipsec.In, "", "", near4, far4, ipsec.ESP, true, make([]byte, 16))
+	l.IPsec(ipsec.In, "", "", &Sealed{Local: near4, Remote: far4, Protocol: ipsec.ESP, UDP: true, Data: make([]byte, 16)})
 	l.IKE(ipsec.Out, []string{"agw", "bgw"}, near4, far4, make([]byte, 28))
 	l.IKE(ipsec.Out, []string{"bgw"}, near6, far6, make([]byte, 28))
 	counts := func() [3]int { return [3]int{len(read(t, all)), len(read(t, agw)), len(read(t, bgw))} }
@@ -132,12 +132,12 @@ func TestHeaders(t *testing.T) {
 	tap := new(Tap)
 	s := open(t, tap, "")
 	l := tap.Listeners()
-	l.ESP(ipsec.Out, "", "", near4, far4, ipsec.ESP, true, make([]byte, 33))
-	l.ESP(ipsec.In, "", "", near6, far6, ipsec.ESP, false, make([]byte, 33))
+	l.IPsec(ipsec.Out, "", "", &Sealed{Local: near4, Remote: far4, Protocol: ipsec.ESP, UDP: true, Data: make([]byte, 33)})
+	l.IPsec(ipsec.In, "", "", &Sealed{Local: near6, Remote: far6, Protocol: ipsec.ESP, UDP: false, Data: make([]byte, 33)})
 	l.IKE(ipsec.In, nil, near6, far6, make([]byte, 33))
 	l.IKE(ipsec.In, nil, near4, far4, make([]byte, 33))
-	l.ESP(ipsec.In, "", "", netip.AddrPort{}, far4, ipsec.AH, false, make([]byte, 33))
-	l.ESP(ipsec.In, "", "", netip.AddrPort{}, netip.AddrPort{}, ipsec.ESP, true, make([]byte, 33))
+	l.IPsec(ipsec.In, "", "", &Sealed{Local: netip.AddrPort{}, Remote: far4, Protocol: ipsec.AH, UDP: false, Data: make([]byte, 33)})
+	l.IPsec(ipsec.In, "", "", &Sealed{Local: netip.AddrPort{}, Remote: netip.AddrPort{}, Protocol: ipsec.ESP, UDP: true, Data: make([]byte, 33)})
 	var got []string
 	for _, p := range read(t, s) {
 		var info packet.Info
@@ -256,7 +256,8 @@ func TestLines(t *testing.T) {
 	want := []Line{
 		{TableESP, `"IPv4","192.0.2.1","192.0.2.2","0xc0ffee01","AES-CBC [RFC3602]","0x` + strings.Repeat("00", 16) + `","HMAC-SHA-256-128 [RFC4868]","0x` + strings.Repeat("00", 32) + `"`},
 		{TableESP, `"IPv6","2001:db8::2","2001:db8::1","0xc0ffee01","AES-GCM with 16 octet ICV [RFC4106]","0x` + zeros + `","NULL",""`},
-		{}, {},
+		{},
+		{},
 		{TableIKE, "0000000000000001,0000000000000002," + zeros + "," + zeros + `,"AES-GCM-128 with 16 octet ICV [RFC5282]",,,"NONE [RFC4306]"`},
 		{},
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"time"
 
 	"caponier/internal/capture"
 )
@@ -41,13 +42,11 @@ func capturePackets(ctx context.Context, g Gateway, r Request, emit func(Capture
 		return Errorf(CodeForbidden, "only root, and the user that the daemon runs as, may have keys")
 	}
 	left, limited := r.Number("count"), r.Number("count") > 0
-	stop := func() {}
-	if d := r.Duration("duration"); d > 0 {
-		ctx, stop = context.WithTimeout(ctx, d)
-	} else {
-		ctx, stop = context.WithCancel(ctx)
-	}
+	ctx, stop := context.WithCancel(ctx)
 	defer stop()
+	if d := r.Duration("duration"); d > 0 {
+		defer time.AfterFunc(d, stop).Stop()
+	}
 	return g.Capture(ctx, r.String("connection"), keys, func(c Captured) error {
 		if limited {
 			c.Packets = c.Packets[:min(uint64(len(c.Packets)), left)]
