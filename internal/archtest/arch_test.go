@@ -50,7 +50,7 @@ var fences = map[string][]string{
 	"github.com/gopacket/gopacket":    {"internal/capture/pcapng"},
 	"github.com/gaissmai/bart":        {"internal/spd"},
 	"golang.org/x/sys/cpu":            {"internal/sm"},
-	"github.com/emmansun/gmsm":        {},
+	"github.com/emmansun/gmsm":        {"internal/suite"},
 	"golang.org/x/term":               {"cmd/caponier", "internal/control"},
 	"golang.org/x/crypto":             {"internal/suite", "internal/pki"},
 	"golang.org/x/net":                {"internal/netio", "internal/bench"},
