@@ -146,11 +146,11 @@ func (d *decoder) checkAlgorithms(a *Association, path string) {
 	if n == nil || a.Algorithms == "" {
 		return
 	}
-	words := a.Algorithms
+	parse := suite.ParseESP
 	if a.Protocol == ipsec.AH {
-		words = "null-" + words // which leaves integrity alone
+		parse = suite.ParseAH
 	}
-	p, err := suite.ParseESP(words)
+	p, err := parse(a.Algorithms)
 	if err != nil {
 		d.wrongWord(n, a.Algorithms, err)
 		return
@@ -163,15 +163,12 @@ func (d *decoder) checkAlgorithms(a *Association, path string) {
 	case slices.Contains(p.Of(ipsec.TypeESN), ipsec.Transform{Type: ipsec.TypeESN, ID: ipsec.ESNYes}):
 		d.errorf(n, "extended sequence numbers are a key of their own: esn: yes")
 		return
-	case a.Protocol == ipsec.AH && (len(encr) != 1 || len(integ) != 1 || encr[0].ID != ipsec.EncrNull):
-		d.errorf(n, "AH takes one integrity algorithm and nothing else, such as sha256")
-		return
 	case len(encr) > 1 || len(integ) > 1:
 		d.errorf(n, "nothing is negotiated here: name one algorithm of each kind")
 		return
 	}
-	if a.Encr = encr[0]; a.Protocol == ipsec.AH {
-		a.Encr = ipsec.Transform{}
+	if len(encr) == 1 {
+		a.Encr = encr[0]
 	}
 	if len(integ) == 1 {
 		a.Integ = integ[0]

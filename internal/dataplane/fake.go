@@ -214,6 +214,7 @@ func (f *Fake) SAs() []ipsec.SAStatus {
 			Encr: sa.Encr, Integ: sa.Integ, ESN: sa.ESN, ReplayWindow: sa.ReplayWindow,
 			ReqID: sa.ReqID, LocalTS: sa.LocalTS, RemoteTS: sa.RemoteTS,
 			Connection: sa.Connection, Tunnel: sa.Tunnel, Added: f.sas[i].added,
+			Sequence: sa.Sequence,
 		}
 	}
 	return out

@@ -34,6 +34,10 @@ type SA struct {
 	Encr, Integ       Transform // Integ is zero for combined-mode Encr; Encr is zero for AH
 	EncrKey, IntegKey secret.Key
 	ESN               bool
+	// Sequence is the last sequence number that earlier use of the keys of an
+	// outbound SA may have taken: the first packet gets the next one. It is 0
+	// for fresh keys, which IKE's always are.
+	Sequence uint64
 	// ReplayWindow is the anti-replay window in packets; 0 asks for the default
 	// of the Backend, never for none.
 	ReplayWindow uint32

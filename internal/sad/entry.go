@@ -191,6 +191,7 @@ type Out struct {
 	// sealers[i] belongs to worker i, which makes it when it first needs it.
 	sealers []*esp.Outbound
 
+	first    uint64        // the sequence number before the first
 	sequence atomic.Uint64 // the last that was claimed
 	bytes    atomic.Uint64
 	unsent   atomic.Uint64 // claimed, but not used
@@ -212,9 +213,19 @@ func newOut(sa *ipsec.SA, now time.Time, workers int) (*Out, error) {
 	if sa.ESN {
 		last -= math.MaxUint32
 	}
-	out.hard.packets = min(out.hard.packets, last)
-	out.soft.packets = min(out.soft.packets, last-last/8)
+	out.first = sa.Sequence
+	out.sequence.Store(out.first)
+	out.hard.packets = min(after(out.first, out.hard.packets), last)
+	out.soft.packets = min(after(out.first, out.soft.packets), last-last/8)
 	return out, nil
+}
+
+// after is the sequence number n packets after first, or the largest number.
+func after(first, n uint64) uint64 {
+	if n > math.MaxUint64-first {
+		return math.MaxUint64
+	}
+	return first + n
 }
 
 // Serial reports whether Worker.Seal with many packets is the way to seal fast,
@@ -266,7 +277,8 @@ func anyCovers(list []ipsec.Selector, a netip.Addr, protocol uint8, port uint16,
 func (o *Out) status() ipsec.SAStatus {
 	s := o.entry.status()
 	s.Sequence = o.sequence.Load()
-	s.Packets = s.Sequence - min(o.unsent.Load(), s.Sequence)
+	sent := s.Sequence - o.first
+	s.Packets = sent - min(o.unsent.Load(), sent)
 	s.Bytes = o.bytes.Load()
 	return s
 }

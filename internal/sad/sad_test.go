@@ -3,6 +3,7 @@ package sad
 import (
 	"bytes"
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -389,6 +390,29 @@ func TestSequenceNumbersEnd(t *testing.T) {
 	seal(t, w, list)
 	if list[0].Err != esp.ErrSequence {
 		t.Errorf("after the end: %v", list[0].Err)
+	}
+}
+
+// Keys that were used before go on with the numbers that were not, and the limits
+// count from there (RFC 4303, Section 3.3.3).
+func TestSequenceGoesOn(t *testing.T) {
+	db := newDB(1)
+	sa := newSA(t, ipsec.Out, 0x1000)
+	sa.Sequence = 1 << 20
+	sa.Lifetime.Hard.Packets = 3
+	add(t, db, sa)
+	if s := status(t, db, ipsec.Out); s.Packets != 0 || s.Sequence != 1<<20 {
+		t.Errorf("before the first packet: %+v", s)
+	}
+	list := items(4, 60)
+	seal(t, db.Worker(0), list)
+	for i := range 3 {
+		if got := binary.BigEndian.Uint32(list[i].Dst[4:]); list[i].Err != nil || got != 1<<20+uint32(i)+1 {
+			t.Errorf("packet %d has number %d, %v", i, got, list[i].Err)
+		}
+	}
+	if s := status(t, db, ipsec.Out); list[3].Err != esp.ErrLifetime || s.Packets != 3 {
+		t.Errorf("past the limit: %v, %+v", list[3].Err, s)
 	}
 }
 

@@ -17,6 +17,7 @@ var controlTests = map[string]func(*testing.T, *Instance){
 	"a reserved SPI stays reserved":            testReservation,
 	"SAs are added once and deleted once":      testAddDelete,
 	"a refused SA leaves nothing":              testRefusedSA,
+	"keys that were used before go on":         testSequence,
 	"an SA moves to other addresses":           testUpdate,
 	"policies are replaced as a whole":         testPolicies,
 	"Close ends everything and wipes the keys": testClose,
@@ -119,6 +120,18 @@ func testRefusedSA(t *testing.T, b *Instance) {
 	}
 	if n := len(b.SAs()); n != 0 {
 		t.Errorf("%d SAs after two refusals", n)
+	}
+}
+
+// testSequence: RFC 4303, Section 3.3.3, for keys that outlive their SA.
+func testSequence(t *testing.T, b *Instance) {
+	sa := newSA(ipsec.Out, 0xc0000001, 0)
+	sa.Sequence = 1 << 20
+	if err := b.AddSA(sa); err != nil {
+		t.Fatal(err)
+	}
+	if all := b.SAs(); len(all) != 1 || all[0].Sequence != 1<<20 || all[0].Packets != 0 {
+		t.Errorf("the SA does not begin after the numbers that were used: %+v", all)
 	}
 }
 
