@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/cloudflare/circl v1.6.5
 	github.com/emmansun/gmsm v0.44.0
+	github.com/emmansun/go-pkcs12 v0.4.0
 	github.com/gaissmai/bart v0.30.0
 	github.com/go-analyze/charts v0.5.24
 	github.com/goccy/go-yaml v1.19.2

@@ -18,8 +18,8 @@ const module = "caponier"
 // on floors below its own, and on its own floor those named before it.
 var floors = [][]string{
 	{"internal/secret", "internal/ipsec", "internal/packet", "internal/dn"},
-	{"internal/sm/derive", "internal/sm/gen", "internal/sm", "internal/suite", "internal/keystore"},
-	{"internal/drop", "internal/replay", "internal/esp", "internal/ah", "internal/ike/message", "internal/ike/isakmp", "internal/ike/keys", "internal/ike/v2/rules", "internal/ike/v2/conf", "internal/ike/step", "internal/ike/v2/fault", "internal/ike/v2", "internal/config", "internal/config/describe"},
+	{"internal/sm/derive", "internal/sm/gen", "internal/sm", "internal/suite", "internal/cert", "internal/keystore"},
+	{"internal/drop", "internal/replay", "internal/esp", "internal/ike/message", "internal/ike/isakmp", "internal/ike/keys", "internal/ike/v2/rules", "internal/ike/v2/conf", "internal/ike/step", "internal/ike/v2/fault", "internal/ike/v2", "internal/config", "internal/config/describe"},
 	{"internal/dataplane/kernel/xfrm", "internal/spd", "internal/sad", "internal/pki"},
 	{"internal/logging", "internal/netio", "internal/dataplane", "internal/capture", "internal/capture/pcapng", "internal/dataplane/dataplanetest", "internal/dataplane/userspace", "internal/ike", "internal/host"},
 	{"internal/control", "internal/manual", "internal/diagnose", "internal/lab/netns", "internal/lab", "internal/bench/plot", "internal/bench"},
@@ -50,7 +50,8 @@ var fences = map[string][]string{
 	"github.com/gopacket/gopacket":    {"internal/capture/pcapng"},
 	"github.com/gaissmai/bart":        {"internal/spd"},
 	"golang.org/x/sys/cpu":            {"internal/sm"},
-	"github.com/emmansun/gmsm":        {"internal/suite"},
+	"github.com/emmansun/gmsm":        {"internal/cert", "internal/keystore", "internal/pki", "internal/suite"},
+	"github.com/emmansun/go-pkcs12":   {"internal/pki"},
 	"golang.org/x/term":               {"cmd/caponier", "internal/control"},
 	"golang.org/x/crypto":             {"internal/suite", "internal/pki"},
 	"golang.org/x/net":                {"internal/netio", "internal/bench"},
@@ -63,8 +64,8 @@ var fences = map[string][]string{
 // pure lists the packages that may not touch the world: no sockets, clocks,
 // processes, files or logs.
 var pure = []string{
-	"internal/secret", "internal/ipsec", "internal/packet", "internal/dn", "internal/sm", "internal/suite",
-	"internal/drop", "internal/replay", "internal/esp", "internal/ah", "internal/ike/message", "internal/ike/isakmp", "internal/ike/keys", "internal/ike/v2/rules", "internal/ike/v2/conf", "internal/ike/step", "internal/ike/v2/fault", "internal/ike/v2",
+	"internal/secret", "internal/ipsec", "internal/packet", "internal/dn", "internal/sm", "internal/suite", "internal/cert",
+	"internal/drop", "internal/replay", "internal/esp", "internal/ike/message", "internal/ike/isakmp", "internal/ike/keys", "internal/ike/v2/rules", "internal/ike/v2/conf", "internal/ike/step", "internal/ike/v2/fault", "internal/ike/v2",
 	"internal/spd", "internal/dataplane/kernel/xfrm",
 }
 
