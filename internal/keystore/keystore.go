@@ -20,6 +20,9 @@ import (
 	"os"
 	"strings"
 	"syscall"
+
+	"github.com/emmansun/gmsm/sm2"
+	"github.com/emmansun/gmsm/smx509"
 )
 
 // Errors of Open and ReadPSK; both wrap them.
@@ -56,8 +59,8 @@ const maxFile = 64 << 10
 
 // Open returns the private key that ref names: the path of a file with one
 // PKCS #8, PKCS #1 or SEC 1 private key in PEM or DER, of RSA, ECDSA on P-256,
-// P-384 or P-521, or Ed25519. A file that others than its owner can read is
-// refused with a *ModeError.
+// P-384 or P-521, Ed25519, or SM2, which is a crypto.Decrypter as well. A file
+// that others than its owner can read is refused with a *ModeError.
 func Open(ref string) (crypto.Signer, error) {
 	// Only the scheme is quoted: such references can hold a PIN (RFC 7512, Section 2.3).
 	for _, scheme := range []string{"pkcs11:", "sdf:"} {
@@ -151,16 +154,20 @@ func parseDER(der []byte) (crypto.Signer, error) {
 		x509.ParsePKCS8PrivateKey,
 		func(b []byte) (any, error) { return x509.ParsePKCS1PrivateKey(b) },
 		func(b []byte) (any, error) { return x509.ParseECPrivateKey(b) },
+		smx509.ParsePKCS8PrivateKey,
+		smx509.ParseTypedECPrivateKey,
 	} {
 		if key, err := parse(der); err == nil {
-			return accept(key)
+			return Accept(key)
 		}
 	}
 	// The errors of the parsers may quote what they read.
 	return nil, fmt.Errorf("%w: neither PKCS #8 nor PKCS #1 nor SEC 1", ErrFormat)
 }
 
-func accept(key any) (crypto.Signer, error) {
+// Accept returns key, which a parser of another form made, if it is one that Open
+// would return.
+func Accept(key any) (crypto.Signer, error) {
 	switch k := key.(type) {
 	case *rsa.PrivateKey:
 		if bits := k.N.BitLen(); bits < minRSA {
@@ -175,6 +182,8 @@ func accept(key any) (crypto.Signer, error) {
 			return nil, fmt.Errorf("%w: ECDSA on %s", ErrAlgorithm, k.Params().Name)
 		}
 	case ed25519.PrivateKey:
+		return k, nil
+	case *sm2.PrivateKey:
 		return k, nil
 	default:
 		return nil, fmt.Errorf("%w: it does not sign", ErrAlgorithm)

@@ -24,6 +24,8 @@ const (
 	CodePinMismatch       Code = "pin-mismatch"        // not the certificate that is pinned
 	CodeAnchorAsPeer      Code = "anchor-as-peer"      // the authority itself, unpinned
 	CodeIdentityMismatch  Code = "identity-mismatch"   // does not speak for the peer's identity
+	CodeRevoked           Code = "certificate-revoked" // its issuer has taken it back
+	CodeRevocationUnknown Code = "revocation-unknown"  // no current list of its issuer
 	CodeInvalid           Code = "invalid-certificate" // refused for another reason
 )
 
@@ -65,6 +67,10 @@ func (e *Error) Cure() string {
 		return "reissue the certificate with key usage digitalSignature and extended key usage ipsecIKE or none"
 	case CodeWeakKey, CodeWeakSignature:
 		return "reissue the certificate with a key of ECDSA, Ed25519 or RSA 2048 to 8192 and a hash of SHA-256 or better"
+	case CodeRevoked:
+		return "issue the peer a new certificate, unless it was revoked for good reason"
+	case CodeRevocationUnknown:
+		return "put the issuer's current revocation list under crl of the remote, or set revocation: relaxed"
 	case CodePinMismatch:
 		return "if the peer has renewed its certificate, pin the new one"
 	case CodeAnchorAsPeer:

@@ -1,9 +1,7 @@
 package pki
 
 import (
-	"bytes"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"caponier/internal/cert"
 )
 
 // maxFile bounds a file of certificates, in octets.
@@ -23,7 +23,7 @@ func LoadCertificates(path string) ([]*x509.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("certificates: %w", err)
 	}
-	certs, err := parseCertificates(data)
+	certs, err := cert.ParseAll(data)
 	if err != nil {
 		return nil, fmt.Errorf("certificates %s: %w", path, err)
 	}
@@ -52,35 +52,6 @@ func readFile(path string) ([]byte, error) {
 		return nil, fmt.Errorf("%s is larger than %d octets", path, maxFile)
 	}
 	return data, nil
-}
-
-func parseCertificates(data []byte) ([]*x509.Certificate, error) {
-	if !bytes.Contains(data, []byte("-----BEGIN ")) {
-		cert, err := x509.ParseCertificate(data)
-		if err != nil {
-			return nil, fmt.Errorf("neither PEM nor DER: %w", err)
-		}
-		return []*x509.Certificate{cert}, nil
-	}
-	var certs []*x509.Certificate
-	for rest := data; ; {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			continue // a key may stand beside it
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("certificate %d: %w", len(certs)+1, err)
-		}
-		certs = append(certs, cert)
-	}
-	if len(certs) == 0 {
-		return nil, errors.New("no certificate in the file")
-	}
-	return certs, nil
 }
 
 // writeFile writes a file that is there whole or not at all, also after a
@@ -132,4 +103,14 @@ func prepareDir(dir string) error {
 		return fmt.Errorf("%s has mode %#o, so that others can exchange the keys in it: chmod go-w %[1]s", dir, info.Mode().Perm())
 	}
 	return nil
+}
+
+// WriteSecret writes what Export made, readable for its owner only. Without
+// force it does not replace a file.
+func WriteSecret(path string, data []byte, force bool) error {
+	err := writeFile(path, data, 0o600, force)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s %w: force replaces it", path, ErrExists)
+	}
+	return err
 }

@@ -1,7 +1,6 @@
 package pki
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/rand"
 	"crypto/sha1"
@@ -19,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"caponier/internal/cert"
 	"caponier/internal/dn"
 	"caponier/internal/keystore"
 )
@@ -75,6 +75,38 @@ func Init(dir string, r Request, now time.Time) (*x509.Certificate, error) {
 // the authority that Init made in dir: NAME.key, readable for its owner only,
 // and NAME.pem. The certificate ends with the authority's at the latest.
 func Issue(dir, name string, r Request, now time.Time) (*x509.Certificate, error) {
+	return issue(dir, name, r, now, x509.KeyUsageDigitalSignature)
+}
+
+// The names of the two certificates of IssueDual begin with the name given, and
+// end in these.
+const (
+	SignSuffix    = "-sign"
+	EncryptSuffix = "-encrypt"
+)
+
+// IssueDual makes the two key pairs and certificates of a gateway of GM/T 0022,
+// of one subject: NAME-sign for signatures, NAME-encrypt to receive the keys of
+// a digital envelope (GM/T 0015; GM/T 0034). They have keys of SM2.
+func IssueDual(dir, name string, r Request, now time.Time) (sign, encrypt *x509.Certificate, err error) {
+	if r.Key != "" && r.Key != SM2 {
+		return nil, nil, fmt.Errorf("%w: dual certificates have keys of sm2, not %s", ErrRequest, r.Key)
+	}
+	r.Key = SM2
+	sign, err = issue(dir, name+SignSuffix, r, now, x509.KeyUsageDigitalSignature|x509.KeyUsageContentCommitment)
+	if err != nil {
+		return nil, nil, err
+	}
+	encrypt, err = issue(dir, name+EncryptSuffix, r, now,
+		x509.KeyUsageKeyEncipherment|x509.KeyUsageDataEncipherment|x509.KeyUsageKeyAgreement)
+	if err != nil && !r.Force {
+		path := filepath.Join(dir, name+SignSuffix)
+		err = errors.Join(err, os.Remove(path+".key"), os.Remove(path+".pem")) // ours: half a pair is of no use
+	}
+	return sign, encrypt, err
+}
+
+func issue(dir, name string, r Request, now time.Time, usage x509.KeyUsage) (*x509.Certificate, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
@@ -99,7 +131,7 @@ func Issue(dir, name string, r Request, now time.Time) (*x509.Certificate, error
 	if t.NotBefore.Before(ca.NotBefore) {
 		t.NotBefore = ca.NotBefore
 	}
-	t.KeyUsage = x509.KeyUsageDigitalSignature
+	t.KeyUsage = usage
 	// RFC 4945, Section 5.1.3.12 asks of IKE no more than ipsecIKE. The clients of
 	// Windows and Apple look for serverAuth in a gateway's certificate, and some
 	// gateways for clientAuth in a client's; a gateway here is both.
@@ -221,7 +253,7 @@ func serialNumber() (*big.Int, error) {
 // keyID is the subject key identifier by method 1 of RFC 5280, Section 4.2.1.2,
 // which other tools compute as well. SHA-1 is a name here, not a protection.
 func keyID(pub crypto.PublicKey) ([]byte, error) {
-	der, err := x509.MarshalPKIXPublicKey(pub)
+	der, err := cert.MarshalPublicKey(pub)
 	if err != nil {
 		return nil, err
 	}
@@ -238,46 +270,57 @@ func keyID(pub crypto.PublicKey) ([]byte, error) {
 
 // store signs the certificate and writes it with its key.
 func store(dir, name string, force bool, t, parent *x509.Certificate, key, signer crypto.Signer) (*x509.Certificate, error) {
-	der, err := x509.CreateCertificate(rand.Reader, t, parent, key.Public(), signer)
+	der, err := cert.Create(t, parent, key.Public(), signer)
 	if err != nil {
 		return nil, fmt.Errorf("sign certificate: %w", err)
 	}
-	cert, err := x509.ParseCertificate(der)
+	c, err := cert.Parse(der)
 	if err != nil {
 		return nil, fmt.Errorf("sign certificate: %w", err)
 	}
+	return c, storePair(dir, name, force, key, c)
+}
+
+// storePair writes NAME.key and NAME.pem: both, or none.
+func storePair(dir, name string, force bool, key crypto.Signer, c *x509.Certificate) error {
 	if err := prepareDir(dir); err != nil {
-		return nil, err
+		return err
 	}
 	path := filepath.Join(dir, name)
 	if !force {
 		for _, p := range []string{path + ".key", path + ".pem"} {
 			if _, err := os.Lstat(p); err == nil {
-				return nil, fmt.Errorf("%s %w: force replaces it", p, ErrExists)
+				return fmt.Errorf("%s %w: force replaces it", p, ErrExists)
 			}
 		}
 	}
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	keyPEM, err := keystore.Encode(key, nil)
 	if err != nil {
-		return nil, fmt.Errorf("encode private key: %w", err)
+		return err
 	}
-	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 	defer clear(keyPEM)
-	defer clear(pkcs8)
-	var certPEM bytes.Buffer
-	if err := pem.Encode(&certPEM, &pem.Block{Type: "CERTIFICATE", Bytes: der}); err != nil {
-		return nil, err
-	}
 	if err := writeFile(path+".key", keyPEM, 0o600, force); err != nil {
-		return nil, fmt.Errorf("write private key: %w", err)
+		return fmt.Errorf("write private key: %w", err)
 	}
-	if err := writeFile(path+".pem", certPEM.Bytes(), 0o644, force); err != nil {
+	if err := writeFile(path+".pem", pemCertificates(c), 0o644, force); err != nil {
 		if !force {
 			err = errors.Join(err, os.Remove(path+".key")) // ours: it was not there before
 		}
-		return nil, fmt.Errorf("write certificate: %w", err)
+		return fmt.Errorf("write certificate: %w", err)
 	}
-	return cert, nil
+	return nil
+}
+
+func pemCertificates(certs ...*x509.Certificate) []byte {
+	var b []byte
+	for _, c := range certs {
+		b = append(b, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	return b
+}
+
+func pemCRL(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der})
 }
 
 func date(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }

@@ -9,6 +9,10 @@ import (
 	"crypto/rsa"
 	"fmt"
 	"strings"
+
+	"github.com/emmansun/gmsm/sm2"
+
+	"caponier/internal/cert"
 )
 
 // KeyType is an algorithm and size of key pairs.
@@ -22,11 +26,12 @@ const (
 	RSA2048   KeyType = "rsa-2048"
 	RSA3072   KeyType = "rsa-3072"
 	RSA4096   KeyType = "rsa-4096"
+	SM2       KeyType = "sm2" // GB/T 32918; certificates signed with SM2 and SM3
 )
 
 // KeyTypes returns the key types that can be issued, the default first.
 func KeyTypes() []KeyType {
-	return []KeyType{ECDSAP256, ECDSAP384, Ed25519, RSA2048, RSA3072, RSA4096}
+	return []KeyType{ECDSAP256, ECDSAP384, Ed25519, RSA2048, RSA3072, RSA4096, SM2}
 }
 
 // ParseKeyType reads a key type in any case; empty means the default.
@@ -59,6 +64,8 @@ func (t KeyType) generate() (crypto.Signer, error) {
 		return rsa.GenerateKey(rand.Reader, 3072)
 	case RSA4096:
 		return rsa.GenerateKey(rand.Reader, 4096)
+	case SM2:
+		return sm2.GenerateKey(rand.Reader)
 	default:
 		return nil, fmt.Errorf("unknown key type %q", string(t))
 	}
@@ -70,6 +77,9 @@ func describeKey(pub crypto.PublicKey) string {
 	case *rsa.PublicKey:
 		return fmt.Sprintf("rsa-%d", k.N.BitLen())
 	case *ecdsa.PublicKey:
+		if cert.IsSM2(k) {
+			return string(SM2)
+		}
 		return "ecdsa-" + strings.ToLower(strings.Replace(k.Params().Name, "-", "", 1))
 	case ed25519.PublicKey:
 		return string(Ed25519)

@@ -15,6 +15,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/emmansun/gmsm/sm2"
+
+	"caponier/internal/cert"
 	"caponier/internal/dn"
 )
 
@@ -31,8 +34,11 @@ const (
 // immutable, and safe for concurrent use.
 type Verifier struct {
 	anchors []*x509.Certificate
-	roots   *x509.CertPool
+	roots   []*x509.Certificate
 	pin     *x509.Certificate // or nil
+
+	lists  []*revocations
+	strict bool
 }
 
 // NewVerifier makes a Verifier that accepts what leads to one of the anchors,
@@ -42,15 +48,15 @@ func NewVerifier(anchors []*x509.Certificate, pin *x509.Certificate) (*Verifier,
 	if len(anchors) == 0 && pin == nil {
 		return nil, errors.New("neither a trust anchor nor a pinned certificate")
 	}
-	v := &Verifier{anchors: slices.Clone(anchors), roots: x509.NewCertPool(), pin: pin}
+	v := &Verifier{anchors: slices.Clone(anchors), pin: pin}
 	for _, a := range anchors {
 		if !mayIssue(a) {
 			return nil, fmt.Errorf("%q cannot be a trust anchor: it is not the certificate of an authority", dn.FormatDN(a.RawSubject))
 		}
-		v.roots.AddCert(a)
 	}
+	v.roots = v.anchors
 	if len(anchors) == 0 {
-		v.roots.AddCert(pin)
+		v.roots = []*x509.Certificate{pin}
 	}
 	return v, nil
 }
@@ -87,37 +93,72 @@ func (v *Verifier) Verify(chain [][]byte, kind uint8, data []byte, now time.Time
 	if err != nil {
 		return nil, err
 	}
+	if err := v.verify(certs, signing, kind, data, now); err != nil {
+		return nil, err
+	}
+	return certs[0].PublicKey, nil
+}
+
+// purpose is what a certificate is offered for.
+type purpose struct {
+	name  string
+	usage x509.KeyUsage // one of these, where the certificate has key usage at all
+	// explicit asks for key usage in the certificate: two certificates of one
+	// gateway are told apart by it.
+	explicit bool
+}
+
+const signatureUsage = x509.KeyUsageDigitalSignature | x509.KeyUsageContentCommitment
+
+var signing = purpose{name: "signatures", usage: signatureUsage}
+
+func (p purpose) permitted(c *x509.Certificate) bool {
+	return c.KeyUsage&p.usage != 0 || c.KeyUsage == 0 && !p.explicit
+}
+
+// verify checks certs[0], with the others to help, for a purpose and an identity.
+func (v *Verifier) verify(certs []*x509.Certificate, p purpose, kind uint8, data []byte, now time.Time) error {
 	leaf := certs[0]
 	if v.pin != nil && !bytes.Equal(leaf.Raw, v.pin.Raw) {
-		return nil, refuse(CodePinMismatch, leaf, nil, "it is not the pinned certificate of %q", shorten(dn.FormatDN(v.pin.RawSubject)))
+		return refuse(CodePinMismatch, leaf, nil, "it is not the pinned certificate of %q", shorten(dn.FormatDN(v.pin.RawSubject)))
 	}
 	if v.pin == nil && slices.ContainsFunc(v.anchors, leaf.Equal) {
-		return nil, refuse(CodeAnchorAsPeer, leaf, nil, "it is a trust anchor and no gateway's own")
+		return refuse(CodeAnchorAsPeer, leaf, nil, "it is a trust anchor and no gateway's own")
 	}
 	if err := checkTime(leaf, now); err != nil {
-		return nil, err
+		return err
 	}
 	path, err := v.path(certs, now)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	// The anchor, last, is trusted as it is.
 	for _, c := range path[:max(1, len(path)-1)] {
 		if !permitsIKE(c) {
-			return nil, refuse(CodeKeyUsage, c, nil, "its extended key usage %s does not allow IKE", strings.Join(extendedUsages(c), ", "))
+			return refuse(CodeKeyUsage, c, nil, "its extended key usage %s does not allow IKE", strings.Join(extendedUsages(c), ", "))
 		}
 	}
-	if u := leaf.KeyUsage; u != 0 && u&(x509.KeyUsageDigitalSignature|x509.KeyUsageContentCommitment) == 0 {
-		return nil, refuse(CodeKeyUsage, leaf, nil, "its key usage %s does not allow signatures", strings.Join(keyUsages(leaf), ", "))
+	if !p.permitted(leaf) {
+		return refuse(CodeKeyUsage, leaf, nil, "its key usage %s does not allow %s", usageText(leaf), p.name)
+	}
+	if err := v.checkRevocation(path, now); err != nil {
+		return err
 	}
 	if kind == idKeyID && v.pin != nil {
-		return leaf.PublicKey, nil // the pin binds the key to whatever the configuration calls it
+		return nil // the pin binds the key to whatever the configuration calls it
 	}
 	if !speaksFor(leaf, kind, data) {
-		return nil, refuse(CodeIdentityMismatch, leaf, nil, "it does not speak for %s; its alternative names: %s",
+		return refuse(CodeIdentityMismatch, leaf, nil, "it does not speak for %s; its alternative names: %s",
 			identityText(kind, data), listNames(leaf))
 	}
-	return leaf.PublicKey, nil
+	return nil
+}
+
+func usageText(c *x509.Certificate) string {
+	if c.KeyUsage == 0 {
+		return "(none)"
+	}
+	return strings.Join(keyUsages(c), ", ")
 }
 
 func listNames(c *x509.Certificate) string {
@@ -148,7 +189,7 @@ func parseChain(chain [][]byte) ([]*x509.Certificate, error) {
 		if len(der) > MaxCertificate {
 			return nil, refuse(CodeTooLarge, nil, nil, "certificate %d of the peer has %d octets, more than %d", i+1, len(der), MaxCertificate)
 		}
-		c, err := x509.ParseCertificate(der)
+		c, err := cert.Parse(der)
 		if err != nil {
 			return nil, refuse(CodeMalformed, nil, err, "certificate %d of the peer is malformed: %v", i+1, err)
 		}
@@ -170,7 +211,7 @@ func checkKey(c *x509.Certificate) error {
 		return nil
 	case *ecdsa.PublicKey:
 		switch k.Curve {
-		case elliptic.P256(), elliptic.P384(), elliptic.P521():
+		case elliptic.P256(), elliptic.P384(), elliptic.P521(), sm2.P256():
 			return nil
 		default:
 			return refuse(CodeWeakKey, c, nil, "its ECDSA key is on %s", k.Params().Name)
@@ -195,17 +236,8 @@ func checkTime(c *x509.Certificate, now time.Time) error {
 
 // path finds the way from certs[0] to an anchor.
 func (v *Verifier) path(certs []*x509.Certificate, now time.Time) ([]*x509.Certificate, error) {
-	leaf, others := certs[0], x509.NewCertPool()
-	for _, c := range certs[1:] {
-		others.AddCert(c)
-	}
-	paths, err := leaf.Verify(x509.VerifyOptions{
-		Roots:         v.roots,
-		Intermediates: others,
-		CurrentTime:   now,
-		// crypto/x509 does not know ipsecIKE: permitsIKE has a look instead.
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
-	})
+	// crypto/x509 does not know ipsecIKE: permitsIKE has a look instead.
+	paths, err := cert.Verify(certs[0], certs[1:], v.roots, now)
 	if err != nil {
 		return nil, v.explain(certs, now, err)
 	}
@@ -264,9 +296,8 @@ func (v *Verifier) explainUnknown(certs []*x509.Certificate, err error) error {
 			}
 			// CheckSignature says whether the key made it, CheckSignatureFrom whether
 			// it counts.
-			madeErr := k.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature)
-			countsErr := c.CheckSignatureFrom(k)
-			_, insecure := errors.AsType[x509.InsecureAlgorithmError](errors.Join(madeErr, countsErr))
+			madeErr := cert.CheckSignature(k, c)
+			_, insecure := errors.AsType[x509.InsecureAlgorithmError](errors.Join(madeErr, c.CheckSignatureFrom(k)))
 			switch {
 			case insecure:
 				failure = refuse(CodeWeakSignature, c, err, "it is signed with %s, which is broken", c.SignatureAlgorithm)
