@@ -36,11 +36,12 @@ func (c *cli) pki() *cobra.Command {
 		Use:   "pki",
 		Short: "Make and show certificates",
 		Long: "A small certification authority in a directory: init makes the authority, issue a\n" +
-			"certificate for each gateway and user.",
+			"certificate for each gateway and user, revoke takes one back. export and import carry\n" +
+			"private keys to other systems and from them.",
 		Args: subcommand,
 		RunE: noSubcommand,
 	}
-	cmd.AddCommand(c.pkiInit(), c.pkiIssue(), c.pkiShow())
+	cmd.AddCommand(c.pkiInit(), c.pkiIssue(), c.pkiRevoke(), c.pkiExport(), c.pkiImport(), c.pkiShow())
 	return cmd
 }
 
@@ -107,24 +108,36 @@ func (c *cli) pkiInit() *cobra.Command {
 
 func (c *cli) pkiIssue() *cobra.Command {
 	var f requestFlags
+	var dual bool
 	cmd := &cobra.Command{
 		Use:   "issue NAME",
 		Short: "Issue a certificate for a gateway or a user",
-		Long:  "Makes a key and a certificate that the authority signs: NAME.key and NAME.pem.",
-		Args:  cobra.ExactArgs(1),
-		RunE: run(func(_ *cobra.Command, args []string) error {
+		Long: "Makes a key and a certificate that the authority signs: NAME.key and NAME.pem.\n" +
+			"With --dual, the two pairs that GM/T 0022 asks for: NAME-sign and NAME-encrypt, of SM2.",
+		Args: cobra.ExactArgs(1),
+		RunE: run(func(cmd *cobra.Command, args []string) error {
+			if dual && !cmd.Flags().Changed("key") {
+				f.key = string(pki.SM2)
+			}
 			r, err := f.request()
 			if err != nil {
 				return err
 			}
-			if _, err := pki.Issue(f.dir, args[0], r, time.Now()); err != nil {
+			if !dual {
+				if _, err := pki.Issue(f.dir, args[0], r, time.Now()); err != nil {
+					return refused(err)
+				}
+				return c.showPKI(f.dir, args[0])
+			}
+			if _, _, err := pki.IssueDual(f.dir, args[0], r, time.Now()); err != nil {
 				return refused(err)
 			}
-			return c.showPKI(f.dir, args[0])
+			return c.showPKI(f.dir, args[0]+pki.SignSuffix, args[0]+pki.EncryptSuffix)
 		}),
 	}
 	f.declare(cmd, pki.LeafValidity)
 	cmd.Flags().StringSliceVar(&f.sans, "san", nil, "alternative names: host names, IP addresses, mail addresses")
+	cmd.Flags().BoolVar(&dual, "dual", false, "two pairs of SM2, for signatures and for encryption (GM/T 0015)")
 	return cmd
 }
 
@@ -146,13 +159,17 @@ func (c *cli) pkiShow() *cobra.Command {
 	}
 }
 
-// showPKI prints the certificate that was made under a name.
-func (c *cli) showPKI(dir, name string) error {
-	made, err := pki.Show(filepath.Join(dir, name+".pem"), time.Now())
-	if err != nil {
-		return err
+// showPKI prints the certificates that were made under names.
+func (c *cli) showPKI(dir string, names ...string) error {
+	var all certificates
+	for _, name := range names {
+		made, err := pki.Show(filepath.Join(dir, name+".pem"), time.Now())
+		if err != nil {
+			return err
+		}
+		all = append(all, made...)
 	}
-	return c.print(certificates(made))
+	return c.print(all)
 }
 
 // refused gives the errors of package pki their codes.

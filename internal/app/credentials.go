@@ -62,6 +62,15 @@ func readCredentials(c *config.Connection) (*credentials, error) {
 			return nil, fmt.Errorf("connection %s: %w", c.Name, err)
 		}
 		creds.authorities = creds.verifier.Authorities()
+		var lists []*x509.RevocationList
+		for _, f := range c.Remote.CRL {
+			list, err := pki.LoadCRL(f.Path)
+			if err != nil {
+				return nil, fmt.Errorf("connection %s: %w", c.Name, err)
+			}
+			lists = append(lists, list)
+		}
+		creds.verifier = creds.verifier.WithRevocation(lists, c.Remote.Revocation == config.RevocationStrict)
 	}
 	return creds, nil
 }

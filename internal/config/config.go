@@ -107,6 +107,9 @@ type Party struct {
 	Key  File   // of the local end with AuthCert
 	CA   []File // of the remote end with AuthCert: whom to trust
 	Pin  File   // of the remote end with AuthCert: exactly this certificate
+	CRL  []File // of the remote end with AuthCert: revocation lists
+	// Revocation says what to think of a certificate that no current list covers.
+	Revocation Revocation
 
 	Signature Signature // of the local end with AuthCert
 	SHA1      SHA1      // of the remote end with AuthCert

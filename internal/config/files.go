@@ -1,15 +1,13 @@
 package config
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"time"
 
+	"caponier/internal/cert"
 	"caponier/internal/keystore"
 )
 
@@ -36,11 +34,10 @@ func (d *decoder) checkFiles(c *Connection, path string, checks *Checks) {
 		}
 	}
 	for i := range c.Remote.CA {
-		at := path + ".remote.ca"
-		if len(c.Remote.CA) > 1 {
-			at = fmt.Sprintf("%s[%d]", at, i)
-		}
-		d.certificate(&c.Remote.CA[i], at, checks)
+		d.certificate(&c.Remote.CA[i], item(path+".remote.ca", i, len(c.Remote.CA)), checks)
+	}
+	for i := range c.Remote.CRL {
+		d.revocationList(&c.Remote.CRL[i], item(path+".remote.crl", i, len(c.Remote.CRL)), checks)
 	}
 	d.certificate(&c.Remote.Pin, path+".remote.pin", checks)
 	d.psk(&c.Remote, path+".remote.psk-file", path+".local.psk-file")
@@ -49,6 +46,14 @@ func (d *decoder) checkFiles(c *Connection, path string, checks *Checks) {
 	} else {
 		d.psk(&c.Local, path+".local.psk-file", path+".remote.psk-file")
 	}
+}
+
+// item is where the i-th of n files stands: one alone need not be in a list.
+func item(path string, i, n int) string {
+	if n == 1 {
+		return path
+	}
+	return fmt.Sprintf("%s[%d]", path, i)
 }
 
 // read returns the contents of a file that is named at n.
@@ -72,7 +77,7 @@ func (d *decoder) certificate(f *File, path string, checks *Checks) *x509.Certif
 	if !ok {
 		return nil
 	}
-	certs, err := parseCertificates(data)
+	certs, err := cert.ParseAll(data)
 	if err != nil {
 		d.errorf(n, "%s: %v", f.Path, err)
 		return nil
@@ -94,30 +99,20 @@ func (d *decoder) certificate(f *File, path string, checks *Checks) *x509.Certif
 	return certs[0]
 }
 
-// parseCertificates reads PEM, or one certificate in DER.
-func parseCertificates(data []byte) ([]*x509.Certificate, error) {
-	if !bytes.Contains(data, []byte("-----BEGIN")) {
-		cert, err := x509.ParseCertificate(data)
-		if err != nil {
-			return nil, errors.New("not a certificate in PEM or DER")
-		}
-		return []*x509.Certificate{cert}, nil
+// revocationList reads a revocation list, and warns of an old one.
+func (d *decoder) revocationList(f *File, path string, checks *Checks) {
+	n := d.at(path)
+	data, ok := d.read(f, n)
+	if !ok {
+		return
 	}
-	var out []*x509.Certificate
-	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
-		if block.Type != "CERTIFICATE" {
-			continue
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, cert)
+	list, err := cert.ParseCRL(data)
+	switch {
+	case err != nil:
+		d.errorf(n, "%s: %v", f.Path, err)
+	case !checks.Now.IsZero() && checks.Now.After(list.NextUpdate):
+		d.warnf(n, "the revocation list of %s has been out of date since %s", list.Issuer, list.NextUpdate.UTC().Format(time.DateOnly))
 	}
-	if len(out) == 0 {
-		return nil, errors.New("no certificate in the file")
-	}
-	return out, nil
 }
 
 // privateKey opens a private key as the gateway will.

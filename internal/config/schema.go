@@ -290,6 +290,21 @@ func init() {
 			get: func(v *Party) any { return v.Pin },
 		},
 		key[Party]{
+			name: "crl", kind: kindPaths, effect: EffectReconnect,
+			set: func(d *decoder, v *Party, n *node, path string) {
+				d.each(n, path, func(item *node, _ string) {
+					var f File
+					d.path(&f.Path, item)
+					v.CRL = append(v.CRL, f)
+				})
+			}, get: func(v *Party) any { return v.CRL },
+		},
+		key[Party]{
+			name: "revocation", kind: revocationWords.String(), implied: "relaxed", effect: EffectReconnect,
+			set: func(d *decoder, v *Party, n *node, _ string) { word(d, &v.Revocation, n, revocationWords) },
+			get: func(v *Party) any { return v.Revocation },
+		},
+		key[Party]{
 			name: "sha1", kind: sha1Words.String(), implied: "auto", effect: EffectReconnect,
 			set: func(d *decoder, v *Party, n *node, _ string) { word(d, &v.SHA1, n, sha1Words) },
 			get: func(v *Party) any { return v.SHA1 },

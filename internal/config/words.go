@@ -63,6 +63,16 @@ const (
 	SignatureRSAPSS
 )
 
+// Revocation says what to think of a peer's certificate whose issuer has no
+// current revocation list here.
+type Revocation uint8
+
+// The policies of revocation.
+const (
+	RevocationRelaxed Revocation = iota // it is good
+	RevocationStrict                    // it is refused
+)
+
 // SHA1 says when a peer may sign with SHA-1.
 type SHA1 uint8
 
@@ -122,6 +132,7 @@ var (
 	versionWords       = wordList{[]string{"2"}, []string{"1", "gm"}}
 	authWords          = wordList{[]string{"cert", "psk"}, []string{"eap"}}
 	signatureWords     = wordList{[]string{"auto", "rsa-pss"}, nil}
+	revocationWords    = wordList{[]string{"relaxed", "strict"}, nil}
 	sha1Words          = wordList{[]string{"auto", "never", "always"}, nil}
 	uniqueWords        = wordList{[]string{"replace", "keep", "never"}, nil}
 	encapsulationWords = wordList{[]string{"auto", "always", "never"}, nil}
@@ -162,6 +173,9 @@ func (a Auth) String() string { return authWords.word(uint8(a)) }
 
 // String returns the configuration's word.
 func (s Signature) String() string { return signatureWords.word(uint8(s)) }
+
+// String returns the configuration's word.
+func (r Revocation) String() string { return revocationWords.word(uint8(r)) }
 
 // String returns the configuration's word.
 func (s SHA1) String() string { return sha1Words.word(uint8(s)) }

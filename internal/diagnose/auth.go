@@ -1,12 +1,12 @@
 package diagnose
 
 import (
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
 
+	"caponier/internal/cert"
 	"caponier/internal/control"
 	"caponier/internal/dn"
 	"caponier/internal/ike/message"
@@ -258,7 +258,7 @@ func describeCertificates(chain [][]byte) []control.Certificate {
 		if len(der) > pki.MaxCertificate {
 			continue
 		}
-		c, err := x509.ParseCertificate(der)
+		c, err := cert.Parse(der)
 		if err != nil {
 			continue
 		}

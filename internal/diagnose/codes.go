@@ -49,6 +49,8 @@ func Codes() []Code {
 		{string(pki.CodeExpired), "a certificate of the peer has expired", "renew it"},
 		{string(pki.CodeNotYetValid), "a certificate of the peer is not valid yet", "set the clock of the end that is wrong"},
 		{CodeClock, "by this gateway's clock both ends' certificates are outside their validity", "set this gateway's clock"},
+		{string(pki.CodeRevoked), "the issuer has revoked a certificate of the peer", "issue the peer a new certificate"},
+		{string(pki.CodeRevocationUnknown), "there is no current revocation list for a certificate of the peer", "renew the list under remote.crl, or set revocation: relaxed"},
 		{string(pki.CodeUnknownCA), "the peer's certificate does not lead to a CA that the connection trusts", "name the issuer in remote.ca, or make the peer send its intermediates"},
 		{string(pki.CodeKeyUsage), "the peer's certificate is not for signatures of IKE", "reissue it with digitalSignature, and ipsecIKE or no extended key usage"},
 		{string(pki.CodeNoCertificate), "the peer sent no certificate", "make the peer send it"},

@@ -146,6 +146,12 @@ func describeParty(p *config.Party, defaultID string) PartyDescription {
 		if !p.Pin.IsZero() {
 			proof = append(proof, "exactly the certificate "+p.Pin.Path)
 		}
+		for _, f := range p.CRL {
+			proof = append(proof, "not revoked in "+f.Path)
+		}
+		if p.Revocation == config.RevocationStrict {
+			proof = append(proof, "covered by a current revocation list")
+		}
 	}
 	out.Proof = strings.Join(proof, ", and ")
 	return out

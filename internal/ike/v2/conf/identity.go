@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"caponier/internal/cert"
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/v2/rules"
 	"caponier/internal/suite"
@@ -31,7 +32,7 @@ func (p *Party) leaf() (*x509.Certificate, error) {
 	if len(p.Certificates) == 0 {
 		return nil, errors.New("no certificate is configured")
 	}
-	leaf, err := x509.ParseCertificate(p.Certificates[0])
+	leaf, err := cert.Parse(p.Certificates[0])
 	if err != nil {
 		return nil, fmt.Errorf("own certificate: %w", err)
 	}
