@@ -62,6 +62,10 @@ test-system: ## the program itself: interoperability with strongSwan, operation,
 test-interop: ## tunnels with strongSwan (root); rewrites docs/interop.md
 	go test -count 1 -timeout 20m ./test/interop -update
 
+.PHONY: test-leaks
+test-leaks: ## what crosses the outside link while things happen to a gateway (root); rewrites docs/leaks.md
+	go test -count 1 -run 'TestLeaks$$' ./test/operations -update
+
 .PHONY: bench
 bench: build bench-peers ## this program beside its peers, for an hour (root); rewrites docs/benchmarks
 	scripts/setup.sh bench

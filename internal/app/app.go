@@ -198,6 +198,9 @@ func (a *app) start(creds map[string]*credentials) error {
 	if err := a.host.Set(host.FromPolicies(spd)); err != nil {
 		return err
 	}
+	if err := a.host.Watch(); err != nil {
+		return err
+	}
 	a.keyring.Allow(gw.CaptureKeys == config.CaptureKeysAllow)
 	a.daemon = ike.New(ike.Options{
 		Sockets: []netio.IKESocket{a.plane.IKESocket(), a.ikeSocket}, Backend: a.keyring.Backend(a.plane),

@@ -6,12 +6,15 @@
 //	221: from all to LOCAL iif TUN goto 230
 //	222: from LOCAL to REMOTE lookup 221
 //	230: nop
+//	32764: from all iif TUN lookup main suppress_prefixlength 0
+//	32765: from all iif TUN lookup 222
 //
 //	table 220: PREFIX dev TUN src ADDRESS       what is protected
 //	           unreachable PREFIX metric high   what is left of it without TUN
 //	           throw LOCAL                      where a PREFIX covers LOCAL
 //	table 221: default dev TUN
 //	           unreachable default metric high
+//	table 222: unreachable LOCAL                where a default route must not lead
 //
 // The gateway's own packets carry the mark: they never come back to it. All
 // that is made here has a routing protocol number of its own, by which a later
@@ -41,9 +44,10 @@ const (
 	// Protocol is the routing protocol number of our routes and rules: none that
 	// rt_protos knows.
 	Protocol uint8 = 213
-	// TableProtect and TableDiscard are our routing tables.
+	// TableProtect, TableDiscard and TableDeliver are our routing tables.
 	TableProtect uint32 = 220
 	TableDiscard uint32 = 221
+	TableDeliver uint32 = 222
 )
 
 // Priorities of the rules, and metrics of the routes.
@@ -52,6 +56,9 @@ const (
 	priorityPass    = 221
 	priorityDiscard = 222
 	priorityEnd     = 230
+	// Behind the rules of others, before the one for the main table.
+	priorityDirect  = 32764
+	priorityDeliver = 32765
 
 	metricTUN   = 100
 	metricBlock = 1 << 30
@@ -76,6 +83,8 @@ type Host struct {
 	route   *rtnetlink.Conn // guarded by mu, as the rest
 	rule    *netlink.Conn
 	changes int
+	desired *Desired // by the last Set; nil before it and after Release
+	watch   *watch   // nil before Watch
 	closed  bool
 }
 
@@ -172,11 +181,27 @@ func (h *Host) reportForwarding() {
 func (h *Host) Set(d Desired) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if err := h.setLocked(d); err != nil {
+		return err
+	}
+	h.desired = &d
+	return nil
+}
+
+func (h *Host) setLocked(d Desired) error {
 	addrs, err := h.addresses()
 	if err != nil {
 		return fmt.Errorf("host: read addresses: %w", err)
 	}
-	return h.apply(h.routesFor(d, addrs), h.rulesFor(d))
+	list, err := h.route.Route.List()
+	if err != nil {
+		return fmt.Errorf("host: read routes: %w", err)
+	}
+	routes := h.routesFor(d, addrs)
+	for p := range deliveries(d, list) {
+		routes[route{table: TableDeliver, kind: unix.RTN_UNREACHABLE, to: p, metric: metricBlock}] = true
+	}
+	return h.apply(routes, h.rulesFor(d))
 }
 
 // Release gives up the TUN device. With keepBlocked, packets that were protected
@@ -185,6 +210,7 @@ func (h *Host) Set(d Desired) error {
 func (h *Host) Release(keepBlocked bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.desired = nil
 	if !keepBlocked {
 		return h.apply(nil, nil)
 	}
@@ -193,7 +219,7 @@ func (h *Host) Release(keepBlocked bool) error {
 		return fmt.Errorf("host: read routes: %w", err)
 	}
 	for r := range routes {
-		if r.kind == unix.RTN_UNICAST {
+		if r.kind == unix.RTN_UNICAST || r.table == TableDeliver {
 			delete(routes, r)
 		}
 	}
@@ -207,12 +233,19 @@ func (h *Host) Release(keepBlocked bool) error {
 // Close ends the connection and leaves routes and rules as they are.
 func (h *Host) Close() error {
 	h.mu.Lock()
-	defer h.mu.Unlock()
+	w := h.watch
+	h.watch = nil
 	if h.closed {
+		h.mu.Unlock()
 		return nil
 	}
 	h.closed = true
-	return errors.Join(h.route.Close(), h.rule.Close())
+	err := errors.Join(h.route.Close(), h.rule.Close())
+	h.mu.Unlock()
+	if w != nil {
+		err = errors.Join(err, w.end())
+	}
+	return err
 }
 
 // apply changes what differs. New routes are there before a rule leads to them,

@@ -133,29 +133,31 @@ func (h *Host) ourRoutes() (map[route]bool, error) {
 	}
 	out := make(map[route]bool)
 	for i := range list {
-		m := &list[i]
-		table := m.Attributes.Table
-		if m.Protocol != Protocol || table != TableProtect && table != TableDiscard {
-			continue
+		r := routeOf(&list[i])
+		if list[i].Protocol == Protocol && slices.Contains([]uint32{TableProtect, TableDiscard, TableDeliver}, r.table) {
+			out[r] = true
 		}
-		r := route{table: table, kind: m.Type, metric: m.Attributes.Priority}
-		if m.Type == unix.RTN_UNICAST {
-			r.device = m.Attributes.OutIface
-		}
-		to, ok := addrOf(m.Attributes.Dst)
-		if !ok {
-			to = netip.IPv4Unspecified()
-			if m.Family == unix.AF_INET6 {
-				to = netip.IPv6Unspecified()
-			}
-		}
-		r.to = netip.PrefixFrom(to, int(m.DstLength))
-		if src, ok := addrOf(m.Attributes.Src); ok {
-			r.src = src
-		}
-		out[r] = true
 	}
 	return out, nil
+}
+
+func routeOf(m *rtnetlink.RouteMessage) route {
+	r := route{table: m.Attributes.Table, kind: m.Type, metric: m.Attributes.Priority}
+	if m.Type == unix.RTN_UNICAST {
+		r.device = m.Attributes.OutIface
+	}
+	to, ok := addrOf(m.Attributes.Dst)
+	if !ok {
+		to = netip.IPv4Unspecified()
+		if m.Family == unix.AF_INET6 {
+			to = netip.IPv6Unspecified()
+		}
+	}
+	r.to = netip.PrefixFrom(to, int(m.DstLength))
+	if src, ok := addrOf(m.Attributes.Src); ok {
+		r.src = src
+	}
+	return r
 }
 
 func family(a netip.Addr) uint8 {

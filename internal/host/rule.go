@@ -30,6 +30,7 @@ type rule struct {
 	iif      string
 	mark     uint32
 	not      bool // what does not match all of the above
+	specific bool // a default route of the table does not count
 
 	action uint8  // FR_ACT_TO_TBL, FR_ACT_GOTO or FR_ACT_NOP
 	target uint32 // the table, or the priority to go to
@@ -60,6 +61,9 @@ func (r rule) String() string {
 	default:
 		fmt.Fprintf(&b, " lookup %d", r.target)
 	}
+	if r.specific {
+		b.WriteString(" suppress_prefixlength 0")
+	}
 	return b.String()
 }
 
@@ -77,6 +81,11 @@ func (h *Host) rulesFor(d Desired) map[rule]bool {
 			priority: priorityProtect, v6: !r.To.Addr().Is4(), mark: Mark, not: true,
 			action: unix.FR_ACT_TO_TBL, target: TableProtect,
 		}] = true
+		deliver := rule{v6: !r.To.Addr().Is4(), iif: h.opts.Device, action: unix.FR_ACT_TO_TBL}
+		deliver.priority, deliver.target = priorityDeliver, TableDeliver
+		out[deliver] = true
+		deliver.priority, deliver.target, deliver.specific = priorityDirect, unix.RT_TABLE_MAIN, true
+		out[deliver] = true
 	}
 	for _, p := range d.Discard {
 		v6 := !p.From.Addr().Is4()
@@ -163,6 +172,9 @@ func (r rule) encode() ([]byte, error) {
 	case unix.FR_ACT_TO_TBL:
 		b[4] = uint8(r.target)
 		ae.Uint32(unix.FRA_TABLE, r.target)
+		if r.specific {
+			ae.Uint32(unix.FRA_SUPPRESS_PREFIXLEN, 0)
+		}
 	case unix.FR_ACT_GOTO:
 		ae.Uint32(unix.FRA_GOTO, r.target)
 	}
@@ -198,6 +210,8 @@ func decodeRule(b []byte) (r rule, ours bool, err error) {
 			r.iif = ad.String()
 		case unix.FRA_FWMARK:
 			r.mark = ad.Uint32()
+		case unix.FRA_SUPPRESS_PREFIXLEN: // all ones for none
+			r.specific = ad.Uint32() == 0
 		case unix.FRA_TABLE:
 			table = ad.Uint32()
 		case unix.FRA_GOTO:

@@ -107,10 +107,11 @@ func (c *connection) carrier() *sa {
 	return found
 }
 
-// isOver reports whether no IKE SA is left, but for answering repetitions.
-func (c *connection) isOver() bool {
+// isOver reports whether no IKE SA is left that began up to then, but for answering
+// repetitions. The peer is free to call again, and may do so at once.
+func (c *connection) isOver(then time.Time) bool {
 	for s := range c.sas {
-		if !s.over {
+		if !s.over && !s.born.After(then) {
 			return false
 		}
 	}
@@ -290,7 +291,7 @@ func (d *Daemon) Disconnect(ctx context.Context, conn, tunnel string) error {
 			}
 		}
 	}
-	up := c.isUp(tunnel)
+	up, now := c.isUp(tunnel), d.now()
 	d.mu.Unlock()
 	switch {
 	case child != nil && !up: // perhaps it is being set up
@@ -304,9 +305,9 @@ func (d *Daemon) Disconnect(ctx context.Context, conn, tunnel string) error {
 		})
 	default:
 		return d.carryOut(ctx, conn, order{
-			done:  func(c *connection) (bool, error) { return c.isOver(), nil },
+			done:  func(c *connection) (bool, error) { return c.isOver(now), nil },
 			act:   func() error { d.closeConnection(conn); return nil },
-			judge: func(c *connection, _ v2.Notice) (bool, error) { return c.isOver(), nil },
+			judge: func(c *connection, _ v2.Notice) (bool, error) { return c.isOver(now), nil },
 		})
 	}
 }

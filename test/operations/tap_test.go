@@ -19,10 +19,17 @@ type tap struct {
 	mu    sync.Mutex
 	armed bool
 	leaks []string // inner packets in clear, while armed
-	clear int      // inner packets in clear, ever
+	count crossing //  of all packets, ever
 	sas   map[direction]*sequence
 	// The first packets of each kind, from the outer IP header on.
 	esp, ike [][]byte
+}
+
+// crossing is how many packets were seen, by kind.
+type crossing struct{ esp, ike, clear, other int }
+
+func (o crossing) since(before crossing) crossing {
+	return crossing{o.esp - before.esp, o.ike - before.ike, o.clear - before.clear, o.other - before.other}
 }
 
 // direction is one SA as the wire shows it.
@@ -94,28 +101,34 @@ func (p *tap) see(f netns.Frame) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if isInner(o.src) || isInner(o.dst) || bytes.Contains(packet, []byte(marker)) {
-		p.clear++
+		p.count.clear++
 		if p.armed && len(p.leaks) < 10 {
 			p.leaks = append(p.leaks, fmt.Sprintf("%s to %s, protocol %d", o.src, o.dst, o.protocol))
 		}
 		return
 	}
-	switch {
-	case o.protocol == 50:
+	if o.protocol == 50 {
 		p.esPacket(o.src, o.payload, packet)
-	case o.protocol == 17 && len(o.payload) > 12:
+		return
+	}
+	if o.protocol == 17 && len(o.payload) > 12 {
 		switch src, body := binary.BigEndian.Uint16(o.payload), o.payload[8:]; {
 		case src == 500, src == 4500 && binary.BigEndian.Uint32(body) == 0:
+			p.count.ike++
 			if len(p.ike) < keepPackets {
 				p.ike = append(p.ike, bytes.Clone(packet))
 			}
+			return
 		case src == 4500:
 			p.esPacket(o.src, body, packet)
+			return
 		}
 	}
+	p.count.other++
 }
 
 func (p *tap) esPacket(src netip.Addr, b, packet []byte) {
+	p.count.esp++
 	if len(b) < 8 {
 		return
 	}
@@ -154,10 +167,13 @@ func (p *tap) mustBeTight(t *testing.T, when string) {
 	p.leaks = nil
 }
 
-func (p *tap) inClear() int {
+func (p *tap) inClear() int { return p.seen().clear }
+
+// seen is what crossed the wire so far.
+func (p *tap) seen() crossing {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.clear
+	return p.count
 }
 
 // mustHaveNoGaps fails where a sequence number of an SA is missing or was used
