@@ -6,9 +6,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"caponier/internal/ah"
+	"caponier/internal/drop"
 	"caponier/internal/esp"
 	"caponier/internal/ipsec"
 	"caponier/internal/packet"
+	"caponier/internal/replay"
 	"caponier/internal/secret"
 )
 
@@ -54,6 +57,9 @@ func limit(l ipsec.Limit, now time.Time) (volume, time.Time) {
 	}
 	return v, now.Add(l.Time)
 }
+
+// Protocol says whether the SA is of ESP or AH.
+func (e *entry) Protocol() ipsec.Protocol { return e.sa.Protocol }
 
 // SA returns the SA as it was added, without its keys. The addresses in it are
 // the first ones; Endpoint has the present ones.
@@ -131,7 +137,8 @@ type In struct {
 
 	// Owned by the worker that Owner names.
 
-	esp     *esp.Inbound
+	esp     *esp.Inbound // nil for AH
+	ah      *ah.Inbound  // nil for ESP
 	now     counts
 	moved   netip.AddrPort // where packets came from, if not from the endpoint
 	touched bool           // in Worker.touched
@@ -142,13 +149,18 @@ type In struct {
 }
 
 func newIn(sa *ipsec.SA, now time.Time) (*In, error) {
-	e, err := esp.NewInbound(sa)
+	in := new(In)
+	var err error
+	if sa.Protocol == ipsec.AH {
+		in.ah, err = ah.NewInbound(sa)
+	} else {
+		in.esp, err = esp.NewInbound(sa)
+	}
 	if err != nil {
 		return nil, err
 	}
-	in := &In{esp: e}
 	in.init(sa, now)
-	// The Protector has keys of its own.
+	// What opens the packets has keys of its own.
 	sa.EncrKey.Wipe()
 	sa.IntegKey.Wipe()
 	return in, nil
@@ -156,7 +168,19 @@ func newIn(sa *ipsec.SA, now time.Time) (*In, error) {
 
 // Serial reports whether OpenBatch is the way to open packets fast
 // (esp.Inbound.Serial).
-func (in *In) Serial() bool { return in.esp.Serial() }
+func (in *In) Serial() bool { return in.esp != nil && in.esp.Serial() }
+
+// state is what esp.Inbound and ah.Inbound both tell.
+func (in *In) state() interface {
+	Top() uint64
+	ReplayWindow() int
+	Wipe()
+} {
+	if in.ah != nil {
+		return in.ah
+	}
+	return in.esp
+}
 
 func (in *In) publish() {
 	in.bytes.Store(in.now.bytes)
@@ -165,12 +189,12 @@ func (in *In) publish() {
 	in.integrity.Store(in.now.integrity)
 	in.selector.Store(in.now.selector)
 	in.expiredDrops.Store(in.now.expired)
-	in.top.Store(in.esp.Top())
+	in.top.Store(in.state().Top())
 }
 
 func (in *In) status() ipsec.SAStatus {
 	s := in.entry.status()
-	s.ReplayWindow = uint32(in.esp.ReplayWindow())
+	s.ReplayWindow = uint32(in.state().ReplayWindow())
 	s.Bytes = in.bytes.Load()
 	s.Packets = in.packets.Load()
 	s.ReplayDrops = in.replay.Load()
@@ -180,16 +204,16 @@ func (in *In) status() ipsec.SAStatus {
 	return s
 }
 
-func (in *In) wipe() { in.esp.Wipe() }
+func (in *In) wipe() { in.state().Wipe() }
 
 // Out is an outbound SA.
 type Out struct {
 	entry
 
 	encrKey, integKey secret.Key
-	layout            *esp.Outbound // for lengths only
+	layout            sealer // for lengths only
 	// sealers[i] belongs to worker i, which makes it when it first needs it.
-	sealers []*esp.Outbound
+	sealers []sealer
 
 	first    uint64        // the sequence number before the first
 	sequence atomic.Uint64 // the last that was claimed
@@ -197,19 +221,43 @@ type Out struct {
 	unsent   atomic.Uint64 // claimed, but not used
 }
 
+// sealer seals the packets of an SA for one worker: one of the two is there.
+type sealer struct {
+	esp *esp.Outbound
+	ah  *ah.Outbound
+}
+
+func newSealer(sa *ipsec.SA) (s sealer, err error) {
+	if sa.Protocol == ipsec.AH {
+		s.ah, err = ah.NewOutbound(sa)
+	} else {
+		s.esp, err = esp.NewOutbound(sa)
+	}
+	return s, err
+}
+
+func (s sealer) wipe() {
+	if s.esp != nil {
+		s.esp.Wipe()
+	}
+	if s.ah != nil {
+		s.ah.Wipe()
+	}
+}
+
 func newOut(sa *ipsec.SA, now time.Time, workers int) (*Out, error) {
-	s, err := esp.NewOutbound(sa)
+	s, err := newSealer(sa)
 	if err != nil {
 		return nil, err
 	}
 	out := &Out{encrKey: sa.EncrKey, integKey: sa.IntegKey, layout: s}
 	out.init(sa, now)
-	out.sealers = make([]*esp.Outbound, workers)
+	out.sealers = make([]sealer, workers)
 	out.sealers[0] = s
 	// The sequence numbers are a limit too, and one must notice in time to
 	// rekey. The last 2^32 of an extended sequence are left, so that claims
 	// beyond the limit cannot wrap.
-	last := s.MaxSequence()
+	last := replay.MaxSequence(sa.ESN)
 	if sa.ESN {
 		last -= math.MaxUint32
 	}
@@ -230,33 +278,37 @@ func after(first, n uint64) uint64 {
 
 // Serial reports whether Worker.Seal with many packets is the way to seal fast,
 // and not Claim.SealFrom (esp.Outbound.Serial).
-func (o *Out) Serial() bool { return o.layout.Serial() }
+func (o *Out) Serial() bool { return o.layout.esp != nil && o.layout.esp.Serial() }
 
-// HeadRoom is the number of octets that ESP puts before the inner packet.
-func (o *Out) HeadRoom() int { return o.layout.HeadRoom() }
+// HeadRoom is the number of octets that ESP puts before the inner packet. This
+// and the three lengths below are of ESP only.
+func (o *Out) HeadRoom() int { return o.layout.esp.HeadRoom() }
 
 // TailRoom is the largest number of octets that ESP puts after it.
-func (o *Out) TailRoom() int { return o.layout.TailRoom() }
+func (o *Out) TailRoom() int { return o.layout.esp.TailRoom() }
 
 // SealedLen is the length of the ESP packet for an inner packet of n octets.
-func (o *Out) SealedLen(n int) int { return o.layout.SealedLen(n) }
+func (o *Out) SealedLen(n int) int { return o.layout.esp.SealedLen(n) }
 
 // MaxInner is the length of the longest inner packet whose ESP packet has at
 // most n octets.
-func (o *Out) MaxInner(n int) int { return o.layout.MaxInner(n) }
+func (o *Out) MaxInner(n int) int { return o.layout.esp.MaxInner(n) }
 
-// sealer returns the sealer of worker i, or nil.
-func (o *Out) sealer(i int) *esp.Outbound {
-	if o.sealers[i] == nil {
+// AHLen is the length of the header that AH puts into packets of the IP version.
+func (o *Out) AHLen(version uint8) int { return o.layout.ah.HeaderLen(version) }
+
+// sealer returns the sealer of worker i.
+func (o *Out) sealer(i int) (sealer, error) {
+	if o.sealers[i] == (sealer{}) {
 		sa := o.sa
 		sa.EncrKey, sa.IntegKey = o.encrKey, o.integKey
-		s, err := esp.NewOutbound(&sa)
+		s, err := newSealer(&sa)
 		if err != nil {
-			return nil // cannot be: the same SA passed in newOut
+			return s, drop.NoSA // cannot be: the same SA passed in newOut
 		}
 		o.sealers[i] = s
 	}
-	return o.sealers[i]
+	return o.sealers[i], nil
 }
 
 // covers reports whether a packet that leaves fits the selectors.
@@ -285,9 +337,7 @@ func (o *Out) status() ipsec.SAStatus {
 
 func (o *Out) wipe() {
 	for _, s := range o.sealers {
-		if s != nil {
-			s.Wipe()
-		}
+		s.wipe()
 	}
 	o.encrKey.Wipe()
 	o.integKey.Wipe()

@@ -30,7 +30,7 @@ func TestWorkersAndWriter(t *testing.T) {
 			list := items(8, 60)
 			for !stop.Load() {
 				w.Begin(time.Now())
-				out := w.Outbound(7, info(list[0].Inner))
+				out := w.Outbound(ipsec.ESP, 7, info(list[0].Inner))
 				if out == nil {
 					t.Error("there is always an SA, but none was found")
 					w.End()

@@ -31,13 +31,14 @@ import (
 )
 
 // Errors of the writer's methods, wrapped with what they are about. An SA that
-// ESP cannot serve gives the errors of packages esp and suite.
+// ESP cannot serve gives the errors of packages esp, ah and suite.
 var (
 	ErrExists      = errors.New("SA exists already")
 	ErrNotFound    = errors.New("no such SA")
 	ErrLimit       = errors.New("limit reached")
 	ErrNoSelectors = errors.New("SA has no traffic selectors")
 	ErrAddress     = errors.New("SA has no outer address")
+	ErrEncap       = errors.New("AH cannot travel in UDP")
 	ErrClosed      = errors.New("SAD is closed")
 )
 
@@ -136,6 +137,8 @@ func (db *DB) add(sa *ipsec.SA, now time.Time) error {
 		return ErrNoSelectors
 	case !sa.Local.Addr().IsValid() || !sa.Remote.Addr().IsValid():
 		return ErrAddress
+	case sa.Protocol == ipsec.AH && sa.Encap:
+		return ErrEncap
 	case !reserved && db.size() >= db.cfg.MaxSAs:
 		return ErrLimit
 	}
@@ -188,6 +191,8 @@ func (db *DB) Update(id ipsec.SAID, to Endpoint) error {
 	case err != nil:
 	case !to.Local.Addr().IsValid() || !to.Remote.Addr().IsValid():
 		err = ErrAddress
+	case id.Protocol == ipsec.AH && to.Encap:
+		err = ErrEncap
 	case id.Direction == ipsec.Out:
 		moved := id
 		moved.Peer = to.Remote.Addr()

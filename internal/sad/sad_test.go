@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"caponier/internal/ah"
 	"caponier/internal/esp"
 	"caponier/internal/ipsec"
 	"caponier/internal/packet"
@@ -90,7 +91,7 @@ func items(n, size int) []esp.SealItem {
 func seal(t testing.TB, w *Worker, list []esp.SealItem) []ipsec.Event {
 	t.Helper()
 	w.Begin(start)
-	out := w.Outbound(7, info(list[0].Inner))
+	out := w.Outbound(ipsec.ESP, 7, info(list[0].Inner))
 	if out == nil {
 		t.Fatal("no outbound SA")
 	}
@@ -189,7 +190,7 @@ func TestNewestOutboundThatCovers(t *testing.T) {
 	find := func() ipsec.SPI {
 		w.Begin(start)
 		defer w.End()
-		if out := w.Outbound(7, info(inner(40))); out != nil {
+		if out := w.Outbound(ipsec.ESP, 7, info(inner(40))); out != nil {
 			return out.SA().SPI
 		}
 		return 0
@@ -231,7 +232,9 @@ func TestAddRefuses(t *testing.T) {
 			{"twice", func(*ipsec.SA) {}, ErrExists},
 			{"no selectors", func(sa *ipsec.SA) { sa.SPI, sa.LocalTS = 0x2000, nil }, ErrNoSelectors},
 			{"no address", func(sa *ipsec.SA) { sa.SPI, sa.Remote = 0x2000, netip.AddrPort{} }, ErrAddress},
-			{"AH", func(sa *ipsec.SA) { sa.Protocol, sa.SPI = ipsec.AH, 0x2000 }, esp.ErrUnsupported},
+			{"AH with encryption", func(sa *ipsec.SA) { sa.Protocol, sa.SPI, sa.Encap = ipsec.AH, 0x2000, false }, ah.ErrUnsupported},
+			{"AH in UDP", func(sa *ipsec.SA) { sa.Protocol, sa.SPI = ipsec.AH, 0x2000 }, ErrEncap},
+			{"no protocol", func(sa *ipsec.SA) { sa.Protocol, sa.SPI = 0, 0x2000 }, esp.ErrUnsupported},
 			{"limit", func(sa *ipsec.SA) { sa.SPI = 0x3000 }, ErrLimit},
 		} {
 			db := New(Config{Workers: 1, Rand: rand.Reader, MaxSAs: 2})
@@ -375,7 +378,7 @@ func TestSequenceNumbersEnd(t *testing.T) {
 	add(t, db, newSA(t, ipsec.Out, 0x1000))
 	w := db.Worker(0)
 	w.Begin(start)
-	out := w.Outbound(7, info(inner(40)))
+	out := w.Outbound(ipsec.ESP, 7, info(inner(40)))
 	out.sequence.Store(1<<32 - 3)
 	w.End()
 	list := items(4, 40)
@@ -454,7 +457,7 @@ func TestKeysAreWipedWhenNoWorkerUsesThem(t *testing.T) {
 	wiped := func() bool { return sa.EncrKey.Bytes()[0] == 0 }
 	w := db.Worker(1)
 	w.Begin(start)
-	out := w.Outbound(7, info(inner(40)))
+	out := w.Outbound(ipsec.ESP, 7, info(inner(40)))
 	if err := db.Delete(id); err != nil {
 		t.Fatal(err)
 	}
@@ -466,7 +469,7 @@ func TestKeysAreWipedWhenNoWorkerUsesThem(t *testing.T) {
 	if list[0].Err != nil {
 		t.Error(list[0].Err)
 	}
-	if w.Outbound(7, info(inner(40))) != nil {
+	if w.Outbound(ipsec.ESP, 7, info(inner(40))) != nil {
 		t.Error("a deleted SA is found")
 	}
 	// Another worker's later batch does not hold it back.
@@ -564,7 +567,7 @@ func TestNoAllocs(t *testing.T) {
 	p := info(list[0].Inner)
 	batch := func() {
 		w.Begin(start)
-		out := w.Outbound(7, p)
+		out := w.Outbound(ipsec.ESP, 7, p)
 		w.Seal(out, list)
 		for i := range list {
 			pkt := list[i].Dst[:list[i].Len]

@@ -8,6 +8,7 @@ import (
 	"caponier/internal/esp"
 	"caponier/internal/ipsec"
 	"caponier/internal/packet"
+	"caponier/internal/replay"
 )
 
 // Worker is one worker's way to the SAs. All its methods belong to one
@@ -72,12 +73,12 @@ func (w *Worker) Inbound(p ipsec.Protocol, spi ipsec.SPI) *In {
 	return in
 }
 
-// Outbound finds the newest outbound SA of reqID whose selectors cover the
-// packet, or nil. It is not to be kept past End.
-func (w *Worker) Outbound(reqID uint32, p *packet.Info) *Out {
+// Outbound finds the newest outbound SA of the protocol and reqID whose selectors
+// cover the packet, or nil. It is not to be kept past End.
+func (w *Worker) Outbound(protocol ipsec.Protocol, reqID uint32, p *packet.Info) *Out {
 	list, _ := w.db.out.get(uint64(reqID))
 	for _, o := range list {
-		if o.covers(p) {
+		if o.sa.Protocol == protocol && o.covers(p) {
 			return o
 		}
 	}
@@ -164,7 +165,7 @@ func (w *Worker) opened(in *In, inner []byte, seq uint64, err error, from netip.
 	}
 	// A delayed packet from the old address must not undo a move: only the
 	// newest says where the peer is.
-	if from.IsValid() && seq == in.esp.Top() {
+	if from.IsValid() && seq == in.state().Top() {
 		w.locate(in, from)
 	}
 	return err
@@ -221,7 +222,7 @@ func (w *Worker) Seal(o *Out, items []esp.SealItem) {
 		seq++
 		items[i].Seq = seq
 	}
-	c.sealer.SealBatch(items)
+	c.sealer.esp.SealBatch(items)
 	for i := range items {
 		if items[i].Err == nil {
 			c.sealed++
@@ -235,7 +236,7 @@ func (w *Worker) Seal(o *Out, items []esp.SealItem) {
 // seal one after the other.
 type Claim struct {
 	out    *Out
-	sealer *esp.Outbound
+	sealer sealer
 	seq    uint64 // the last that was used
 	left   int
 
@@ -246,9 +247,10 @@ type Claim struct {
 // fewer, the Claim is for so many, and the error, a Drop, is about the rest. Each
 // Claim must be settled.
 func (w *Worker) Claim(o *Out, n int) (Claim, error) {
-	c := Claim{out: o, sealer: o.sealer(w.index)}
-	if c.sealer == nil {
-		return c, esp.ErrNoSA
+	c := Claim{out: o}
+	var err error
+	if c.sealer, err = o.sealer(w.index); err != nil {
+		return c, err
 	}
 	if o.sequence.Load() >= o.hard.packets || o.bytes.Load() >= o.hard.bytes {
 		return c, c.refuse(n)
@@ -269,7 +271,7 @@ func (w *Worker) Claim(o *Out, n int) (Claim, error) {
 // refuse counts n packets past the limits and returns why they are.
 func (c *Claim) refuse(n int) error {
 	c.out.expiredDrops.Add(uint64(n))
-	if c.out.sequence.Load() >= c.sealer.MaxSequence() {
+	if c.out.sequence.Load() >= replay.MaxSequence(c.out.sa.ESN) {
 		return esp.ErrSequence
 	}
 	return esp.ErrLifetime
@@ -282,7 +284,7 @@ func (c *Claim) Left() int { return c.left }
 func (c *Claim) SealFrom(dst, inner []byte, nextHeader uint8) (int, error) {
 	c.left--
 	c.seq++
-	n, err := c.sealer.SealFrom(dst, inner, c.seq, nextHeader)
+	n, err := c.sealer.esp.SealFrom(dst, inner, c.seq, nextHeader)
 	if err == nil {
 		c.sealed++
 		c.bytes += uint64(len(inner))

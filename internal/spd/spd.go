@@ -25,6 +25,7 @@ var (
 	ErrFamily    = errors.New("no local and remote selector of the same address family")
 	ErrPairs     = errors.New("too many pairs of selectors")
 	ErrReqID     = errors.New("protect needs a reqid")
+	ErrBundle    = errors.New("a bundle is ESP with AH around it, for all policies of its reqid")
 )
 
 // Entry is one policy in a Table.
@@ -40,11 +41,13 @@ type Entry struct {
 type Table struct {
 	entries []*Entry
 	v4, v6  tree
+	// bundles has the ReqID of each policy that protects: whether with a bundle.
+	bundles map[uint32]bool
 }
 
 // Compile checks the policies and builds the table. It copies what it keeps.
 func Compile(policies []ipsec.Policy) (*Table, error) {
-	t := &Table{entries: make([]*Entry, 0, len(policies))}
+	t := &Table{entries: make([]*Entry, 0, len(policies)), bundles: make(map[uint32]bool)}
 	seen := make(map[string]bool, len(policies))
 	var rules []rule
 	for i := range policies {
@@ -55,6 +58,12 @@ func Compile(policies []ipsec.Policy) (*Table, error) {
 		seen[p.Name] = true
 		if err := check(p); err != nil {
 			return nil, fmt.Errorf("policy %q: %w", p.Name, err)
+		}
+		if p.Action == ipsec.Protect {
+			if with, ok := t.bundles[p.ReqID]; ok && with != p.WithAH {
+				return nil, fmt.Errorf("policy %q: %w", p.Name, ErrBundle)
+			}
+			t.bundles[p.ReqID] = p.WithAH
 		}
 		e := &Entry{Policy: *p, Index: i}
 		e.Policy.Local = slices.Clone(p.Local)
@@ -78,6 +87,9 @@ func check(p *ipsec.Policy) error {
 	}
 	if p.Action == ipsec.Protect && p.ReqID == 0 {
 		return ErrReqID
+	}
+	if p.WithAH && p.Protocol == ipsec.AH {
+		return ErrBundle
 	}
 	if len(p.Local)*len(p.Remote) > MaxPairs {
 		return ErrPairs
@@ -114,6 +126,10 @@ func (t *Table) Policies() []ipsec.Policy {
 	}
 	return out
 }
+
+// Bundled reports whether the policies of reqID ask for AH around ESP: packets of
+// its SAs then come through both (RFC 4301, Section 5.2).
+func (t *Table) Bundled(reqID uint32) bool { return t.bundles[reqID] }
 
 // Lookup returns the policy for a packet in clear: one that leaves the protected
 // side if d is Out, where its source is local, or one that is to be delivered

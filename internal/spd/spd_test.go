@@ -300,6 +300,32 @@ func TestCapture(t *testing.T) {
 	}
 }
 
+func TestBundled(t *testing.T) {
+	anywhere := []ipsec.Selector{ipsec.FromPrefix(netip.MustParsePrefix("0.0.0.0/0"))}
+	protect := func(name string, reqID uint32, protocol ipsec.Protocol, withAH bool) ipsec.Policy {
+		return ipsec.Policy{
+			Name: name, Action: ipsec.Protect, ReqID: reqID, Protocol: protocol, WithAH: withAH, Local: anywhere, Remote: anywhere,
+		}
+	}
+	table := compile(t, protect("bundle", 1, ipsec.ESP, true), protect("too", 1, ipsec.ESP, true), protect("esp", 2, ipsec.ESP, false))
+	for reqID, want := range map[uint32]bool{0: false, 1: true, 2: false, 3: false} {
+		if table.Bundled(reqID) != want {
+			t.Errorf("reqid %d: bundled is %t", reqID, !want)
+		}
+	}
+	if new(Table).Bundled(1) {
+		t.Error("an empty table has a bundle")
+	}
+	for _, list := range [][]ipsec.Policy{
+		{protect("one", 1, ipsec.ESP, true), protect("other", 1, ipsec.ESP, false)},
+		{protect("ah in ah", 1, ipsec.AH, true)},
+	} {
+		if _, err := Compile(list); !errors.Is(err, ErrBundle) {
+			t.Errorf("%s: %v", list[0].Name, err)
+		}
+	}
+}
+
 // many makes n policies to n remote networks, or from n local ones to anywhere.
 func many(n int, byLocal bool) []ipsec.Policy {
 	all := make([]ipsec.Policy, n)

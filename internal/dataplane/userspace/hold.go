@@ -49,7 +49,7 @@ func newHoldQueue(timeout time.Duration, now func() time.Time, raise func(ipsec.
 func (q *holdQueue) hold(w *sad.Worker, policy *ipsec.Policy, p *packet.Info, b []byte) *sad.Out {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if out := w.Outbound(policy.ReqID, p); out != nil {
+	if out := w.Outbound(ipsec.ESP, policy.ReqID, p); out != nil {
 		return out
 	}
 	now := q.now()

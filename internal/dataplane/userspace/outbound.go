@@ -225,10 +225,10 @@ func (l *outbound) dress(p *netio.Packet, out *sad.Out) {
 func (l *outbound) outbound(policy *ipsec.Policy) *sad.Out {
 	f := &l.flow
 	if f.entry == nil || &f.entry.Policy != policy {
-		return l.w.Outbound(policy.ReqID, &l.info)
+		return l.w.Outbound(ipsec.ESP, policy.ReqID, &l.info)
 	}
 	if f.out == nil {
-		f.out = l.w.Outbound(policy.ReqID, &l.info)
+		f.out = l.w.Outbound(ipsec.ESP, policy.ReqID, &l.info)
 	}
 	return f.out
 }

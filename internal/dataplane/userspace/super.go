@@ -41,7 +41,7 @@ func (l *outbound) sealSuper(out *sad.Out, reqID uint32, n int) {
 				l.tally.add(espDrop(esp.ErrSpace), uint64(n))
 				return
 			}
-			if out = l.w.Outbound(reqID, &l.info); out == nil { // found again: SAs do not outlive the turn
+			if out = l.w.Outbound(ipsec.ESP, reqID, &l.info); out == nil { // found again: SAs do not outlive the turn
 				l.tally.add(dropNoSA, uint64(n))
 				return
 			}
