@@ -41,7 +41,7 @@ const (
 	Selector
 	// NoSA: no SA for this SPI, or none for this policy.
 	NoSA
-	// Header: what stands before the AH header is malformed, or cannot be
+	// Header: the AH header, or what stands before it, is malformed or cannot be
 	// authenticated.
 	Header
 	// Fragment: the packet is a fragment, which AH does not authenticate (RFC
@@ -94,7 +94,7 @@ var texts = [Count]string{
 	Lifetime:   "SA reached its hard limit",
 	Selector:   "packet inside does not fit the selectors of the SA",
 	NoSA:       "no SA",
-	Header:     "headers before AH are malformed",
+	Header:     "header of AH, or one before it, is malformed",
 	Fragment:   "packet is a fragment",
 	NoAH:       "packet came without the AH that the policy asks for",
 	Bundle:     "packet came through SAs that are not of one bundle",

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"caponier/internal/ipsec"
+	"caponier/internal/packet"
 	"caponier/internal/replay"
 )
 
@@ -104,31 +105,15 @@ func (in *Inbound) Top() uint64 { return in.window.Top() }
 // ReplayWindow returns the size of the anti-replay window in packets.
 func (in *Inbound) ReplayWindow() int { return in.window.Size() }
 
-// cut checks that b begins with an IP packet of the kind that nextHeader says,
-// and removes the padding that may follow for traffic flow confidentiality.
+// cut returns the IP packet at the start of b, without the padding that may follow
+// for traffic flow confidentiality.
 func cut(b []byte, nextHeader uint8) ([]byte, error) {
-	var version byte
-	var headerLen int
-	switch nextHeader {
-	case NextIPv4:
-		version, headerLen = 4, 20
-	case NextIPv6:
-		version, headerLen = 6, 40
-	default:
+	inner, isIP := packet.Inner(b, nextHeader)
+	switch {
+	case !isIP:
 		return nil, ErrNextHeader
-	}
-	if len(b) == 0 || b[0]>>4 != version {
-		return nil, ErrNextHeader
-	}
-	if len(b) < headerLen {
+	case inner == nil:
 		return nil, ErrInner
 	}
-	n := int(binary.BigEndian.Uint16(b[2:]))
-	if version == 6 {
-		n = headerLen + int(binary.BigEndian.Uint16(b[4:]))
-	}
-	if n < headerLen || n > len(b) {
-		return nil, ErrInner
-	}
-	return b[:n], nil
+	return inner, nil
 }

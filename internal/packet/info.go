@@ -103,6 +103,37 @@ func (p *Info) Decode(b []byte) {
 	}
 }
 
+// Inner returns the packet at the start of b, which an IPsec header before it says
+// to be of protocol, cut to the length that its own header says. isIP is false
+// where protocol is neither IPv4 nor IPv6, or not that of the packet. inner is
+// nil then too, and where the packet is not all there.
+func Inner(b []byte, protocol uint8) (inner []byte, isIP bool) {
+	var version byte
+	var headerLen int
+	switch protocol {
+	case ProtocolIPv4:
+		version, headerLen = 4, IPv4HeaderLen
+	case ProtocolIPv6:
+		version, headerLen = 6, IPv6HeaderLen
+	default:
+		return nil, false
+	}
+	if len(b) == 0 || b[0]>>4 != version {
+		return nil, false
+	}
+	if len(b) < headerLen {
+		return nil, true
+	}
+	n := int(binary.BigEndian.Uint16(b[2:]))
+	if version == 6 {
+		n = headerLen + int(binary.BigEndian.Uint16(b[4:]))
+	}
+	if n < headerLen || n > len(b) {
+		return nil, true
+	}
+	return b[:n], true
+}
+
 // decode4 reads the header of RFC 791, Section 3.1.
 func (p *Info) decode4(b []byte) bool {
 	if len(b) < IPv4HeaderLen {

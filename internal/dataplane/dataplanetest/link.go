@@ -17,7 +17,7 @@ import (
 // patience is how long a test waits for what must come, silence for what must
 // not.
 const (
-	patience = 5 * time.Second
+	patience = 15 * time.Second
 	silence  = 50 * time.Millisecond
 )
 
@@ -265,15 +265,23 @@ func (l *link) status(side int, id ipsec.SAID, what string, ok func(s ipsec.SASt
 	l.t.Fatalf("SA %v of gateway %d: no %s in %+v", id, side, what, last)
 }
 
-// counter waits until a counter has the value.
-func (l *link) counter(side int, name string, want uint64) {
+// counted waits until a counter has the value, and fails the test if it does not.
+func (l *link) counted(side int, name string, want uint64) {
 	l.t.Helper()
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		if l.gw[side].Counters()[name] == want {
 			return
 		}
 	}
-	l.t.Fatalf("counter %s of gateway %d is not %d: %v", name, side, want, l.gw[side].Counters())
+	l.t.Errorf("counter %s of gateway %d is not %d: %v", name, side, want, l.gw[side].Counters())
+}
+
+// counter does so too, and ends the test then.
+func (l *link) counter(side int, name string, want uint64) {
+	l.t.Helper()
+	if l.counted(side, name, want); l.t.Failed() {
+		l.t.FailNow()
+	}
 }
 
 // marker is in every inner packet; on the wire it would be a packet in clear.

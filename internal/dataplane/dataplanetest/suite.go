@@ -18,9 +18,26 @@ type Instance struct {
 	Inner *netio.Mem
 	// Outer are the far ends of the outer devices. A nil one is not tested.
 	Outer Outer
+	Traits
 }
 
-// Outer are the test's ends of the outer devices of one Instance.
+// Traits are what planes may differ in. The zero value is the strictest.
+type Traits struct {
+	// Unmatched says that the plane lets packets pass that no policy matches: it
+	// stands in the way of all traffic, not only of what is routed to it.
+	Unmatched bool
+	// PolicySelectors says that what comes out of an SA is checked against the
+	// policies of its ReqID, not against selectors of its own.
+	PolicySelectors bool
+	// KeepsFirst says that of too many packets that wait for an SA, the first are
+	// kept and not the last.
+	KeepsFirst bool
+	// Coarse says that lifetimes in time are counted in seconds.
+	Coarse bool
+}
+
+// Outer are the test's ends of the outer devices of one Instance. They carry
+// what is behind the UDP or IP header.
 type Outer struct {
 	UDP4, UDP6 *netio.Mem
 	ESP4, ESP6 *netio.Mem
@@ -40,7 +57,7 @@ var (
 const port = 4500
 
 // Run runs the suite. make makes a fresh Instance, which closes itself with the
-// test. Its clock must run at least a hundred times in a second.
+// test. Unless it is Coarse, its clock must run a hundred times in a second.
 func Run(t *testing.T, make func(t *testing.T) *Instance) {
 	t.Run("control", func(t *testing.T) {
 		for name, test := range controlTests {

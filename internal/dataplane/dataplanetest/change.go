@@ -1,0 +1,144 @@
+package dataplanetest
+
+import (
+	"bytes"
+	"net/netip"
+	"testing"
+	"time"
+
+	"caponier/internal/ipsec"
+	"caponier/internal/netio"
+)
+
+func testPolicyChange(t *testing.T, l *link) {
+	l.tunnel(spi, nil)
+	const count = 100
+	for n := range count {
+		l.send(0, newPacket(0, false, n))
+		if n%10 == 0 {
+			other := ipsec.Policy{
+				Name: "other", Action: ipsec.Discard, Local: []ipsec.Selector{ipsec.FromPrefix(netip.MustParsePrefix("10.9.0.0/16"))},
+				Remote: []ipsec.Selector{ipsec.FromPrefix(net4[1])},
+			}
+			l.policies(0, protect(0, false), other)
+		}
+	}
+	for n := range count {
+		l.expect(1, newPacket(0, false, n))
+	}
+}
+
+// testPolicyOrder puts a policy that discards beside the one that protects.
+func testPolicyOrder(t *testing.T, l *link) {
+	l.tunnel(spi, nil)
+	all := protect(0, false)
+	wide := ipsec.Policy{Name: "other", Action: ipsec.Discard, Local: all.Local[:1], Remote: all.Remote[:1]}
+	narrow := wide
+	narrow.Remote = []ipsec.Selector{ipsec.FromPrefix(netip.PrefixFrom(host(net4[1]), 32))}
+	ports := wide
+	ports.Remote = []ipsec.Selector{wide.Remote[0]}
+	ports.Remote[0].Protocol, ports.Remote[0].FirstPort, ports.Remote[0].LastPort = 17, 2000, 2000
+	elsewhere := ports
+	elsewhere.Remote = []ipsec.Selector{ports.Remote[0]}
+	elsewhere.Remote[0].FirstPort, elsewhere.Remote[0].LastPort = 2001, 2001
+	with := func(p ipsec.Policy, priority int32) ipsec.Policy { p.Priority = priority; return p }
+	dropped := uint64(0)
+	for n, c := range []struct {
+		name    string
+		list    []ipsec.Policy
+		carries bool
+	}{
+		{"the higher priority, though it is wider", []ipsec.Policy{with(narrow, 0), with(all, 1)}, true},
+		{"the higher priority, though it is later", []ipsec.Policy{with(all, 0), with(wide, 1)}, false},
+		{"a negative priority is below none", []ipsec.Policy{with(narrow, -1), with(all, 0)}, true},
+		{"the more specific of equals", []ipsec.Policy{all, narrow}, false},
+		{"a port is more specific than none", []ipsec.Policy{all, ports}, false},
+		{"another port is another packet's", []ipsec.Policy{all, with(elsewhere, 1)}, true},
+		{"the earlier of the same: protect", []ipsec.Policy{all, wide}, true},
+		{"the earlier of the same: discard", []ipsec.Policy{wide, all}, false},
+	} {
+		l.policies(0, c.list...)
+		l.send(0, newPacket(0, false, n))
+		if c.carries {
+			l.expect(1, newPacket(0, false, n))
+			continue
+		}
+		dropped++
+		if l.counted(0, "policy-discard", dropped); t.Failed() {
+			t.Fatalf("%s: not so", c.name)
+		}
+	}
+	l.expectNone(1)
+}
+
+// testLife replaces the SAs of a tunnel again and again under continuous
+// traffic, as rekeying does.
+func testLife(t *testing.T, l *link) {
+	l.tunnel(spi, nil)
+	stop, sent := make(chan struct{}), make(chan int)
+	go func() {
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				sent <- n
+				return
+			case <-time.After(time.Millisecond):
+				_ = l.gw[0].Inner.Inject(newPacket(0, false, n), netip.AddrPort{}, netip.AddrPort{})
+			}
+		}
+	}()
+	out := ipsec.SAID{Direction: ipsec.Out, Protocol: ipsec.ESP, SPI: spi + 1, Peer: addr4[1]}
+	in := ipsec.SAID{Direction: ipsec.In, Protocol: ipsec.ESP, SPI: spi + 1}
+	for i := range 10 {
+		next := spi + 16 + ipsec.SPI(i)
+		nextIn := l.add(1, ipsec.In, next, nil)
+		nextOut := l.add(0, ipsec.Out, next, nil)
+		l.status(1, nextIn, "packets on the new SA", func(s ipsec.SAStatus) bool { return s.Packets > 0 })
+		if err := l.gw[0].DeleteSA(out); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(silence / 2) // what the old one carried arrives
+		if err := l.gw[1].DeleteSA(in); err != nil {
+			t.Error(err)
+		}
+		in, out = nextIn, nextOut
+	}
+	close(stop)
+	for n := range <-sent {
+		l.expect(1, newPacket(0, false, n))
+	}
+	l.expectNone(1)
+}
+
+// testReplayWindow delivers packets out of order: what is left of the window is
+// dropped, what is inside passes once.
+func testReplayWindow(t *testing.T, l *link) {
+	const window, count = 64, 200
+	l.tunnel(spi, func(sa *ipsec.SA) { sa.ReplayWindow = window })
+	caught := make(chan netio.Packet, count)
+	l.disturb(func(_ int, p *netio.Packet) int {
+		caught <- netio.Packet{Buf: bytes.Clone(p.Data()), Local: p.Local, Remote: p.Remote}
+		return 0
+	})
+	pkts := make([]netio.Packet, 0, count)
+	for n := range count {
+		l.send(0, newPacket(0, false, n))
+		pkts = append(pkts, <-caught)
+	}
+	deliver := func(n int) {
+		if err := l.gw[1].Outer.UDP4.Inject(pkts[n].Buf, pkts[n].Local, pkts[n].Remote); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const top = count - 1
+	for _, n := range []int{3, top, top - 1, top - window + 1, top - 2} {
+		deliver(n)
+		l.expect(1, newPacket(0, false, n))
+	}
+	for _, n := range []int{top, top - window, top - window + 1, 4, top - 2} {
+		deliver(n)
+	}
+	l.expectNone(1)
+	id := ipsec.SAID{Direction: ipsec.In, Protocol: ipsec.ESP, SPI: spi + 1}
+	l.status(1, id, "5 drops", func(s ipsec.SAStatus) bool { return s.ReplayDrops == 5 && s.Packets == 5 && s.Sequence == count })
+}
