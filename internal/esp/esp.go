@@ -1,6 +1,8 @@
-// Package esp seals and opens ESP packets in tunnel mode (RFC 4303), in memory
-// that the caller owns. It holds no socket, clock or lock, and allocates
-// nothing per packet.
+// Package esp seals and opens ESP packets (RFC 4303), in memory that the caller
+// owns. It holds no socket, clock or lock, and allocates nothing per packet.
+//
+// What it protects is an IP packet in tunnel mode, and what follows the IP header
+// in transport mode: parting and joining the packet is the caller's (packet.Seam).
 //
 //	 0                   1                   2                   3
 //	+---------------------------------------------------------------+
@@ -46,9 +48,8 @@ const (
 	NextDummy uint8 = 59
 )
 
-// ErrUnsupported is returned for an SA that this package cannot serve: not ESP,
-// or not in tunnel mode.
-var ErrUnsupported = errors.New("not an ESP SA in tunnel mode")
+// ErrUnsupported is returned for an SA that this package cannot serve.
+var ErrUnsupported = errors.New("not an ESP SA")
 
 // PeekSPI returns the SPI of the ESP packet at the start of b, and false if b is
 // too short for one or the SPI is reserved. After a UDP header an SPI of 0 is
@@ -67,6 +68,7 @@ type format struct {
 	batcher   suite.Batcher // the protector; nil where packets gain nothing from company
 	spi       ipsec.SPI
 	esn       bool
+	transport bool // in transport mode, otherwise in tunnel mode
 	combined  bool
 	ivLen     int
 	icvLen    int
@@ -80,7 +82,7 @@ type extended [12]byte
 
 func newFormat(sa *ipsec.SA, d ipsec.Direction) (format, error) {
 	switch {
-	case sa.Protocol != ipsec.ESP || sa.Mode != ipsec.Tunnel:
+	case sa.Protocol != ipsec.ESP || sa.Mode != ipsec.Tunnel && sa.Mode != ipsec.Transport:
 		return format{}, fmt.Errorf("esp: SA %s: %w", sa.SPI, ErrUnsupported)
 	case sa.SPI < ipsec.MinSPI:
 		return format{}, fmt.Errorf("esp: SPI %s is reserved", sa.SPI)
@@ -97,6 +99,7 @@ func newFormat(sa *ipsec.SA, d ipsec.Direction) (format, error) {
 		batcher:   batcher,
 		spi:       sa.SPI,
 		esn:       sa.ESN,
+		transport: sa.Mode == ipsec.Transport,
 		combined:  p.Combined(),
 		ivLen:     p.IVLen(),
 		icvLen:    p.ICVLen(),

@@ -361,7 +361,7 @@ func TestNewRefuses(t *testing.T) {
 		want   error
 	}{
 		{"AH", func(sa *ipsec.SA) { sa.Protocol = ipsec.AH }, ErrUnsupported},
-		{"transport mode", func(sa *ipsec.SA) { sa.Mode = ipsec.Transport }, ErrUnsupported},
+		{"unknown mode", func(sa *ipsec.SA) { sa.Mode = 7 }, ErrUnsupported},
 		{"reserved SPI", func(sa *ipsec.SA) { sa.SPI = 255 }, nil},
 		{"other direction", func(sa *ipsec.SA) { sa.Direction = 1 - sa.Direction }, nil},
 		{"key too short", func(sa *ipsec.SA) { sa.EncrKey = secret.Copy(sa.EncrKey.Bytes()[1:]) }, suite.ErrKeyLength},

@@ -35,6 +35,8 @@ type scapyCase struct {
 	Packet   string  `json:"packet"`
 	Outer    int     `json:"outer"`
 	UDP      bool    `json:"udp"`
+
+	Transport bool `json:"transport"`
 }
 
 var scapyNames = map[string][2]string{

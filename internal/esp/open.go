@@ -41,10 +41,11 @@ type OpenItem struct {
 	Err        error  // result: nil or a Drop
 }
 
-// Open verifies and decrypts the ESP packet pkt in place. inner is the IP packet
-// inside, a part of pkt, cut to the length that its header says (RFC 4303,
-// Section 2.7). seq is the full sequence number, also with an error, and 0
-// where it could not be told. nextHeader is NextIPv4 or NextIPv6.
+// Open verifies and decrypts the ESP packet pkt in place. In tunnel mode, inner
+// is the IP packet inside, a part of pkt, cut to the length that its header says
+// (RFC 4303, Section 2.7), and nextHeader is NextIPv4 or NextIPv6. In transport
+// mode, inner is what follows the IP header, and nextHeader its protocol. seq is
+// the full sequence number, also with an error, and 0 where it could not be told.
 //
 // The error is a Drop. ErrShort and ErrReplay come before any cryptography;
 // after any other than ErrIntegrity the packet was authentic and its sequence
@@ -94,6 +95,9 @@ func (in *Inbound) unwrap(pkt []byte) (inner []byte, nextHeader uint8, err error
 	}
 	if nextHeader == NextDummy {
 		return nil, nextHeader, ErrDummy
+	}
+	if in.transport {
+		return body[:end], nextHeader, nil
 	}
 	inner, err = cut(body[:end], nextHeader)
 	return inner, nextHeader, err

@@ -31,6 +31,11 @@ type SA struct {
 	// Encap asks for ESP in UDP (RFC 3948).
 	Encap bool
 
+	// Original are the addresses that the peer knows the two ends by, and makes
+	// checksums with, where a NAT stands between them in transport mode: its own
+	// is Remote (RFC 7296, Section 2.23.1). Zero without a NAT.
+	Original Pair
+
 	Encr, Integ       Transform // Integ is zero for combined-mode Encr; Encr is zero for AH
 	EncrKey, IntegKey secret.Key
 	ESN               bool
@@ -61,6 +66,9 @@ type SA struct {
 	// Connection and Tunnel are the names in the configuration.
 	Connection, Tunnel string
 }
+
+// Pair is the addresses of two ends, from this gateway's view.
+type Pair struct{ Local, Remote netip.Addr }
 
 // ID returns the name of the SA in the SAD.
 func (sa *SA) ID() SAID {

@@ -3,7 +3,8 @@
 Reads a JSON list of cases from standard input and writes the list of results.
 A case has: do ("open" or "seal"), crypt, auth, crypt_key, auth_key, spi, seq,
 esn (null, or the high half of the sequence number), packet (hex: the outer IP
-packet to open, or the inner one to seal), outer (4 or 6) and udp (bool).
+packet to open, or the inner one to seal), outer (4 or 6), udp and transport
+(bool; otherwise tunnel mode).
 A result has the hex of the inner packet, or of the sealed outer one.
 """
 import json
@@ -21,7 +22,7 @@ def run(case):
     esn = case["esn"]
     sa = SecurityAssociation(
         ESP, spi=case["spi"], crypt_algo=case["crypt"], crypt_key=bytes.fromhex(case["crypt_key"]),
-        auth_algo=case["auth"], auth_key=bytes.fromhex(case["auth_key"]), tunnel_header=header,
+        auth_algo=case["auth"], auth_key=bytes.fromhex(case["auth_key"]), tunnel_header=None if case["transport"] else header,
         nat_t_header=UDP(sport=4500, dport=4500) if case["udp"] else None,
         esn_en=esn is not None, esn=esn or 0)
     octets = bytes.fromhex(case["packet"])
