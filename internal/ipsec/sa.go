@@ -33,8 +33,8 @@ type SA struct {
 
 	// Original are the addresses that the peer knows the two ends by, and makes
 	// checksums with, where a NAT stands between them in transport mode: its own
-	// is Remote (RFC 7296, Section 2.23.1). Zero without a NAT.
-	Original Pair
+	// is Remote (RFC 7296, Section 2.23.1). Nil without a NAT.
+	Original *Pair
 
 	Encr, Integ       Transform // Integ is zero for combined-mode Encr; Encr is zero for AH
 	EncrKey, IntegKey secret.Key

@@ -25,15 +25,15 @@ func SeamOf(b []byte, info *Info) Seam {
 		return Seam{At: int(b[0]&0x0f) * 4, Next: b[9], field: 9}
 	}
 	s := Seam{At: IPv6HeaderLen, Next: b[6], field: 6}
-	for at, field, kind := s.At, s.field, s.Next; at < info.HeaderLen; {
-		n := 8
+	for at, kind := s.At, s.Next; at < info.HeaderLen; {
+		header, n := at, 8
 		if kind != ProtocolFragment {
 			n += int(b[at+1]) * 8
 		}
 		outside := kind != ProtocolDestination
-		at, field, kind = at+n, at, b[at]
+		at, kind = header+n, b[header]
 		if outside {
-			s = Seam{At: at, Next: kind, field: field}
+			s = Seam{At: at, Next: kind, field: header}
 		}
 	}
 	return s

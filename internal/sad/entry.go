@@ -68,6 +68,9 @@ func (e *entry) SA() *ipsec.SA { return &e.sa }
 // Outer says how outer headers are made and read.
 func (e *entry) Outer() ipsec.Outer { return e.sa.Outer }
 
+// Transport reports whether the SA is in transport mode.
+func (e *entry) Transport() bool { return e.sa.Mode == ipsec.Transport }
+
 // Endpoint returns the present outer addresses. It is not changed afterwards:
 // an update brings another.
 func (e *entry) Endpoint() *Endpoint { return e.endpoint.Load() }

@@ -72,13 +72,18 @@ func newLink(t *testing.T, a, b *Instance) *link {
 				wg.Go(func() { l.carry(side, from, other[i]) })
 			}
 		}
+		for _, from := range gw.Outer.whole() {
+			if from != nil {
+				wg.Go(func() { l.carryWhole(side, from) })
+			}
+		}
 		wg.Go(func() { l.drain(side) })
 	}
 	t.Cleanup(func() {
 		for _, gw := range l.gw {
 			gw.Close()
 			gw.Inner.Close()
-			for _, d := range gw.Outer.all() {
+			for _, d := range append(gw.Outer.all(), gw.Outer.whole()...) {
 				if d != nil {
 					d.Close()
 				}

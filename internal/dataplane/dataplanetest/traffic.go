@@ -31,6 +31,10 @@ var trafficTests = map[string]func(*testing.T, *link){
 	"policies have an order":                    testPolicyOrder,
 	"SAs come and go under traffic":             testLife,
 	"a replay window has its size":              testReplayWindow,
+	"transport mode keeps the header":           testTransport,
+	"transport mode and lengths":                testTransportLengths,
+	"transport mode through NAT":                testTransportNAT,
+	"selectors in transport mode":               testTransportSelectors,
 }
 
 const spi = ipsec.SPI(0xc0ffee00)

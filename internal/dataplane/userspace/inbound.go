@@ -56,6 +56,10 @@ type inbound struct {
 		class [batchSize]uint8
 		n     int
 	}
+	// rejoined is where packets of transport mode get their headers back; used
+	// octets are taken. It is made when the first such packet comes.
+	rejoined []byte
+	used     int
 	// joining says that the packets of the batch go through the coalescer.
 	joining          bool
 	coalescer        *packet.Coalescer
@@ -98,6 +102,12 @@ func (l *inbound) carry(pkts []netio.Packet) {
 		}
 		pkts = l.open(pkts, l.plane.sad.Owner(spi))
 	}
+	l.hand()
+	l.tally.publish()
+}
+
+// hand hands over what is ready to be delivered.
+func (l *inbound) hand() {
 	if l.joining {
 		for _, g := range l.coalescer.Groups() {
 			l.deliver = append(l.deliver, netio.Packet{Buf: g.Packet, Len: len(g.Packet), Segment: g.Segment, Pieces: g.Pieces})
@@ -106,7 +116,7 @@ func (l *inbound) carry(pkts []netio.Packet) {
 	if len(l.deliver) > 0 {
 		l.tally.add(dropDeliver, write(l.inner, l.deliver))
 	}
-	l.tally.publish()
+	l.used = 0
 }
 
 // prepare sees whether a batch of n packets is to be joined, and to what does it.
@@ -212,8 +222,8 @@ func (l *inbound) openOne(w *sad.Worker, p *netio.Packet, spi ipsec.SPI) {
 		r.n++
 		return
 	}
-	b, _, err := w.Open(in, p.Data(), from)
-	l.opened(w, in, b, p.TrafficClass, err)
+	b, next, err := w.Open(in, p.Data(), from)
+	l.opened(w, in, carried{b, next, p.TrafficClass}, err)
 }
 
 // showSealed shows an ESP packet before it is opened, to those who listen; in is nil
@@ -237,18 +247,29 @@ func (l *inbound) openRun(w *sad.Worker) {
 	items := r.items[:r.n]
 	w.OpenBatch(r.in, items, r.from[:r.n])
 	for i := range items {
-		l.opened(w, r.in, items[i].Inner, r.class[i], items[i].Err)
+		l.opened(w, r.in, carried{items[i].Inner, items[i].NextHeader, r.class[i]}, items[i].Err)
 	}
 	clear(items)
 	r.n = 0
 }
 
-// opened takes the packet b, which in carried in an outer packet of this traffic
-// class, to the protected side.
-func (l *inbound) opened(w *sad.Worker, in *sad.In, b []byte, class uint8, err error) {
+// carried is what an ESP packet held: an IP packet, or in transport mode what
+// follows its header, of the protocol next. class is the traffic class that it
+// came with.
+type carried struct {
+	inner       []byte
+	next, class uint8
+}
+
+// opened takes what in carried to the protected side.
+func (l *inbound) opened(w *sad.Worker, in *sad.In, c carried, err error) {
 	if err != nil {
 		l.tally.add(espDrop(err), 1)
 		return
+	}
+	b := c.inner
+	if in.Transport() {
+		b = l.rejoin(in, c)
 	}
 	l.info.Decode(b)
 	// Packets come in runs of one flow: what was admitted once need not be
@@ -260,7 +281,7 @@ func (l *inbound) opened(w *sad.Worker, in *sad.In, b []byte, class uint8, err e
 		}
 		l.admitted.in, l.admitted.info = in, l.info
 	}
-	if (class != 0 || in.Outer().DSCP.Believes()) && !l.undress(in, b, class) {
+	if !in.Transport() && (c.class != 0 || in.Outer().DSCP.Believes()) && !l.undress(in, b, c.class) {
 		return
 	}
 	if l.listeners != nil {

@@ -22,6 +22,8 @@ const (
 	exitUDP6
 	exitESP4
 	exitESP6
+	exitWhole4 // sealed packets with their IP header: those of transport mode
+	exitWhole6
 	exitClear4
 	exitClear6
 	exits
@@ -78,6 +80,9 @@ type outbound struct {
 		pkts  [batchSize]netio.Packet
 		items [batchSize]esp.SealItem
 		n     int
+		// Of transport mode: the endpoint, and where the packets were parted.
+		ep    *sad.Endpoint
+		seams [batchSize]packet.Seam
 	}
 }
 
@@ -197,7 +202,11 @@ func (l *outbound) protect(p *netio.Packet, policy *ipsec.Policy) {
 	}
 	if out != l.run.out || l.run.n == batchSize {
 		l.seal()
-		l.run.out = out
+		l.run.out, l.run.ep = out, out.Endpoint()
+	}
+	if out.Transport() {
+		l.part(p, out)
+		return
 	}
 	start := p.Off - out.HeadRoom()
 	end := start + out.SealedLen(p.Len)
@@ -248,8 +257,9 @@ func (l *outbound) seal() {
 	}
 	items := r.items[:r.n]
 	l.w.Seal(r.out, items)
-	ep := r.out.Endpoint()
+	ep := r.ep
 	head := r.out.HeadRoom()
+	transport := r.out.Transport()
 	x := exitFor(ep.Encap, ep.Remote.Addr())
 	for i := range items {
 		p := &r.pkts[i]
@@ -259,6 +269,10 @@ func (l *outbound) seal() {
 		}
 		l.tally.add(outPackets, 1)
 		l.tally.add(outOctets, uint64(p.Len))
+		if transport {
+			l.close(p, r.seams[i], items[i].Len)
+			continue
+		}
 		p.Off -= head
 		p.Len = items[i].Len
 		p.Local, p.Remote = ep.Local, ep.Remote

@@ -83,7 +83,8 @@ type Devices struct {
 	UDPPort uint16
 	// ESP4 and ESP6 carry IP protocol 50. They may be nil.
 	ESP4, ESP6 netio.Device
-	// Clear4 and Clear6 send what a policy lets bypass. They may be nil.
+	// Clear4 and Clear6 send whole IP packets: what a policy lets bypass, and what
+	// transport mode has sealed. They may be nil.
 	Clear4, Clear6 netio.Device
 }
 
@@ -122,6 +123,7 @@ func (d *Devices) check() error {
 func (d *Devices) exits(worker int) [exits]netio.Device {
 	x := [exits]netio.Device{
 		exitESP4: d.ESP4, exitESP6: d.ESP6, exitClear4: d.Clear4, exitClear6: d.Clear6,
+		exitWhole4: d.Clear4, exitWhole6: d.Clear6,
 	}
 	if len(d.UDP4) > 0 {
 		x[exitUDP4] = d.UDP4[worker]

@@ -29,6 +29,8 @@ func memDevices(workers int) (Devices, *netio.Mem, dataplanetest.Outer) {
 	}
 	d.ESP4, outer.ESP4 = mem()
 	d.ESP6, outer.ESP6 = mem()
+	d.Clear4, outer.Whole4 = mem()
+	d.Clear6, outer.Whole6 = mem()
 	return d, inner, outer
 }
 
