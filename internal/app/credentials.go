@@ -5,9 +5,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
+	"caponier/internal/cert"
 	"caponier/internal/config"
 	"caponier/internal/ike/message"
 	v2 "caponier/internal/ike/v2"
@@ -23,6 +25,7 @@ type credentials struct {
 	signer      crypto.Signer
 	verifier    *pki.Verifier // nil where the peer has no certificate
 	authorities [][]byte
+	peerSM2     bool // whom we trust has keys of SM2
 }
 
 // readCredentials opens the files of a connection.
@@ -33,8 +36,8 @@ func readCredentials(c *config.Connection) (*credentials, error) {
 		if err != nil {
 			return nil, fmt.Errorf("connection %s: %w", c.Name, err)
 		}
-		for _, cert := range certs {
-			creds.chain = append(creds.chain, cert.Raw)
+		for _, c := range certs {
+			creds.chain = append(creds.chain, c.Raw)
 		}
 		if creds.signer, err = keystore.Open(c.Local.Key.Path); err != nil {
 			return nil, fmt.Errorf("connection %s: %w", c.Name, err)
@@ -62,6 +65,7 @@ func readCredentials(c *config.Connection) (*credentials, error) {
 			return nil, fmt.Errorf("connection %s: %w", c.Name, err)
 		}
 		creds.authorities = creds.verifier.Authorities()
+		creds.peerSM2 = slices.ContainsFunc(append(anchors, pin), func(c *x509.Certificate) bool { return c != nil && cert.IsSM2(c.PublicKey) })
 		var lists []*x509.RevocationList
 		for _, f := range c.Remote.CRL {
 			list, err := pki.LoadCRL(f.Path)

@@ -44,7 +44,7 @@ func connection(c *config.Connection, creds *credentials, reqIDs map[string]uint
 		},
 		Remote: v2.Party{
 			ID: identity(c.Remote.ID), Auth: v2.AuthKind(c.Remote.Auth), PSK: c.Remote.PSK,
-			Authorities: creds.authorities, SHA1: v2.SHA1Use(c.Remote.SHA1),
+			Authorities: creds.authorities, SHA1: v2.SHA1Use(c.Remote.SHA1), SM2: creds.peerSM2,
 		},
 		LocalAddrs: c.Local.Addresses, RemoteAddrs: c.Remote.Addresses,
 		Proposals:     c.Proposals,

@@ -34,6 +34,9 @@ const (
 	HashSHA384   uint16 = 3
 	HashSHA512   uint16 = 4
 	HashIdentity uint16 = 5 // the message itself, for Ed25519
+	// HashSM3 is from the private-use range, like the numbers of SM3 elsewhere: IANA
+	// has none. It means something only to a peer that has the same.
+	HashSM3 uint16 = 32905
 )
 
 // Errors of signatures.
@@ -48,7 +51,8 @@ var (
 )
 
 // SignatureHashes returns the hash algorithms that signatures of a peer may use,
-// for SIGNATURE_HASH_ALGORITHMS. SHA-1 is not among them.
+// for SIGNATURE_HASH_ALGORITHMS. SHA-1 is not among them, and HashSM3 is only for
+// peers that may have keys of SM2.
 func SignatureHashes() []uint16 {
 	return []uint16{HashSHA256, HashSHA384, HashSHA512, HashIdentity}
 }
@@ -84,6 +88,7 @@ const (
 	keyRSA
 	keyECDSA
 	keyEd25519
+	keySM2
 )
 
 func kindOf(pub crypto.PublicKey) keyKind {
@@ -91,6 +96,9 @@ func kindOf(pub crypto.PublicKey) keyKind {
 	case *rsa.PublicKey:
 		return keyRSA
 	case *ecdsa.PublicKey:
+		if IsSM2(pub) {
+			return keySM2
+		}
 		return keyECDSA
 	case ed25519.PublicKey:
 		return keyEd25519
@@ -110,6 +118,7 @@ var signatureAlgorithms = []signatureAlgorithm{
 	{name: "ecdsa-sha256", oid: sub(ecdsaOID, 2), key: keyECDSA, hash: crypto.SHA256, hashID: HashSHA256},
 	{name: "ecdsa-sha384", oid: sub(ecdsaOID, 3), key: keyECDSA, hash: crypto.SHA384, hashID: HashSHA384},
 	{name: "ecdsa-sha512", oid: sub(ecdsaOID, 4), key: keyECDSA, hash: crypto.SHA512, hashID: HashSHA512},
+	{name: "sm2-sm3", oid: asn1.ObjectIdentifier{1, 2, 156, 10197, 1, 501}, key: keySM2, hashID: HashSM3},
 	{name: "rsa-sha256", oid: sub(pkcs1OID, 11), key: keyRSA, hash: crypto.SHA256, hashID: HashSHA256, null: true},
 	{name: "rsa-sha384", oid: sub(pkcs1OID, 12), key: keyRSA, hash: crypto.SHA384, hashID: HashSHA384, null: true},
 	{name: "rsa-sha512", oid: sub(pkcs1OID, 13), key: keyRSA, hash: crypto.SHA512, hashID: HashSHA512, null: true},
@@ -228,15 +237,7 @@ func (a *signatureAlgorithm) identifier() ([]byte, error) {
 // AuthSignature (RFC 7427, Section 3). signer holds the private key of the
 // public key that the scheme was chosen for.
 func (s SignatureScheme) Sign(signer crypto.Signer, octets []byte) ([]byte, error) {
-	input, err := digest(s.Hash, octets)
-	if err != nil {
-		return nil, err
-	}
-	var options crypto.SignerOpts = s.Hash
-	if s.pss {
-		options = &rsa.PSSOptions{SaltLength: s.Hash.Size(), Hash: s.Hash}
-	}
-	signature, err := signer.Sign(rand.Reader, input, options)
+	signature, err := s.sign(signer, octets)
 	if err != nil {
 		return nil, fmt.Errorf("sign with %s: %w", s.Name, err)
 	}
@@ -251,6 +252,21 @@ func (s SignatureScheme) Sign(signer crypto.Signer, octets []byte) ([]byte, erro
 	default:
 		return nil, fmt.Errorf("%w: method %d does not sign", ErrSignatureAlgorithm, s.Method)
 	}
+}
+
+func (s SignatureScheme) sign(signer crypto.Signer, octets []byte) ([]byte, error) {
+	if IsSM2(signer.Public()) {
+		return SM2Sign(rand.Reader, signer, "", SM2Style{Encoding: SM2DER, Digest: SM2WithID}, octets)
+	}
+	input, err := digest(s.Hash, octets)
+	if err != nil {
+		return nil, err
+	}
+	var options crypto.SignerOpts = s.Hash
+	if s.pss {
+		options = &rsa.PSSOptions{SaltLength: s.Hash.Size(), Hash: s.Hash}
+	}
+	return signer.Sign(rand.Reader, input, options)
 }
 
 // digest returns octets themselves for the zero Hash.

@@ -18,21 +18,25 @@ import (
 	"slices"
 	"sync"
 	"testing"
+
+	"github.com/emmansun/gmsm/sm2"
 )
 
 type testKeys struct {
 	rsa              *rsa.PrivateKey
 	p256, p384, p521 *ecdsa.PrivateKey
 	ed25519          ed25519.PrivateKey
+	sm2              *sm2.PrivateKey
 }
 
 var keysOnce = sync.OnceValues(func() (k testKeys, err error) {
-	var errs [5]error
+	var errs [6]error
 	k.rsa, errs[0] = rsa.GenerateKey(rand.Reader, 2048)
 	k.p256, errs[1] = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	k.p384, errs[2] = ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	k.p521, errs[3] = ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
 	_, k.ed25519, errs[4] = ed25519.GenerateKey(rand.Reader)
+	k.sm2, errs[5] = sm2.GenerateKey(rand.Reader)
 	return k, errors.Join(errs[:]...)
 })
 
@@ -47,7 +51,8 @@ func makeKeys(t testing.TB) testKeys {
 
 var octets = []byte("message, nonce and prf(SK_p, ID)")
 
-// The DER is that of RFC 7427, Appendix A, and RFC 8420, Appendix A.
+// The DER is that of RFC 7427, Appendix A, and RFC 8420, Appendix A; that of SM2
+// by the same rules from GM/T 0006.
 func TestChooseSignSignatures(t *testing.T) {
 	k := makeKeys(t)
 	all := SignatureHashes()
@@ -71,6 +76,7 @@ func TestChooseSignSignatures(t *testing.T) {
 		{k.p521, all, "ecdsa-sha512", 14, "300a06082a8648ce3d040304", 0},
 		{k.p521, []uint16{2}, "ecdsa-sha256", 14, "300a06082a8648ce3d040302", 0},
 		{k.ed25519, all, "ed25519", 14, "300506032b6570", 0},
+		{k.sm2, []uint16{HashSHA256, HashSM3}, "sm2-sm3", 14, "300a06082a811ccf55018375", 0},
 	} {
 		s, err := ChooseSignature(tt.key.Public(), tt.hashes)
 		if err != nil {

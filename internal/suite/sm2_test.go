@@ -2,13 +2,21 @@ package suite
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/pem"
 	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/emmansun/gmsm/sm2"
+	"github.com/emmansun/gmsm/smx509"
 
 	"caponier/internal/secret"
 )
@@ -127,4 +135,62 @@ func FuzzSM2Decrypt(f *testing.F) {
 			t.Fatal("a signature of itself")
 		}
 	})
+}
+
+// TestSM2AuthAgainstOpenSSL has OpenSSL check the signature of an AUTH payload,
+// and checks one of OpenSSL's.
+func TestSM2AuthAgainstOpenSSL(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name string, data []byte) string {
+		path := filepath.Join(dir, name)
+		if data != nil {
+			if err := os.WriteFile(path, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return path
+	}
+	openssl := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command("openssl", args...).CombinedOutput(); err != nil {
+			t.Fatalf("openssl %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	openssl("genpkey", "-algorithm", "SM2", "-out", file("key", nil))
+	openssl("pkey", "-in", file("key", nil), "-pubout", "-outform", "DER", "-out", file("pub", nil))
+	data, err := os.ReadFile(file("key", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(data)
+	parsed, err := smx509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := parsed.(crypto.Signer)
+	scheme, err := ChooseSignature(key.Public(), []uint16{HashSM3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	auth, err := scheme.Sign(key, octets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	message, options := file("octets", octets), []string{"-rawin", "-digest", "sm3", "-pkeyopt", "distid:1234567812345678", "-in"}
+	openssl(append([]string{"pkeyutl", "-verify", "-pubin", "-inkey", file("pub", nil), "-keyform", "DER", "-sigfile", file("sig", auth[1+int(auth[0]):])}, append(options, message)...)...)
+	openssl(append([]string{"pkeyutl", "-sign", "-inkey", file("key", nil), "-out", file("theirs", nil)}, append(options, message)...)...)
+	theirs, err := os.ReadFile(file("theirs", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := VerifyAuth(key.Public(), AuthSignature, append(slices.Clone(auth[:1+int(auth[0])]), theirs...), octets); err != nil {
+		t.Errorf("OpenSSL's signature: %v", err)
+	}
+	raw, err := SM2Sign(rand.Reader, key, "", SM2Style{Encoding: SM2Raw}, octets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := VerifyAuth(key.Public(), AuthSignature, append(slices.Clone(auth[:1+int(auth[0])]), raw...), octets); !errors.Is(err, ErrSignature) {
+		t.Errorf("a signature that is not in DER: %v", err)
+	}
 }

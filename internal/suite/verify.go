@@ -130,6 +130,9 @@ func (a *signatureAlgorithm) verify(pub crypto.PublicKey, signature, octets []by
 	case *rsa.PublicKey:
 		return verifyPKCS1(key, a.hash, signature, octets)
 	case *ecdsa.PublicKey:
+		if a.key == keySM2 {
+			return verifySM2(key, signature, octets)
+		}
 		return verifyECDSA(key, a.hash, signature, octets)
 	case ed25519.PublicKey:
 		if len(key) != ed25519.PublicKeySize {
@@ -142,6 +145,15 @@ func (a *signatureAlgorithm) verify(pub crypto.PublicKey, signature, octets []by
 	default:
 		return wrongKey(a.name, pub)
 	}
+}
+
+// verifySM2 accepts what GM/T 0009 says and nothing else: the variants of old
+// devices are for GM/T 0022.
+func verifySM2(key *ecdsa.PublicKey, signature, octets []byte) error {
+	if style, err := SM2Verify(key, "", octets, signature); err != nil || style != (SM2Style{Encoding: SM2DER, Digest: SM2WithID}) {
+		return ErrSignature
+	}
+	return nil
 }
 
 var (

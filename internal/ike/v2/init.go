@@ -90,7 +90,7 @@ func (m *Machine) sendInit() {
 		&message.KE{Method: s.group.ID, Data: s.share.Public()},
 		&message.Nonce{Data: slices.Clone(s.nonceI)})
 	payloads = append(payloads, m.conn.Encapsulation.NATNotifies(m.spiI, 0, m.local, m.remote)...)
-	payloads = append(payloads, rules.HashNotify(), &message.Notify{Kind: message.FragmentationSupported})
+	payloads = append(payloads, rules.HashNotify(m.conn.Remote.SM2), &message.Notify{Kind: message.FragmentationSupported})
 	msg := message.Message{Header: m.header(message.IKESAInit, 0, 0), Payloads: payloads}
 	raw, err := msg.Append(nil)
 	if err != nil {
@@ -333,7 +333,7 @@ func (m *Machine) acceptInit(msg *message.Message, r Received, c *Connection, p 
 	}
 	payloads = append(payloads, c.Encapsulation.NATNotifies(m.spiI, m.spiR, r.Local, r.Remote)...)
 	payloads = append(payloads, conf.CertReqs(m.candidates...)...)
-	payloads = append(payloads, rules.HashNotify())
+	payloads = append(payloads, rules.HashNotify(slices.ContainsFunc(m.candidates, func(c *Connection) bool { return c.Remote.SM2 })))
 	if _, m.fragments = msg.Notify(message.FragmentationSupported); m.fragments {
 		payloads = append(payloads, &message.Notify{Kind: message.FragmentationSupported})
 	}

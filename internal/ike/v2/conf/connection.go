@@ -41,6 +41,8 @@ type Party struct {
 	PSS bool
 	// SHA1 says when a remote party may sign with SHA-1, that is by method 1.
 	SHA1 SHA1Use
+	// SM2 says that a remote party may sign with SM2 and SM3 (see suite.HashSM3).
+	SM2 bool
 	// Certificates is the local chain, DER, the leaf first.
 	Certificates [][]byte
 	// Authorities are the SHA-1 hashes of the SubjectPublicKeyInfo of the CAs

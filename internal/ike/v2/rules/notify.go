@@ -10,10 +10,15 @@ import (
 	"caponier/internal/suite"
 )
 
-// HashNotify is the SIGNATURE_HASH_ALGORITHMS notification (RFC 7427, Section 4).
-func HashNotify() *message.Notify {
+// HashNotify is the SIGNATURE_HASH_ALGORITHMS notification (RFC 7427, Section 4);
+// with SM3 for a peer that may have a key of SM2.
+func HashNotify(sm2 bool) *message.Notify {
 	n := &message.Notify{Kind: message.SignatureHashAlgorithms}
-	for _, h := range suite.SignatureHashes() {
+	hashes := suite.SignatureHashes()
+	if sm2 {
+		hashes = append(hashes, suite.HashSM3)
+	}
+	for _, h := range hashes {
 		n.Data = binary.BigEndian.AppendUint16(n.Data, h)
 	}
 	return n
