@@ -205,7 +205,7 @@ func (a *app) start(creds map[string]*credentials) error {
 	a.daemon = ike.New(ike.Options{
 		Sockets: []netio.IKESocket{a.plane.IKESocket(), a.ikeSocket}, Backend: a.keyring.Backend(a.plane),
 		Authenticator: a.auth, Rand: rand.Reader, Log: a.log.Subsystem("ike"), OnFailure: a.book.Take,
-		Tap: &a.tap, Keys: &a.keyring,
+		Tap: &a.tap, Keys: &a.keyring, Numbers: a.cfg.Gateway.Numbers,
 	})
 	conns := connections(a.cfg, creds, a.reqIDs)
 	a.book.Configure(conns)

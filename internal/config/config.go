@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"time"
 
+	"caponier/internal/ike/message"
 	"caponier/internal/ipsec"
 	"caponier/internal/secret"
 )
@@ -54,7 +55,10 @@ type Gateway struct {
 	Shutdown  Shutdown
 	// CaptureKeys lets "caponier capture --keys" have the keys in use.
 	CaptureKeys CaptureKeys
-	Log         Log
+	// Numbers are those of algorithms that IANA has not assigned, where they are
+	// not caponier's own.
+	Numbers message.Numbers
+	Log     Log
 }
 
 // Log is the section gateway.log.

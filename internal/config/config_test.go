@@ -20,7 +20,9 @@ import (
 	"testing"
 	"time"
 
+	"caponier/internal/ike/message"
 	"caponier/internal/ipsec"
+	"caponier/internal/suite"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -585,5 +587,35 @@ func TestWeakAlgorithmsAreNamed(t *testing.T) {
 	}
 	if strings.Contains(got, "x25519 is weak") || strings.Contains(got, "prfsha512 is weak") {
 		t.Errorf("a strong algorithm is called weak:\n%s", got)
+	}
+}
+
+func TestPrivateNumbers(t *testing.T) {
+	parse := func(numbers string) (*Config, []*Problem, error) {
+		return Parse("c.yaml", []byte("gateway: { private-numbers: "+numbers+" }\n"))
+	}
+	cfg, _, err := parse("{ sm4cbc: 1024, sm3: 32906, sm3_128: 32905, signature-sm3: 2000 }")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := message.Numbers{
+		{Registry: ipsec.TypeEncr, ID: ipsec.EncrSM4CBC}:       1024,
+		{Registry: ipsec.TypeInteg, ID: ipsec.IntegHMACSM3}:    32906,
+		{Registry: ipsec.TypeInteg, ID: ipsec.IntegHMACSM3128}: 32905,
+		{Registry: message.SignatureHash, ID: suite.HashSM3}:   2000,
+	}
+	if diff := cmp.Diff(want, cfg.Gateway.Numbers); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	for numbers, cause := range map[string]string{
+		"{ sm4cbc: 20 }":               "1024 to 65534",
+		"{ sm4: 1024 }":                "not a key",
+		"{ sm4cbc: 32908 }":            "sm4gcm16",
+		"{ sm4cbc: 99, sm4gcm16: 99 }": "1024 to 65534",
+		"[1024]":                       "by name",
+	} {
+		if _, _, err := parse(numbers); err == nil || !strings.Contains(err.Error(), cause) {
+			t.Errorf("%s: %v", numbers, err)
+		}
 	}
 }

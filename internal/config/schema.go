@@ -137,6 +137,11 @@ func init() {
 			get: func(v *Gateway) any { return v.CaptureKeys },
 		},
 		{
+			name: "private-numbers", kind: "numbers by algorithm", implied: "see SM4 and SM3", effect: EffectRestart,
+			set: func(d *decoder, v *Gateway, n *node, path string) { d.numbers(v, n, path) },
+			get: func(v *Gateway) any { return v.Numbers },
+		},
+		{
 			name: "log", kind: "section", section: true,
 			set: func(d *decoder, v *Gateway, n *node, path string) {
 				decodeSection(d, n, path, logKeys, &v.Log, false)

@@ -67,6 +67,7 @@ type Options struct {
 	Rand          io.Reader
 	Log           *slog.Logger
 	Now           func() time.Time // nil: time.Now
+	Numbers       message.Numbers  // see v2.Env
 	// OnFailure is told of each negotiation that fails, at once and from several
 	// goroutines. It must not block.
 	OnFailure func(Attempt)
@@ -138,7 +139,7 @@ func New(o Options) *Daemon {
 	for _, s := range o.Sockets {
 		d.sockets[s.LocalPort()] = s
 	}
-	d.env = v2.Env{Rand: o.Rand, AllocateSPI: o.Backend.AllocateSPI, ReleaseSPI: o.Backend.ReleaseSPI, Admit: d.admitPeer}
+	d.env = v2.Env{Rand: o.Rand, AllocateSPI: o.Backend.AllocateSPI, ReleaseSPI: o.Backend.ReleaseSPI, Admit: d.admitPeer, Numbers: o.Numbers}
 	for range runtime.GOMAXPROCS(0) {
 		d.shards = append(d.shards, newShard(d))
 	}

@@ -10,7 +10,8 @@ import (
 )
 
 // TestSM2Certificates lets two gateways prove themselves by certificates of SM2
-// (RFC 7427, with sm2-with-SM3), and one fall out when its authority revokes it.
+// (RFC 7427, with sm2-with-SM3) under other private-use numbers than caponier's,
+// and one fall out when its authority revokes it.
 func TestSM2Certificates(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -27,7 +28,7 @@ func TestSM2Certificates(t *testing.T) {
 	}
 	pki("revoke") // a list of none
 	configure := func(g *gateway, other string, local, remote netip.Addr, near, far netip.Prefix) {
-		g.write(fmt.Sprintf(`gateway: { name: %[1]s, state: state, control: sock }
+		g.write(fmt.Sprintf(`gateway: { name: %[1]s, state: state, control: sock, private-numbers: { sm4gcm16: 1024, sm4cbc: 1025, sm3: 1024, signature-sm3: 2000 } }
 connections:
   peer:
     proposals: [sm4gcm16-prfsm3-ecp256]

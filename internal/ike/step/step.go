@@ -45,6 +45,8 @@ type Env struct {
 	// AllocateSPI and ReleaseSPI reserve SPIs of inbound SAs in the data plane.
 	AllocateSPI func(ipsec.Protocol) (ipsec.SPI, error)
 	ReleaseSPI  func(ipsec.Protocol, ipsec.SPI)
+	// Numbers are those of algorithms that IANA has not assigned.
+	Numbers message.Numbers
 	// Admit says whether a peer that has proved its identity may have another IKE
 	// SA; initial is its INITIAL_CONTACT. Nil admits all.
 	Admit func(c *conf.Connection, local, remote rules.Identity, initial bool) error

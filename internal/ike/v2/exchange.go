@@ -241,7 +241,7 @@ func (m *Machine) header(kind message.ExchangeType, id uint32, flags message.Fla
 // seal returns the datagrams of a message: several where it is long and the peer
 // can put fragments together.
 func (m *Machine) seal(h message.Header, payloads []message.Payload) ([][]byte, error) {
-	msg := message.Message{Header: h, Payloads: payloads}
+	msg := message.Message{Header: h, Payloads: m.env.Numbers.Outgoing(payloads)}
 	limit := message.MaxLength
 	if m.fragments {
 		c := m.conn

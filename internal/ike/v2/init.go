@@ -91,7 +91,7 @@ func (m *Machine) sendInit() {
 		&message.Nonce{Data: slices.Clone(s.nonceI)})
 	payloads = append(payloads, m.conn.Encapsulation.NATNotifies(m.spiI, 0, m.local, m.remote)...)
 	payloads = append(payloads, rules.HashNotify(m.conn.Remote.SM2), &message.Notify{Kind: message.FragmentationSupported})
-	msg := message.Message{Header: m.header(message.IKESAInit, 0, 0), Payloads: payloads}
+	msg := message.Message{Header: m.header(message.IKESAInit, 0, 0), Payloads: m.env.Numbers.Outgoing(payloads)}
 	raw, err := msg.Append(nil)
 	if err != nil {
 		m.fail(fault.Internal(err))
@@ -337,7 +337,7 @@ func (m *Machine) acceptInit(msg *message.Message, r Received, c *Connection, p 
 	if _, m.fragments = msg.Notify(message.FragmentationSupported); m.fragments {
 		payloads = append(payloads, &message.Notify{Kind: message.FragmentationSupported})
 	}
-	answer := message.Message{Header: m.header(message.IKESAInit, 0, message.FlagResponse), Payloads: payloads}
+	answer := message.Message{Header: m.header(message.IKESAInit, 0, message.FlagResponse), Payloads: m.env.Numbers.Outgoing(payloads)}
 	raw, err := answer.Append(nil)
 	if err != nil {
 		m.fail(fault.Internal(err))

@@ -25,6 +25,7 @@ func (m *Machine) receive(r Received) {
 		m.endIfUnborn()
 		return
 	}
+	msg.Payloads = m.env.Numbers.Incoming(msg.Payloads)
 	h := msg.Header
 	switch {
 	case h.Exchange == message.IKESAInit:
@@ -173,6 +174,7 @@ func (m *Machine) open(msg *message.Message, r *Received, in *reassembly) (*faul
 		r.Raw = in.first
 	}
 	*in = reassembly{}
+	msg.Payloads = m.env.Numbers.Incoming(msg.Payloads)
 	if malformed {
 		return &fault.Fault{Code: fault.CodeOf(kind), Err: err, Notify: kind}, true
 	}
