@@ -18,8 +18,11 @@ func TestNumbers(t *testing.T) {
 	payloads := func(encr, prf, integ uint16, hash byte, low byte) []Payload {
 		return []Payload{
 			&SA{Proposals: []Proposal{{Number: 1, Protocol: ProtocolIKE, Transforms: ipsec.Proposal{
-				{Type: ipsec.TypeEncr, ID: encr}, {Type: ipsec.TypeEncr, ID: ipsec.EncrAESGCM16, KeyBits: 128},
-				{Type: ipsec.TypePRF, ID: prf}, {Type: ipsec.TypeInteg, ID: integ}, {Type: ipsec.TypeKE, ID: ipsec.KEX25519},
+				{Type: ipsec.TypeEncr, ID: encr},
+				{Type: ipsec.TypeEncr, ID: ipsec.EncrAESGCM16, KeyBits: 128},
+				{Type: ipsec.TypePRF, ID: prf},
+				{Type: ipsec.TypeInteg, ID: integ},
+				{Type: ipsec.TypeKE, ID: ipsec.KEX25519},
 			}}}},
 			&Nonce{Data: []byte{1}},
 			&Notify{Kind: SignatureHashAlgorithms, Data: []byte{0, 2, hash, low}},
