@@ -66,6 +66,11 @@ test-interop: ## tunnels with strongSwan (root); rewrites docs/interop.md
 test-leaks: ## what crosses the outside link while things happen to a gateway (root); rewrites docs/leaks.md
 	go test -count 1 -run 'TestLeaks$$' ./test/operations -update
 
+.PHONY: test-vm
+test-vm: ## the planes and their peers in a virtual machine with Debian's kernel; rewrites docs/planes.md
+	scripts/setup.sh vm
+	go test -count 1 -timeout 60m ./test/vm -update
+
 .PHONY: bench
 bench: build bench-peers ## this program beside its peers, for an hour (root); rewrites docs/benchmarks
 	scripts/setup.sh bench

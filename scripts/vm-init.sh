@@ -22,6 +22,7 @@ vm_init() {
   modprobe tun # its device must be there before it is opened
   ip link set lo up
   hostname caponier-vm
+  export CAPONIER_VM="$image" # says to a test where it is
 }
 
 # vm_run COMMAND... runs it with its output to the host, keeps its status, and

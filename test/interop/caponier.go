@@ -30,9 +30,16 @@ type Caponier struct {
 	config CaponierConfig
 }
 
+// ProgramVariable is the environment variable that names a program to test
+// instead of a newly built one.
+const ProgramVariable = "CAPONIER_PROGRAM"
+
 // program builds the program under test, once for each test process.
 // removeProgram removes it.
 var program = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv(ProgramVariable); path != "" {
+		return path, nil
+	}
 	dir, err := os.MkdirTemp("", fmt.Sprintf("interop-%d-", os.Getpid()))
 	if err != nil {
 		return "", err

@@ -142,3 +142,60 @@ func testReplayWindow(t *testing.T, l *link) {
 	id := ipsec.SAID{Direction: ipsec.In, Protocol: ipsec.ESP, SPI: spi + 1}
 	l.status(1, id, "5 drops", func(s ipsec.SAStatus) bool { return s.ReplayDrops == 5 && s.Packets == 5 && s.Sequence == count })
 }
+
+// testESN takes an SA with extended sequence numbers over the border of 2^32. The
+// receiver sees only the low half, and takes the high half from what it received
+// before (RFC 4303, Appendix A).
+func testESN(t *testing.T, l *link) {
+	l.policies(0, protect(0, false))
+	l.policies(1, protect(1, false))
+	extended := func(sa *ipsec.SA) { sa.ESN = true }
+	in := l.add(1, ipsec.In, spi, extended)
+	n := 0
+	// In leaps that a window follows: by less than 2^31 of the low half.
+	for _, from := range []uint64{0, 1 << 30, 1<<31 + 1<<29, 1<<32 - 4, 1<<32 + 1<<30} {
+		out := l.add(0, ipsec.Out, spi, func(sa *ipsec.SA) { sa.ESN, sa.Sequence = true, from })
+		for range 8 {
+			l.send(0, newPacket(0, false, n))
+			l.expect(1, newPacket(0, false, n))
+			n++
+		}
+		l.status(0, out, "its sequence number", func(s ipsec.SAStatus) bool { return s.Sequence == from+8 })
+		l.status(1, in, "its sequence number", func(s ipsec.SAStatus) bool { return s.Sequence == from+8 })
+		if err := l.gw[0].DeleteSA(out); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	// Over the border again, the packets the other way round, and twice.
+	const count = 16
+	caught := make(chan netio.Packet, count)
+	l.disturb(func(_ int, p *netio.Packet) int {
+		caught <- netio.Packet{Buf: bytes.Clone(p.Data()), Local: p.Local, Remote: p.Remote}
+		return 0
+	})
+	l.add(1, ipsec.In, spi+2, extended)
+	for _, from := range []uint64{1 << 31, 1<<32 - count/2} {
+		out := l.add(0, ipsec.Out, spi+2, func(sa *ipsec.SA) { sa.ESN, sa.Sequence = true, from })
+		var pkts []netio.Packet
+		for i := range count {
+			l.send(0, newPacket(0, false, i))
+			pkts = append(pkts, <-caught)
+		}
+		for range 2 {
+			for i := range count {
+				p := pkts[count-1-i]
+				if err := l.gw[1].Outer.UDP4.Inject(p.Buf, p.Local, p.Remote); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		for i := range count {
+			l.expect(1, newPacket(0, false, count-1-i))
+		}
+		l.expectNone(1)
+		if err := l.gw[0].DeleteSA(out); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -35,6 +35,7 @@ var trafficTests = map[string]func(*testing.T, *link){
 	"transport mode and lengths":                testTransportLengths,
 	"transport mode through NAT":                testTransportNAT,
 	"selectors in transport mode":               testTransportSelectors,
+	"extended sequence numbers roll over":       testESN,
 }
 
 const spi = ipsec.SPI(0xc0ffee00)

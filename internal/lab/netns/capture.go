@@ -14,6 +14,7 @@ type Capture struct {
 	fd       int
 	stop     chan struct{}
 	finished chan struct{}
+	err      error // why it ended by itself; read after finished
 }
 
 // Frame is a captured frame, from its Ethernet header on. Data is valid only
@@ -76,6 +77,8 @@ func (c *Capture) run(see func(Frame)) {
 			continue
 		}
 		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			// Linux before 6.2 has no word for a train of datagrams: EINVAL.
+			c.err = fmt.Errorf("the capture saw nothing any more: %w", err)
 			return
 		}
 		select {
@@ -86,11 +89,12 @@ func (c *Capture) run(see func(Frame)) {
 	}
 }
 
-// Close ends the capture. After it returns, see is not called again.
+// Close ends the capture. After it returns, see is not called again. The error
+// says that the capture had ended by itself, so that what was seen is not all.
 func (c *Capture) Close() error {
 	close(c.stop)
 	<-c.finished
-	return unix.Close(c.fd)
+	return errors.Join(c.err, unix.Close(c.fd))
 }
 
 func htons(v uint16) uint16 {

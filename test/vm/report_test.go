@@ -1,0 +1,112 @@
+package vm
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+)
+
+// reportFile is made by these tests and holds nothing that changes from run to
+// run.
+const reportFile = "../../docs/planes.md"
+
+// The columns: who seals, who opens.
+const (
+	userKernel = iota
+	kernelUser
+	kernelKernel
+	columns
+)
+
+// results are what became of each row, by column.
+var results struct {
+	sync.Mutex
+	rows  []*row
+	cells map[*row]*[columns]cell
+}
+
+type cell struct {
+	done bool
+	err  error
+}
+
+// record adds what one check of a row and column said.
+func record(r *row, column int, err error) {
+	results.Lock()
+	defer results.Unlock()
+	if results.cells == nil {
+		results.cells = make(map[*row]*[columns]cell)
+	}
+	c := results.cells[r]
+	if c == nil {
+		c = new([columns]cell)
+		results.cells[r], results.rows = c, append(results.rows, r)
+	}
+	c[column].done = true
+	if c[column].err == nil {
+		c[column].err = err
+	}
+}
+
+func (c cell) String() string {
+	switch {
+	case !c.done:
+		return "not run"
+	case c.err == nil:
+		return "pass"
+	default:
+		text, _, _ := strings.Cut(c.err.Error(), "\n")
+		return text
+	}
+}
+
+// report makes the document.
+func report() ([]byte, error) {
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, `# The two data planes and the kernel
+
+What caponier's planes carry to and from Linux %s, configured with ip-xfrm(8), which shares no code with
+caponier. The tests in test/vm make this file: `+"`make test-vm`"+` runs them all in a virtual machine and writes it anew, if
+every row holds. *user → kernel* is sealed by the plane in user space and opened by the kernel, *kernel → user* the other way
+round, *kernel ↔ kernel* goes both ways between the kernel under caponier's kernel plane and the kernel under ip-xfrm(8).
+
+Each cell stands for datagrams of %d lengths, every length of padding among them, over IPv4 and over IPv6; in tunnel mode with
+IPv4 and IPv6 inside. All must arrive, and a capture between the gateways must show nothing but the protocol of the row. A
+bundle is AH in transport mode around the ESP of the row. A sentence instead of *pass* is what the kernel, or the plane, says
+to an algorithm that it does not have.
+
+| algorithms | protocol | mode | user → kernel | kernel → user | kernel ↔ kernel |
+| --- | --- | --- | --- | --- | --- |
+`, strings.TrimSpace(string(release)), len(datagramSizes))
+	for _, r := range results.rows {
+		c := results.cells[r]
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", r, r.protocol(), r.mode, c[userKernel], c[kernelUser], c[kernelKernel])
+	}
+	return b.Bytes(), nil
+}
+
+// checkReport compares the report with the committed one, or writes it.
+func checkReport() error {
+	got, err := report()
+	if err != nil {
+		return err
+	}
+	if *update {
+		return os.WriteFile(reportFile, got, 0o644)
+	}
+	want, err := os.ReadFile(reportFile)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(got, want) {
+		return errors.New("docs/planes.md differs from what these tests found: make test-vm writes it anew")
+	}
+	return nil
+}
