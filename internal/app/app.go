@@ -9,13 +9,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"runtime"
 	"sync"
 	"time"
 
 	"caponier/internal/capture"
 	"caponier/internal/config"
 	"caponier/internal/control"
+	"caponier/internal/dataplane"
 	"caponier/internal/dataplane/userspace"
 	"caponier/internal/diagnose"
 	"caponier/internal/host"
@@ -54,18 +54,18 @@ type app struct {
 	log     *logging.Log
 	slog    *slog.Logger
 	lock    *stateLock
-	plane   *userspace.Plane
+	plane   dataplane.Backend
 	host    *host.Host
 	daemon  *ike.Daemon
 	auth    *authenticator
 	book    *diagnose.Book
 	server  *control.Server
-	// ikeSocket is the daemon's to close, once there is a daemon.
-	ikeSocket *netio.IKEPort
-	tap       capture.Tap
-	keyring   capture.Keyring
-	workers   int
-	serving   sync.WaitGroup
+	// sockets are the daemon's to close, once there is a daemon.
+	sockets []netio.IKESocket
+	tap     capture.Tap
+	keyring capture.Keyring
+	workers int
+	serving sync.WaitGroup
 
 	// mu guards the configuration in force; a reload holds it throughout.
 	mu     sync.Mutex
@@ -165,21 +165,7 @@ func (a *app) start(creds map[string]*credentials) error {
 	if a.server, err = control.Listen(gw.Control, a, a.log.Subsystem("control")); err != nil {
 		return err
 	}
-	if a.ikeSocket, err = netio.ListenIKE(ikePort, netio.SocketOptions{Mark: host.Mark}); err != nil {
-		return err
-	}
-	if a.workers = gw.Workers; a.workers == 0 {
-		a.workers = runtime.GOMAXPROCS(0)
-	}
-	devices, name, err := userspace.Open(userspace.OpenOptions{
-		Name: tunName, Workers: a.workers, Port: natPort, Mark: host.Mark,
-	})
-	if err != nil {
-		return err
-	}
-	a.plane, err = userspace.New(userspace.Options{
-		Devices: devices, MTU: gw.MTU, Rand: rand.Reader, Tap: &a.tap, Logger: a.log.Subsystem("dataplane"),
-	})
+	device, err := a.openPlane()
 	if err != nil {
 		return err
 	}
@@ -192,7 +178,7 @@ func (a *app) start(creds map[string]*credentials) error {
 	if mtu == 0 {
 		mtu = userspace.DefaultMTU
 	}
-	if a.host, err = host.Open(host.Options{Device: name, MTU: mtu, Logger: a.log.Subsystem("host")}); err != nil {
+	if a.host, err = host.Open(host.Options{Device: device, MTU: mtu, Logger: a.log.Subsystem("host")}); err != nil {
 		return err
 	}
 	if err := a.host.Set(host.FromPolicies(spd)); err != nil {
@@ -203,7 +189,7 @@ func (a *app) start(creds map[string]*credentials) error {
 	}
 	a.keyring.Allow(gw.CaptureKeys == config.CaptureKeysAllow)
 	a.daemon = ike.New(ike.Options{
-		Sockets: []netio.IKESocket{a.plane.IKESocket(), a.ikeSocket}, Backend: a.keyring.Backend(a.plane),
+		Sockets: a.sockets, Backend: a.keyring.Backend(a.plane),
 		Authenticator: a.auth, Rand: rand.Reader, Log: a.log.Subsystem("ike"), OnFailure: a.book.Take,
 		Tap: &a.tap, Keys: &a.keyring, Numbers: a.cfg.Gateway.Numbers,
 	})
@@ -229,8 +215,10 @@ func (a *app) close() error {
 	}
 	if a.daemon != nil {
 		errs = append(errs, a.daemon.Close())
-	} else if a.ikeSocket != nil {
-		errs = append(errs, a.ikeSocket.Close())
+	} else {
+		for _, s := range a.sockets {
+			errs = append(errs, s.Close())
+		}
 	}
 	a.mu.Lock()
 	release := a.cfg.Gateway.Shutdown == config.ShutdownRelease
@@ -239,6 +227,9 @@ func (a *app) close() error {
 		errs = append(errs, a.host.Release(!release), a.host.Close())
 	}
 	if a.plane != nil {
+		if release { // the kernel's policies outlive the gateway
+			errs = append(errs, a.plane.SetPolicies(nil))
+		}
 		errs = append(errs, a.plane.Close())
 	}
 	a.keyring.Allow(false)
@@ -252,7 +243,7 @@ func (a *app) close() error {
 func connections(cfg *config.Config, creds map[string]*credentials, reqIDs map[string]uint32) []*v2.Connection {
 	out := make([]*v2.Connection, len(cfg.Connections))
 	for i, c := range cfg.Connections {
-		out[i] = connection(c, creds[c.Name], reqIDs)
+		out[i] = connection(&cfg.Gateway, c, creds[c.Name], reqIDs)
 	}
 	return out
 }

@@ -35,7 +35,7 @@ func policies(cfg *config.Config, reqIDs map[string]uint32) []ipsec.Policy {
 
 // connection turns one connection of the configuration into the machine's view,
 // with the certificates that creds has read.
-func connection(c *config.Connection, creds *credentials, reqIDs map[string]uint32) *v2.Connection {
+func connection(gw *config.Gateway, c *config.Connection, creds *credentials, reqIDs map[string]uint32) *v2.Connection {
 	out := &v2.Connection{
 		Name: c.Name,
 		Local: v2.Party{
@@ -49,7 +49,7 @@ func connection(c *config.Connection, creds *credentials, reqIDs map[string]uint
 		LocalAddrs: c.Local.Addresses, RemoteAddrs: c.Remote.Addresses,
 		Proposals:     c.Proposals,
 		Unique:        v2.Uniqueness(c.Unique),
-		Encapsulation: encapsulation(c.Encapsulation),
+		Encapsulation: encapsulation(gw.DataPlane, c.Encapsulation),
 		FragmentSize:  c.FragmentSize,
 		DPD:           c.DPD, Lifetime: c.Lifetime,
 	}
@@ -66,13 +66,16 @@ func connection(c *config.Connection, creds *credentials, reqIDs map[string]uint
 
 // encapsulation says when ESP travels in UDP. The user-space plane moves trains
 // of UDP datagrams with one call, for which raw sockets have nothing like it:
-// what is left to the gateway asks for UDP.
-func encapsulation(e config.Encapsulation) v2.Encapsulation {
-	switch e {
-	case config.EncapsulationAlways:
+// what is left to the gateway asks for UDP. The kernel's plane uses it where a NAT
+// is.
+func encapsulation(plane config.DataPlane, e config.Encapsulation) v2.Encapsulation {
+	switch {
+	case e == config.EncapsulationAlways:
 		return v2.EncapAlways
-	case config.EncapsulationNever:
+	case e == config.EncapsulationNever:
 		return v2.EncapNever
+	case plane == config.DataPlaneKernel:
+		return v2.EncapAuto
 	default:
 		return v2.EncapAsk
 	}

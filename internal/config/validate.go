@@ -90,6 +90,7 @@ func (d *decoder) validate(checks *Checks) {
 		}
 	}
 	d.validateManual(checks)
+	d.validateDataPlane()
 	d.validateReqIDs()
 	d.validateOverlaps()
 }

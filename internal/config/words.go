@@ -8,6 +8,7 @@ type DataPlane uint8
 // The data planes.
 const (
 	DataPlaneUserspace DataPlane = iota
+	DataPlaneKernel              // Linux's own IPsec
 )
 
 // Capture says how the user-space data plane gets at inner packets.
@@ -123,7 +124,7 @@ type wordList struct {
 }
 
 var (
-	dataPlaneWords     = wordList{[]string{"userspace"}, []string{"kernel"}}
+	dataPlaneWords     = wordList{[]string{"userspace", "kernel"}, nil}
 	captureWords       = wordList{[]string{"tun"}, []string{"afxdp", "afpacket"}}
 	shutdownWords      = wordList{[]string{"block", "release"}, nil}
 	captureKeysWords   = wordList{[]string{"refuse", "allow"}, nil}

@@ -118,7 +118,6 @@ type Daemon struct {
 // Counters.
 type counters struct {
 	received, sent, malformed, unknownSPI, halfOpenLimit, inboxFull, unmatched, dropped atomic.Uint64
-	limits                                                                              atomic.Uint64
 	cookies, wrongCookie                                                                atomic.Uint64
 }
 
@@ -140,10 +139,7 @@ func New(o Options) *Daemon {
 	for _, s := range o.Sockets {
 		d.sockets[s.LocalPort()] = s
 	}
-	d.env = v2.Env{
-		Rand: o.Rand, AllocateSPI: o.Backend.AllocateSPI, ReleaseSPI: o.Backend.ReleaseSPI, Admit: d.admitPeer, Numbers: o.Numbers,
-		Show: d.trace,
-	}
+	d.env = v2.Env{Rand: o.Rand, AllocateSPI: o.Backend.AllocateSPI, ReleaseSPI: o.Backend.ReleaseSPI, Admit: d.admitPeer, Numbers: o.Numbers}
 	for range runtime.GOMAXPROCS(0) {
 		d.shards = append(d.shards, newShard(d))
 	}
@@ -228,7 +224,6 @@ func (d *Daemon) Counters() map[string]uint64 {
 		"ike-drop-half-open":      d.counters.halfOpenLimit.Load(),
 		"ike-drop-inbox-full":     d.counters.inboxFull.Load(),
 		"ike-drop-no-connection":  d.counters.unmatched.Load(),
-		"ike-drop-beyond-limits":  d.counters.limits.Load(),
 		"ike-drop-not-acceptable": d.counters.dropped.Load(),
 	}
 }

@@ -46,6 +46,17 @@ func NewIKEPort(v4, v6 Device, port uint16, marker bool) *IKEPort {
 // ListenIKE opens an IKE port of its own, without the non-ESP marker, for both
 // families; a machine that has only one of them gets that one.
 func ListenIKE(port uint16, opts SocketOptions) (*IKEPort, error) {
+	return listenIKE(port, false, opts)
+}
+
+// ListenNAT opens an IKE port of its own whose messages have the non-ESP marker,
+// as on port 4500 (RFC 3948, Section 2.2). ESP that comes to it is dropped, unless
+// the kernel takes it off before.
+func ListenNAT(port uint16, opts SocketOptions) (*IKEPort, error) {
+	return listenIKE(port, true, opts)
+}
+
+func listenIKE(port uint16, marker bool, opts SocketOptions) (*IKEPort, error) {
 	var devs [2]Device
 	for i, f := range []Family{IPv4, IPv6} {
 		if opts.Address.IsValid() && FamilyOf(opts.Address) != f || !HasFamily(f) {
@@ -59,7 +70,7 @@ func ListenIKE(port uint16, opts SocketOptions) (*IKEPort, error) {
 		devs[i] = socks[0]
 		port = socks[0].LocalPort()
 	}
-	s := NewIKEPort(devs[0], devs[1], port, false)
+	s := NewIKEPort(devs[0], devs[1], port, marker)
 	s.owned = true
 	for _, d := range devs {
 		if d != nil {
@@ -90,11 +101,26 @@ func (s *IKEPort) pump(d Device) {
 			continue
 		}
 		for i := range pkts[:n] {
-			if p := &pkts[i]; !p.Truncated && !isKeepAlive(p.Data()) {
-				s.Deliver(p.Data(), p.Local, p.Remote)
+			p := &pkts[i]
+			if p.Truncated || isKeepAlive(p.Data()) {
+				continue
+			}
+			if b, ok := s.message(p.Data()); ok {
+				s.Deliver(b, p.Local, p.Remote)
 			}
 		}
 	}
+}
+
+// message takes the marker off, and reports whether b is IKE at all.
+func (s *IKEPort) message(b []byte) ([]byte, bool) {
+	if !s.marker {
+		return b, true
+	}
+	if len(b) < markerLen || [markerLen]byte(b) != [markerLen]byte{} {
+		return nil, false
+	}
+	return b[markerLen:], true
 }
 
 // isKeepAlive reports whether b is a NAT keepalive (RFC 3948, Section 2.3).

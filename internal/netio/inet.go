@@ -52,7 +52,7 @@ func HasFamily(f Family) bool {
 // 10 Gb/s.
 const socketBuffer = 7 << 20
 
-// SocketOptions are what ListenUDP, ListenESP, ListenAH and OpenClear have in common.
+// SocketOptions are what ListenUDP, ListenESP and OpenClear have in common.
 type SocketOptions struct {
 	// Address to bind to; the zero Addr is every address of the family.
 	Address netip.Addr
@@ -61,6 +61,12 @@ type SocketOptions struct {
 	Mark uint32
 	// Without are the offloads that are not to be used.
 	Without Offload
+	// PastIPsec lets what the socket sends and receives pass the kernel's IPsec
+	// policies, as IKE must.
+	PastIPsec bool
+	// UDPEncap makes the kernel take ESP in UDP off the socket, for its own
+	// states (RFC 3948).
+	UDPEncap bool
 }
 
 // Socket is a datagram socket of one family: UDP, or an IP protocol. IPv6 zones
@@ -72,7 +78,6 @@ type Socket struct {
 	family Family
 	port   uint16 // 0 for raw sockets
 	clear  bool   // packets bring their IP header along
-	whole  bool   // what is read has its IP header
 	trains bool   // a Reader may ask for trains of datagrams
 
 	// Owned by the goroutine that reads.
@@ -116,6 +121,9 @@ func ListenUDP(f Family, port uint16, n int, opts SocketOptions) ([]*Socket, err
 			return fail(needs(err, capNetBindService))
 		}
 		socks = append(socks, s)
+		if err := s.setIPsec(opts); err != nil {
+			return fail(err)
+		}
 		port = s.conn.LocalAddr().(*net.UDPAddr).AddrPort().Port()
 		s.port = port
 		s.trains = opts.Without&OffloadUDPReceive == 0
@@ -244,10 +252,7 @@ func (s *Socket) ReadBatch(pkts []Packet) (int, error) {
 		p.Local = netip.AddrPortFrom(p.Local.Addr(), s.port)
 		if s.port == 0 {
 			p.Remote = netip.AddrPortFrom(p.Remote.Addr(), 0)
-			switch {
-			case s.whole && s.family == IPv6:
-				rd.vec.restore(i, p)
-			case !s.whole && s.family == IPv4:
+			if s.family == IPv4 {
 				stripIPv4(p)
 			}
 		}

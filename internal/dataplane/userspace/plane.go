@@ -145,7 +145,7 @@ type Plane struct {
 	in     []*inbound
 	ike    *netio.IKEPort
 	held   *holdQueue
-	events *eventQueue
+	events *dataplane.EventQueue
 	stop   chan struct{}
 	lanes  sync.WaitGroup
 
@@ -196,14 +196,14 @@ func assemble(opts Options) *Plane {
 	p := &Plane{
 		opts:   opts,
 		log:    opts.Logger,
-		events: newEventQueue(eventDepth),
+		events: dataplane.NewEventQueue(eventDepth),
 		stop:   make(chan struct{}),
 		// n that own inbound SAs, n that seal, and the one that releases.
 		sad: sad.New(sad.Config{Workers: 2*n + 1, Owners: n, Rand: opts.Rand}),
 	}
 	p.policies.Store(new(spd.Table))
 	p.seconds.Store(opts.Now().Unix())
-	p.held = newHoldQueue(opts.AcquireTimeout, opts.Now, p.events.push)
+	p.held = newHoldQueue(opts.AcquireTimeout, opts.Now, p.events.Push)
 	for i := range n {
 		p.owners = append(p.owners, &owner{w: p.sad.Worker(i)})
 		p.out = append(p.out, newOutbound(p, p.sad.Worker(n+i), d.Inner[i], d.exits(i), opts.MTU))
@@ -295,10 +295,10 @@ func (p *Plane) tick() {
 	now := p.opts.Now()
 	p.seconds.Store(now.Unix())
 	for _, e := range p.sad.Expire(now) {
-		p.events.push(e)
+		p.events.Push(e)
 	}
 	p.held.tick()
-	p.events.flush()
+	p.events.Flush()
 }
 
 // coarseNow is the time of the last tick, in whole seconds.
@@ -311,7 +311,7 @@ func (p *Plane) report(events []ipsec.Event) {
 			// Control may have deleted it meanwhile.
 			_ = p.sad.Delete(x.ID)
 		}
-		p.events.push(e)
+		p.events.Push(e)
 	}
 }
 
@@ -388,7 +388,7 @@ func (p *Plane) SetPolicies(policies []ipsec.Policy) error {
 func (p *Plane) Policies() []ipsec.Policy { return p.policies.Load().Policies() }
 
 // Events implements dataplane.Backend.
-func (p *Plane) Events() <-chan ipsec.Event { return p.events.ch }
+func (p *Plane) Events() <-chan ipsec.Event { return p.events.Events() }
 
 // IKESocket returns the socket that the plane shares with IKE: its UDP port.
 func (p *Plane) IKESocket() netio.IKESocket { return p.ike }
@@ -404,7 +404,7 @@ func (p *Plane) Counters() map[string]uint64 {
 	}
 	p.release.tally.addTo(sums)
 	p.held.addTo(sums)
-	sums[counterNames[eventsLost]] += p.events.lostCount()
+	sums[counterNames[eventsLost]] += p.events.Lost()
 	return sums
 }
 
@@ -419,7 +419,7 @@ func (p *Plane) Close() error {
 		p.ike.Close()
 		p.sad.Close()
 		p.held.keep(nil)
-		p.events.close()
+		p.events.Close()
 	})
 	return err
 }

@@ -41,7 +41,6 @@ const (
 	CodeInternal      = "internal-error"
 	CodeQueueFull     = "queue-full"
 	CodeNotUnique     = "not-unique"
-	CodeLimit         = "beyond-limits" // also of what is dropped
 
 	DropMalformed    = "malformed"
 	DropStray        = "stray"

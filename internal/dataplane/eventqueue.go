@@ -1,4 +1,4 @@
-package userspace
+package dataplane
 
 import (
 	"sync"
@@ -6,10 +6,10 @@ import (
 	"caponier/internal/ipsec"
 )
 
-// eventQueue is the bounded channel to control. What cannot wait longer than
+// EventQueue is the bounded channel from a Backend to control. What cannot wait longer than
 // the channel has room is dropped and counted, with two exceptions: hard
 // expiries are kept, and of the moves of one SA the last.
-type eventQueue struct {
+type EventQueue struct {
 	mu     sync.Mutex
 	ch     chan ipsec.Event
 	closed bool
@@ -23,15 +23,16 @@ type eventQueue struct {
 	moved map[ipsec.SAID]*ipsec.AddressChanged
 }
 
-func newEventQueue(depth int) *eventQueue {
-	return &eventQueue{
+// NewEventQueue makes a queue that keeps depth events for its reader.
+func NewEventQueue(depth int) *EventQueue {
+	return &EventQueue{
 		ch:    make(chan ipsec.Event, depth),
 		moved: make(map[ipsec.SAID]*ipsec.AddressChanged),
 	}
 }
 
-// push never blocks.
-func (q *eventQueue) push(e ipsec.Event) {
+// Push takes an event and never blocks.
+func (q *EventQueue) Push(e ipsec.Event) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
@@ -58,7 +59,7 @@ func (q *eventQueue) push(e ipsec.Event) {
 	q.lost++
 }
 
-func (q *eventQueue) send(e ipsec.Event) bool {
+func (q *EventQueue) send(e ipsec.Event) bool {
 	select {
 	case q.ch <- e:
 		return true
@@ -67,8 +68,8 @@ func (q *eventQueue) send(e ipsec.Event) bool {
 	}
 }
 
-// flush sends what had to wait. The plane calls it with each tick.
-func (q *eventQueue) flush() {
+// Flush sends what had to wait. The Backend calls it from time to time.
+func (q *EventQueue) Flush() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
@@ -86,7 +87,8 @@ func (q *eventQueue) flush() {
 	}
 }
 
-func (q *eventQueue) close() {
+// Close ends the channel. It is idempotent.
+func (q *EventQueue) Close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.closed {
@@ -95,8 +97,12 @@ func (q *eventQueue) close() {
 	}
 }
 
-func (q *eventQueue) lostCount() uint64 {
+// Lost is how many events were dropped.
+func (q *EventQueue) Lost() uint64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.lost
 }
+
+// Events is the channel.
+func (q *EventQueue) Events() <-chan ipsec.Event { return q.ch }

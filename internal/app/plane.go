@@ -1,0 +1,94 @@
+package app
+
+import (
+	"crypto/rand"
+	"runtime"
+
+	"caponier/internal/config"
+	"caponier/internal/dataplane/kernel"
+	"caponier/internal/dataplane/userspace"
+	"caponier/internal/host"
+	"caponier/internal/ipsec"
+	"caponier/internal/netio"
+)
+
+// openPlane opens IKE's sockets and the data plane of the configuration. It
+// returns the name of the device to which the host routes what is to be
+// protected: the way into the user-space plane, or the ditch before the
+// kernel's.
+func (a *app) openPlane() (device string, err error) {
+	if a.cfg.Gateway.DataPlane == config.DataPlaneKernel {
+		return a.openKernel()
+	}
+	ikeSocket, err := netio.ListenIKE(ikePort, netio.SocketOptions{Mark: host.Mark})
+	if err != nil {
+		return "", err
+	}
+	a.sockets = append(a.sockets, ikeSocket)
+	if a.workers = a.cfg.Gateway.Workers; a.workers == 0 {
+		a.workers = runtime.GOMAXPROCS(0)
+	}
+	devices, device, err := userspace.Open(userspace.OpenOptions{
+		Name: tunName, Workers: a.workers, Port: natPort, Mark: host.Mark,
+	})
+	if err != nil {
+		return "", err
+	}
+	plane, err := userspace.New(userspace.Options{
+		Devices: devices, MTU: a.cfg.Gateway.MTU, Rand: rand.Reader, Tap: &a.tap, Logger: a.log.Subsystem("dataplane"),
+	})
+	if err != nil {
+		return "", err
+	}
+	a.plane = plane
+	a.sockets = append(a.sockets, plane.IKESocket())
+	return device, nil
+}
+
+// openKernel opens the kernel's plane. Its packets never come to this process:
+// IKE has both ports to itself.
+func (a *app) openKernel() (device string, err error) {
+	// The kernel's side is asked first: without it, a socket cannot have policies.
+	if err := a.checkKernel(); err != nil {
+		return "", err
+	}
+	opts := netio.SocketOptions{Mark: host.Mark, PastIPsec: true}
+	ikeSocket, err := netio.ListenIKE(ikePort, opts)
+	if err != nil {
+		return "", err
+	}
+	a.sockets = append(a.sockets, ikeSocket)
+	opts.UDPEncap = true
+	natSocket, err := netio.ListenNAT(natPort, opts)
+	if err != nil {
+		return "", err
+	}
+	a.sockets = append(a.sockets, natSocket)
+	ditch, err := netio.OpenTUN(tunName, netio.TUNOptions{Queues: 1, MTU: userspace.DefaultMTU})
+	if err != nil {
+		return "", err
+	}
+	plane, err := kernel.New(kernel.Options{
+		OutputMark: ipsec.Mark{Value: host.Mark, Mask: 0xffffffff}, Ditch: ditch[0], Logger: a.log.Subsystem("dataplane"),
+	})
+	if err != nil {
+		return "", err
+	}
+	a.plane = plane
+	return ditch[0].Name(), nil
+}
+
+// checkKernel says what the kernel lacks for the configuration, before anything
+// of it is installed.
+func (a *app) checkKernel() error {
+	report, err := CheckKernel(a.cfg)
+	if err != nil {
+		return err
+	}
+	for _, f := range report {
+		if f.Err != nil && !f.Needed {
+			a.slog.Warn("the kernel cannot do all that the configuration names", "missing", f.Name, "error", f.Err)
+		}
+	}
+	return report.Err()
+}

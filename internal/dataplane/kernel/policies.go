@@ -1,0 +1,234 @@
+package kernel
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"caponier/internal/dataplane"
+	"caponier/internal/dataplane/kernel/xfrm"
+	"caponier/internal/ipsec"
+	"caponier/internal/spd"
+)
+
+// discoveryName stands for the policies that are nobody's: no name of the SPD is
+// empty.
+const discoveryName = ""
+
+// Policies implements dataplane.Backend.
+func (p *Plane) Policies() []ipsec.Policy {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.policies)
+}
+
+// SetPolicies implements dataplane.Backend. It fails with a ForeignError, and
+// has changed nothing, where somebody else's policies are in the way.
+func (p *Plane) SetPolicies(policies []ipsec.Policy) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return dataplane.ErrClosed
+	}
+	if err := p.setLocked(slices.Clone(policies)); err != nil {
+		return fmt.Errorf("set policies: %w", err)
+	}
+	return nil
+}
+
+func (p *Plane) setLocked(policies []ipsec.Policy) error {
+	if _, err := spd.Compile(policies); err != nil { // it checks them
+		return err
+	}
+	levels, err := levels(policies)
+	if err != nil {
+		return err
+	}
+	b := newBook()
+	for i := range policies {
+		claims, err := claimsOf(&policies[i], i, levels[policies[i].Priority], p.serving(policies[i].ReqID))
+		if err != nil {
+			return fmt.Errorf("policy %q: %w", policies[i].Name, err)
+		}
+		b.set(policies[i].Name, claims)
+	}
+	b.set(discoveryName, discovery(policies))
+	if err := p.lookForOthers(b); err != nil {
+		return err
+	}
+	touched := make(map[slot]bool)
+	for s := range b.slots {
+		touched[s] = true
+	}
+	for s := range p.installed {
+		touched[s] = true
+	}
+	if err := p.apply(b, touched); err != nil {
+		return err
+	}
+	p.book, p.policies, p.levels = b, policies, levels
+	return nil
+}
+
+// serving are the outbound SAs of a reqid, the newest first.
+func (p *Plane) serving(reqID uint32) []*ipsec.SA {
+	if reqID == 0 {
+		return nil
+	}
+	var entries []*entry
+	for _, e := range p.sas {
+		// The AH of a bundle has no policy of its own: it goes with the ESP.
+		if e.sa.ReqID == reqID && e.sa.Direction == ipsec.Out {
+			entries = append(entries, e)
+		}
+	}
+	slices.SortFunc(entries, func(a, b *entry) int { return cmp.Compare(b.order, a.order) })
+	out := make([]*ipsec.SA, len(entries))
+	for i, e := range entries {
+		out[i] = &e.sa
+	}
+	return out
+}
+
+// serveLocked brings the policies of a reqid in line with its SAs.
+func (p *Plane) serveLocked(reqID uint32) error {
+	var errs []error
+	for i := range p.policies {
+		policy := &p.policies[i]
+		if policy.Action != ipsec.Protect || policy.ReqID != reqID {
+			continue
+		}
+		claims, err := claimsOf(policy, i, p.levels[policy.Priority], servingOf(policy, p.serving(reqID)))
+		if err != nil {
+			return fmt.Errorf("policy %q: %w", policy.Name, err)
+		}
+		before := p.book.set(policy.Name, claims)
+		touched := make(map[slot]bool)
+		for _, c := range slices.Concat(before, claims) {
+			touched[c.slot] = true
+		}
+		if err := p.apply(p.book, touched); err != nil {
+			p.book.set(policy.Name, before)
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// servingOf are the SAs whose addresses a policy's templates need: in a bundle,
+// those of the inside.
+func servingOf(p *ipsec.Policy, sas []*ipsec.SA) []*ipsec.SA {
+	return slices.DeleteFunc(sas, func(sa *ipsec.SA) bool { return sa.Protocol != p.Protocol })
+}
+
+// change is one step of apply, and how to take it back.
+type change struct {
+	slot        slot
+	before, now *xfrm.Policy // nil: none
+}
+
+// apply makes the slots as the book says. What is new comes first, what goes
+// last. Where a step fails, those before it are taken back.
+func (p *Plane) apply(b *book, touched map[slot]bool) error {
+	var set, remove []change
+	for s := range touched {
+		have, best := p.installed[s], b.best(s)
+		switch {
+		case best == nil && have == nil:
+		case best == nil:
+			remove = append(remove, change{s, have, nil})
+		case have == nil || !samePolicy(have, &best.want):
+			want := best.want
+			set = append(set, change{s, have, &want})
+		}
+	}
+	// Among policies of one priority the kernel takes the first: the order of the
+	// configuration.
+	slices.SortFunc(set, func(x, y change) int { return b.best(x.slot).before(b.best(y.slot)) })
+	steps := append(set, remove...)
+	for i := range steps {
+		if err := p.step(&steps[i]); err != nil {
+			var errs []error
+			for _, done := range slices.Backward(steps[:i]) {
+				errs = append(errs, p.step(&change{done.slot, done.now, done.before}))
+			}
+			name := ""
+			if c := b.best(steps[i].slot); c != nil {
+				name = c.name
+			}
+			return errors.Join(append([]error{explainPolicy(err, name, &steps[i].slot)}, errs...)...)
+		}
+	}
+	return nil
+}
+
+// step carries out one change and keeps the tables in line.
+func (p *Plane) step(c *change) error {
+	switch {
+	case c.now == nil && c.before == nil:
+		return nil
+	case c.now == nil:
+		if err := p.req.deletePolicy(&c.slot); err != nil {
+			return err
+		}
+		p.marks.release(c.before.Index)
+		delete(p.installed, c.slot)
+	case c.before == nil:
+		index, err := p.marks.nextPolicy(c.slot.dir)
+		if err != nil {
+			return err
+		}
+		c.now.Index = index
+		if err := p.req.addPolicy(c.now); err != nil {
+			p.marks.release(index)
+			return err
+		}
+		p.installed[c.slot] = c.now
+	default:
+		c.now.Index = c.before.Index
+		if err := p.req.updatePolicy(c.now); err != nil {
+			return err
+		}
+		p.installed[c.slot] = c.now
+	}
+	return nil
+}
+
+func explainPolicy(err error, name string, s *slot) error {
+	switch {
+	case errors.Is(err, unix.EEXIST):
+		return &ForeignError{Policy: name, Theirs: s.String(), Same: true}
+	default:
+		return fmt.Errorf("policy %q (%s): the kernel refuses it: %w", name, s, needsAdmin(spoken(err)))
+	}
+}
+
+// lookForOthers fails where a policy that is not ours would decide what one of
+// ours is there for.
+func (p *Plane) lookForOthers(b *book) error {
+	var others []*xfrm.Policy
+	bad, err := p.req.policies(func(x *xfrm.Policy) {
+		const socketDir = 3 // from there on: policies of sockets, for nobody else
+		if !isOwn(x.Index) && x.Dir < socketDir {
+			others = append(others, x)
+		}
+	})
+	p.unreadable("policy", bad)
+	if err != nil || len(others) == 0 {
+		return err
+	}
+	for s, list := range b.slots {
+		ours := list[0]
+		for _, x := range others {
+			same := slotOf(x) == s
+			if same || x.Priority <= ours.want.Priority && overlaps(x, &ours.want) {
+				theirs := slotOf(x)
+				return &ForeignError{Policy: ours.name, Theirs: theirs.String(), Same: same, Priority: x.Priority}
+			}
+		}
+	}
+	return nil
+}
