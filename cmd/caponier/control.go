@@ -88,6 +88,7 @@ func requestOf(cc *cobra.Command, cmd control.Command, args []string) (map[strin
 	params := make(map[string]any)
 	for _, p := range cmd.Params {
 		switch {
+		case p.Type == control.Secret:
 		case p.Arg == "":
 			if f := cc.Flags().Lookup(p.Name); f.Changed {
 				params[p.Name] = f.Value.String()
@@ -95,6 +96,10 @@ func requestOf(cc *cobra.Command, cmd control.Command, args []string) (map[strin
 		case len(args) > 0:
 			params[p.Name], args = args[0], args[1:]
 		}
+	}
+	keys := keyReader{cc: cc}
+	if err := keys.gather(cmd, params); err != nil {
+		return nil, err
 	}
 	_, err := cmd.Request(params)
 	return params, err
@@ -109,6 +114,9 @@ func (c *cli) flag(cc *cobra.Command, p control.Param) {
 	case control.Duration:
 		d, _ := time.ParseDuration(p.Default)
 		cc.Flags().DurationP(p.Name, p.Letter, d, p.Help)
+	case control.Secret:
+		cc.Flags().String(keyFileFlag(p), "", p.Help)
+		_ = cc.MarkFlagFilename(keyFileFlag(p)) // it fails only for a flag that is not declared
 	case control.Number:
 		cc.Flags().Uint64P(p.Name, p.Letter, 0, p.Help)
 	default:

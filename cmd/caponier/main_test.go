@@ -110,7 +110,25 @@ func (g fakeGateway) Reload(_ context.Context, dryRun bool) (control.ReloadRepor
 
 func (g fakeGateway) SAs(context.Context) ([]control.SA, error) { return nil, nil }
 
-func (g fakeGateway) Policies(context.Context) ([]ipsec.Policy, error) { return nil, nil }
+func (g fakeGateway) Policies(context.Context) ([]control.Policy, error) { return nil, nil }
+
+func (g fakeGateway) AddSA(_ context.Context, n control.NewSA) (control.SAChange, error) {
+	return control.SAChange{Action: control.ActionAdded, Warnings: []string{
+		fmt.Sprintf("%s: %x, %x", n.Name, n.EncrKey.Bytes()[:2], n.IntegKey.Bytes()[:2]),
+	}}, nil
+}
+
+func (g fakeGateway) DeleteSAs(context.Context, []ipsec.SAID) error { return nil }
+
+func (g fakeGateway) AddPolicy(_ context.Context, n control.NewPolicy) (control.PolicyChange, error) {
+	return control.PolicyChange{Action: control.ActionAdded, Warnings: []string{n.Name}}, nil
+}
+
+func (g fakeGateway) DeletePolicies(context.Context, []string) error { return nil }
+
+func (g fakeGateway) Switch(_ context.Context, position string) (control.Switch, error) {
+	return control.Switch{Position: position}, nil
+}
 
 func (g fakeGateway) Why(_ context.Context, connection string) (control.Why, error) {
 	if connection != "" && connection != "agw" {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"caponier/internal/capture"
@@ -22,6 +23,7 @@ import (
 	"caponier/internal/ike"
 	v2 "caponier/internal/ike/v2"
 	"caponier/internal/logging"
+	"caponier/internal/manual"
 	"caponier/internal/netio"
 	"caponier/internal/suite"
 )
@@ -50,6 +52,7 @@ type Options struct {
 type app struct {
 	// Constant after start.
 	opts    Options
+	state   string // the state directory
 	started time.Time
 	log     *logging.Log
 	slog    *slog.Logger
@@ -64,13 +67,18 @@ type app struct {
 	sockets []netio.IKESocket
 	tap     capture.Tap
 	keyring capture.Keyring
+	keeper  *manual.Keeper
 	workers int
 	serving sync.WaitGroup
+	stop    chan struct{} // closed by close
+	off     atomic.Bool   // the gateway's switch is not on
 
 	// mu guards the configuration in force; a reload holds it throughout.
 	mu     sync.Mutex
 	cfg    *config.Config
 	reqIDs map[string]uint32
+	hand   byHand
+	sw     control.Switch
 }
 
 // Run runs the gateway until ctx ends. It returns an error that names the cause
@@ -96,7 +104,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	a := &app{opts: o, started: time.Now(), log: log, slog: log.Subsystem("app"), cfg: cfg, auth: new(authenticator), book: new(diagnose.Book)}
+	a := &app{opts: o, started: time.Now(), log: log, slog: log.Subsystem("app"), cfg: cfg, auth: new(authenticator), book: new(diagnose.Book), stop: make(chan struct{}), state: cfg.Gateway.State}
 	for _, w := range warnings {
 		a.slog.Warn("configuration", "problem", w.Error())
 	}
@@ -170,7 +178,11 @@ func (a *app) start(creds map[string]*credentials) error {
 		return err
 	}
 	a.reqIDs = config.ReqIDs(a.cfg, nil)
-	spd := policies(a.cfg, a.reqIDs)
+	if a.sw, err = readSwitch(gw.State); err != nil {
+		return err
+	}
+	a.off.Store(a.sw.Position != control.SwitchOn)
+	spd := a.spd(a.cfg, a.reqIDs)
 	if err := a.plane.SetPolicies(spd); err != nil {
 		return err
 	}
@@ -188,14 +200,26 @@ func (a *app) start(creds map[string]*credentials) error {
 		return err
 	}
 	a.keyring.Allow(gw.CaptureKeys == config.CaptureKeysAllow)
+	a.keeper = manual.New(manual.Options{Backend: a.keyring.Backend(a.plane), State: gw.State, Log: a.log.Subsystem("manual")})
+	if a.off.Load() {
+		a.keeper.SwitchOff()
+	}
 	a.daemon = ike.New(ike.Options{
 		Sockets: a.sockets, Backend: a.keyring.Backend(a.plane),
-		Authenticator: a.auth, Rand: rand.Reader, Log: a.log.Subsystem("ike"), OnFailure: a.book.Take,
+		Authenticator: a.auth, Rand: rand.Reader, Log: a.log.Subsystem("ike"), OnFailure: a.failed, OnEvent: a.keeper.Event,
 		Tap: &a.tap, Keys: &a.keyring, Numbers: a.cfg.Gateway.Numbers,
 	})
+	if err := a.keeper.Set(a.cfg.Manual.Associations); err != nil {
+		return err
+	}
 	conns := connections(a.cfg, creds, a.reqIDs)
 	a.book.Configure(conns)
-	a.daemon.Apply(conns, nil)
+	if a.off.Load() {
+		a.slog.Warn("the gateway is switched off: protected traffic is blocked", "since", a.sw.Since, "cure", "caponier gateway on")
+	} else {
+		a.daemon.Apply(conns, nil)
+	}
+	a.serving.Go(func() { a.keeper.Run(a.stop) })
 	a.serving.Go(func() {
 		if err := a.server.Serve(); err != nil {
 			a.slog.Error("the control socket is gone", "error", err)
@@ -209,6 +233,7 @@ func (a *app) start(creds map[string]*credentials) error {
 // traffic from then on, unless the configuration lets it go.
 func (a *app) close() error {
 	var errs []error
+	close(a.stop)
 	if a.server != nil {
 		errs = append(errs, a.server.Close())
 		a.serving.Wait()
@@ -226,6 +251,9 @@ func (a *app) close() error {
 	if a.host != nil {
 		errs = append(errs, a.host.Release(!release), a.host.Close())
 	}
+	if a.keeper != nil {
+		a.keeper.Close()
+	}
 	if a.plane != nil {
 		if release { // the kernel's policies outlive the gateway
 			errs = append(errs, a.plane.SetPolicies(nil))
@@ -237,6 +265,14 @@ func (a *app) close() error {
 		errs = append(errs, a.lock.Close())
 	}
 	return errors.Join(append(errs, a.log.Close())...)
+}
+
+// failed keeps a failure to explain it. While the gateway is off, that peers are
+// turned away is none.
+func (a *app) failed(at ike.Attempt) {
+	if !a.off.Load() {
+		a.book.Take(at)
+	}
 }
 
 // connections translates all connections.

@@ -110,6 +110,12 @@ func (a *authenticator) set(creds map[string]*credentials) {
 	a.creds = creds
 }
 
+func (a *authenticator) all() map[string]*credentials {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.creds
+}
+
 func (a *authenticator) of(connection string) *credentials {
 	a.mu.RLock()
 	defer a.mu.RUnlock()

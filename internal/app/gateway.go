@@ -3,12 +3,14 @@ package app
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"caponier/internal/control"
 	"caponier/internal/ike"
 	"caponier/internal/ipsec"
 	"caponier/internal/logging"
+	"caponier/internal/manual"
 	"caponier/internal/suite"
 )
 
@@ -55,6 +57,9 @@ func (a *app) rekey(ctx context.Context, connection, tunnel string) error {
 func (a *app) carryOut(ctx context.Context, t control.Target, wait bool, report func(control.Progress),
 	during, after string, order func(ctx context.Context, connection, tunnel string) error,
 ) error {
+	if a.off.Load() {
+		return manual.Off()
+	}
 	if err := a.daemon.Knows(t.Connection, t.Tunnel); err != nil {
 		return a.refusal(t, err)
 	}
@@ -105,22 +110,21 @@ func (a *app) SAs(context.Context) ([]control.SA, error) {
 	all := a.plane.SAs()
 	out := make([]control.SA, len(all))
 	for i, s := range all {
-		out[i] = control.SA{SAStatus: s, Algorithms: algorithms(s)}
+		out[i] = control.SA{SAStatus: s, Algorithms: algorithms(s), Origin: a.keeper.Origin(s.ID)}
 	}
 	return out, nil
 }
 
 // algorithms says with what an SA protects, in the configuration's words.
 func algorithms(s ipsec.SAStatus) string {
-	words := suite.Name(s.Encr)
-	if s.Integ.ID != ipsec.IntegNone {
-		words += "-" + suite.Name(s.Integ)
+	var words []string
+	for _, t := range []ipsec.Transform{s.Encr, s.Integ} {
+		if t.ID != ipsec.IntegNone { // as AH has for encryption, and combined modes for integrity
+			words = append(words, suite.Name(t))
+		}
 	}
-	return words
+	return strings.Join(words, "-")
 }
-
-// Policies returns the SPD.
-func (a *app) Policies(context.Context) ([]ipsec.Policy, error) { return a.plane.Policies(), nil }
 
 // Log streams the kept log records, and with follow the new ones.
 func (a *app) Log(ctx context.Context, f logging.Filter, follow bool, emit func(logging.Record) error) error {

@@ -6,7 +6,6 @@ import (
 
 	"caponier/internal/config"
 	"caponier/internal/control"
-	"caponier/internal/host"
 	"caponier/internal/ike"
 )
 
@@ -35,12 +34,15 @@ func (a *app) Reload(_ context.Context, dryRun bool) (control.ReloadReport, erro
 		a.slog.Warn("configuration", "problem", w.Error())
 	}
 	reqIDs := config.ReqIDs(cfg, a.reqIDs)
-	spd := policies(cfg, reqIDs)
-	// Both old and new prefixes stay blocked while the policies change.
-	if err := a.plane.SetPolicies(spd); err != nil {
+	// What can be refused comes first.
+	if err := a.hand.clash(cfg); err != nil {
 		return report, err
 	}
-	if err := a.host.Set(host.FromPolicies(spd)); err != nil {
+	if err := a.keeper.Set(cfg.Manual.Associations); err != nil {
+		return report, err
+	}
+	a.hand.afterReload(plan)
+	if err := a.enforce(cfg, reqIDs); err != nil {
 		return report, err
 	}
 	if allow := cfg.Gateway.CaptureKeys == config.CaptureKeysAllow; allow != a.keyring.Allowed() {
@@ -50,7 +52,9 @@ func (a *app) Reload(_ context.Context, dryRun bool) (control.ReloadReport, erro
 	a.auth.set(creds)
 	conns := connections(cfg, creds, reqIDs)
 	a.book.Configure(conns)
-	a.daemon.Apply(conns, changes(plan))
+	if !a.off.Load() {
+		a.daemon.Apply(conns, changes(plan))
+	}
 	a.log.SetLevels(cfg.Gateway.Log.Level, cfg.Gateway.Log.Levels)
 	a.cfg, a.reqIDs = cfg, reqIDs
 	a.slog.Info("configuration reloaded", "changes", len(report.Changes), "restart-required", len(report.RestartRequired))
@@ -114,6 +118,9 @@ func describe(plan *config.Plan) control.ReloadReport {
 	}
 	for _, p := range plan.Policies {
 		add("policy", p.Name, p)
+	}
+	for _, x := range plan.Associations {
+		add("association", x.Name, x)
 	}
 	r.RestartRequired = plan.NeedsRestart()
 	return r

@@ -20,7 +20,7 @@ import (
 // Status describes the gateway, with one connection or all of them.
 func (a *app) Status(_ context.Context, name string) (control.Status, error) {
 	a.mu.Lock()
-	cfg, reqIDs := a.cfg, a.reqIDs
+	cfg, reqIDs, sw := a.cfg, a.reqIDs, a.sw
 	a.mu.Unlock()
 	if name != "" && cfg.Connection(name) == nil {
 		return control.Status{}, control.UnknownConnection(name)
@@ -41,10 +41,17 @@ func (a *app) Status(_ context.Context, name string) (control.Status, error) {
 	for _, sa := range a.plane.SAs() {
 		sad[sa.ID] = sa
 	}
+	if sw.Position != control.SwitchOn {
+		s.Switch = &sw
+	}
+	known := make(map[string]ike.ConnectionStatus)
 	for _, st := range a.daemon.Status(name) {
-		conf := cfg.Connection(st.Config.Name)
-		if conf == nil {
-			continue // removed by a reload since
+		known[st.Config.Name] = st
+	}
+	for _, conf := range cfg.Connections {
+		st, ok := known[conf.Name]
+		if name != "" && conf.Name != name || !ok && s.Switch == nil {
+			continue // asked for another, or added by a reload since
 		}
 		c := connectionStatus(conf, st, reqIDs, sad)
 		if c.LastError != nil {

@@ -251,36 +251,36 @@ func (d *decoder) readKeys(a *Association, path string) {
 	if a.Encr == (ipsec.Transform{}) && a.Integ == (ipsec.Transform{}) {
 		return // the algorithms have a problem already
 	}
-	encr, integ := a.KeyLengths()
-	a.EncrKey = d.saKey(path, "encryption", algorithmName(a.Encr), a.EncrKeyFile, encr)
-	a.IntegKey = d.saKey(path, "integrity", algorithmName(a.Integ), a.IntegKeyFile, integ)
+	needs := a.keyNeeds()
+	a.EncrKey = d.saKey(path, needs[0], a.EncrKeyFile)
+	a.IntegKey = d.saKey(path, needs[1], a.IntegKeyFile)
 }
 
-func (d *decoder) saKey(path, what, algorithm, file string, octets int) secret.Key {
-	name := path + "." + what + "-key-file"
+func (d *decoder) saKey(path string, k KeyNeed, file string) secret.Key {
+	name := path + "." + k.Use + "-key-file"
 	switch {
-	case octets == 0:
+	case k.Octets == 0:
 		if d.set(name) {
-			d.errorf(d.keys[name], "%s-key-file has no meaning: the algorithms take no key for it", what)
+			d.errorf(d.keys[name], "%s-key-file has no meaning: the algorithms take no key for it", k.Use)
 		}
 		return secret.Key{}
 	case file == "":
 		if d.keys[name] == nil {
-			d.errorf(d.section(path), "%s-key-file is missing: %s takes a key of %d bits", what, algorithm, 8*octets)
+			d.errorf(d.section(path), "%s-key-file is missing: %s takes a key of %d bits", k.Use, k.Algorithm, 8*k.Octets)
 		}
 		return secret.Key{}
 	}
 	n := d.at(name)
 	key, err := keystore.ReadSAKey(file)
 	if err == nil {
-		err = checkKey(key, what, algorithm, octets)
+		err = checkKey(key, k)
 	}
 	if err != nil {
 		d.errorf(n, "%s: %v", file, err)
 		return secret.Key{}
 	}
 	if uniform(key) {
-		d.warnf(n, "%s: all octets of the key are the same: openssl rand -hex %d makes a better one", file, octets)
+		d.warnf(n, "%s: all octets of the key are the same: openssl rand -hex %d makes a better one", file, k.Octets)
 	}
 	return key
 }
@@ -293,12 +293,12 @@ func algorithmName(t ipsec.Transform) string {
 }
 
 // checkKey compares the length of a key with what its algorithm takes.
-func checkKey(key secret.Key, what, algorithm string, octets int) error {
-	if key.Len() == octets {
+func checkKey(key secret.Key, k KeyNeed) error {
+	if key.Len() == k.Octets {
 		return nil
 	}
 	return fmt.Errorf("the %s key of %s has %d bits, and this one %d: openssl rand -hex %d makes one",
-		what, algorithm, 8*octets, 8*key.Len(), octets)
+		k.Use, k.Algorithm, 8*k.Octets, 8*key.Len(), k.Octets)
 }
 
 func uniform(key secret.Key) bool {

@@ -4,7 +4,6 @@ import (
 	"slices"
 	"strings"
 
-	"caponier/internal/ipsec"
 	"caponier/internal/secret"
 )
 
@@ -20,14 +19,8 @@ func ParseAssociation(name string, values map[string]string, encrKey, integKey s
 		d.checkAssociation(a, path, plane)
 	})
 	if len(d.errs) == 0 {
-		encr, integ := a.KeyLengths()
-		for _, k := range []struct {
-			what   string
-			t      ipsec.Transform
-			key    secret.Key
-			octets int
-		}{{"encryption", a.Encr, a.EncrKey, encr}, {"integrity", a.Integ, a.IntegKey, integ}} {
-			d.givenKey(k.what, algorithmName(k.t), k.key, k.octets)
+		for _, k := range a.keyNeeds() {
+			d.givenKey(k, map[string]secret.Key{"encryption": encrKey, "integrity": integKey}[k.Use])
 		}
 	}
 	if len(d.errs) > 0 {
@@ -35,6 +28,40 @@ func ParseAssociation(name string, values map[string]string, encrKey, integKey s
 	}
 	return a, d.warnings, nil
 }
+
+// A KeyNeed is a key that an association takes.
+type KeyNeed struct {
+	Use       string // "encryption" or "integrity"
+	Algorithm string // "aes256"
+	Octets    int    // with the salt, where the algorithm has one; 0: it takes none
+}
+
+func (a *Association) keyNeeds() []KeyNeed {
+	encr, integ := a.KeyLengths()
+	return []KeyNeed{
+		{Use: "encryption", Algorithm: algorithmName(a.Encr), Octets: encr},
+		{Use: "integrity", Algorithm: algorithmName(a.Integ), Octets: integ},
+	}
+}
+
+// AssociationKeys reads an association as ParseAssociation does, without its
+// keys, and returns those that it takes.
+func AssociationKeys(name string, values map[string]string) ([]KeyNeed, error) {
+	d := newDecoder()
+	a := &Association{Name: name}
+	d.values(name, values, func(n *node, path string) {
+		decodeSection(d, n, path, parameters(associationKeys), a, true)
+		d.checkAssociation(a, path, AnyDataPlane)
+	})
+	if len(d.errs) > 0 {
+		return nil, Errors(d.errs)
+	}
+	return slices.DeleteFunc(a.keyNeeds(), func(k KeyNeed) bool { return k.Octets == 0 }), nil
+}
+
+// AnyDataPlane stands for a plane that is not known: nothing is refused for its
+// sake.
+const AnyDataPlane DataPlane = 255
 
 // ParsePolicy reads a manual policy in the same way.
 func ParsePolicy(name string, values map[string]string, plane DataPlane) (*ManualPolicy, []*Problem, error) {
@@ -120,19 +147,19 @@ func sortedKeys(m map[string]string) []string {
 	return out
 }
 
-func (d *decoder) givenKey(what, algorithm string, key secret.Key, octets int) {
-	n := &node{pos: Position{File: "--" + what + "-key-file"}, src: &source{}}
+func (d *decoder) givenKey(k KeyNeed, key secret.Key) {
+	n := &node{pos: Position{File: "--" + k.Use + "-key-file"}, src: &source{}}
 	switch {
-	case octets == 0 && key.IsZero():
-	case octets == 0:
-		d.errorf(n, "the algorithms take no %s key", what)
+	case k.Octets == 0 && key.IsZero():
+	case k.Octets == 0:
+		d.errorf(n, "the algorithms take no %s key", k.Use)
 	case key.IsZero():
-		d.errorf(n, "%s takes a key of %d bits", algorithm, 8*octets)
+		d.errorf(n, "%s takes a key of %d bits", k.Algorithm, 8*k.Octets)
 	default:
-		if err := checkKey(key, what, algorithm, octets); err != nil {
+		if err := checkKey(key, k); err != nil {
 			d.errorf(n, "%v", err)
 		} else if uniform(key) {
-			d.warnf(n, "all octets of the key are the same: openssl rand -hex %d makes a better one", octets)
+			d.warnf(n, "all octets of the key are the same: openssl rand -hex %d makes a better one", k.Octets)
 		}
 	}
 }

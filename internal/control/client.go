@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,8 @@ import (
 	"net/url"
 	"syscall"
 	"time"
+
+	"caponier/internal/secret"
 )
 
 // maxResult is the longest result that a client takes: some 100,000 SAs.
@@ -80,7 +83,7 @@ func newRequest(ctx context.Context, cmd Command, params map[string]any) (*http.
 		u.RawQuery = q.Encode()
 		return http.NewRequestWithContext(ctx, cmd.method(), u.String(), nil)
 	}
-	body, err := json.Marshal(params)
+	body, err := json.Marshal(revealed(params))
 	if err != nil {
 		return nil, err
 	}
@@ -90,6 +93,19 @@ func newRequest(ctx context.Context, cmd Command, params map[string]any) (*http.
 	}
 	req.Header.Set("Content-Type", "application/json")
 	return req, nil
+}
+
+// revealed gives keys the form in which they travel: the socket is the daemon's
+// alone.
+func revealed(params map[string]any) map[string]any {
+	out := make(map[string]any, len(params))
+	for name, v := range params {
+		if key, ok := v.(secret.Key); ok {
+			v = hex.EncodeToString(key.Bytes())
+		}
+		out[name] = v
+	}
+	return out
 }
 
 func readStream(ctx context.Context, r io.Reader, cmd Command, each func(Result, json.RawMessage) error) error {

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
-	"caponier/internal/ipsec"
 	"caponier/internal/logging"
 )
 
@@ -18,15 +18,16 @@ const defaultWait = "1m"
 // Groups are the words that commands share, with their one-line help.
 func Groups() map[string]string {
 	return map[string]string{
-		"sa":     "Security associations of the data plane",
-		"policy": "Security policies of the data plane",
+		"sa":      "Security associations of the data plane",
+		"policy":  "Security policies of the data plane",
+		"gateway": "The gateway's switch",
 	}
 }
 
 // Commands returns the registry, in the order of the help.
 func Commands() []Command {
 	conn := Param{Name: "connection", Arg: "CONN", Complete: CompleteConnection, Help: "name of a connection"}
-	return []Command{
+	return slices.Concat([]Command{
 		one(Command{
 			Name: "status", Reads: true, Params: []Param{conn},
 			Short: "Show connections, their SAs and their health",
@@ -50,17 +51,30 @@ func Commands() []Command {
 			return report, err
 		}),
 		one(Command{
-			Name: "sa list", Reads: true,
+			Name: "sa list", Reads: true, Params: saFilterParams(), check: checkFilter,
 			Short: "List the security associations",
-		}, func(ctx context.Context, g Gateway, _ Request) (SAList, error) {
-			sas, err := g.SAs(ctx)
+			Long: "Lists the SAs of the data plane, those that IKE has made and those that are keyed\n" +
+				"by hand: all, or those that hold TEXT in their line and pass every filter.",
+		}, func(ctx context.Context, g Gateway, r Request) (SAList, error) {
+			match, err := saFilter(r)
+			if err != nil {
+				return SAList{}, err
+			}
+			sas, err := listSAs(ctx, g, match)
 			return SAList{Time: time.Now(), SAs: present(sas)}, err
 		}),
 		one(Command{
-			Name: "policy list", Reads: true,
+			Name: "policy list", Reads: true, Params: policyFilterParams(), check: checkPolicyFilter,
 			Short: "List the security policies in order of decision",
-		}, func(ctx context.Context, g Gateway, _ Request) (PolicyList, error) {
+			Long: "Lists the policies of the data plane: all, or those that hold TEXT in their line\n" +
+				"and pass every filter.",
+		}, func(ctx context.Context, g Gateway, r Request) (PolicyList, error) {
+			match, err := policyFilter(r)
+			if err != nil {
+				return PolicyList{}, err
+			}
 			policies, err := g.Policies(ctx)
+			policies = slices.DeleteFunc(policies, func(p Policy) bool { return !match(&p) })
 			return PolicyList{Policies: present(policies)}, err
 		}),
 		one(Command{
@@ -120,7 +134,7 @@ func Commands() []Command {
 			Name: "version", Reads: true,
 			Short: "Show the version",
 		}, func(context.Context, Gateway, Request) (Build, error) { return LocalBuild(), nil }),
-	}
+	}, manualCommands())
 }
 
 func status(ctx context.Context, g Gateway, r Request) (Status, error) {
@@ -205,7 +219,7 @@ type SAList struct {
 
 // PolicyList is the result of "policy list".
 type PolicyList struct {
-	Policies []ipsec.Policy `json:"policies"`
+	Policies []Policy `json:"policies"`
 }
 
 // LogRecord is a result of "log".

@@ -20,6 +20,12 @@ const (
 	CodeBusy              = "busy"           // too many requests at once
 	CodeRefused           = "refused"        // understood, but not in this state
 	CodeInvalidConfig     = "invalid-config" // the configuration does not load
+	CodeOff               = "gateway-off"    // not while the gateway is switched off
+	CodeExists            = "exists"         // there is such an object already
+	CodeNotFound          = "not-found"      // there is none
+	CodeAmbiguous         = "ambiguous"      // there are several
+	CodeUnsupported       = "not-supported"  // the data plane cannot do that
+	CodeLimit             = "limit"          // there is no room for more
 	CodeTimeout           = "timeout"
 	CodeInterrupted       = "interrupted" // the daemon went away in mid-answer
 	CodeFailed            = "failed"      // anything else
@@ -79,7 +85,7 @@ func (e *Error) httpStatus() int {
 	switch e.Code {
 	case CodeUsage:
 		return http.StatusBadRequest
-	case CodeUnknownCommand, CodeUnknownConnection, CodeUnknownTunnel:
+	case CodeUnknownCommand, CodeUnknownConnection, CodeUnknownTunnel, CodeNotFound:
 		return http.StatusNotFound
 	case CodeForbidden:
 		return http.StatusForbidden

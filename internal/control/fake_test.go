@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -51,6 +54,7 @@ type fakeGateway struct {
 	orders []string
 	// hold keeps orders and reloads waiting for ctx.
 	hold bool
+	sas  []SA // nil: an error
 }
 
 // Capture shows one packet of each side, and a key on request.
@@ -127,10 +131,40 @@ func (g *fakeGateway) Reload(ctx context.Context, dryRun bool) (ReloadReport, er
 }
 
 func (g *fakeGateway) SAs(context.Context) ([]SA, error) {
-	return nil, errors.New("the data plane is closed")
+	if g.sas == nil {
+		return nil, errors.New("the data plane is closed")
+	}
+	return slices.Clone(g.sas), nil
 }
 
-func (g *fakeGateway) Policies(context.Context) ([]ipsec.Policy, error) { return samplePolicies(), nil }
+func (g *fakeGateway) Policies(context.Context) ([]Policy, error) { return samplePolicies(), nil }
+
+func (g *fakeGateway) AddSA(_ context.Context, n NewSA) (SAChange, error) {
+	g.note(fmt.Sprintf("add SA %s %s, keys of %d and %d octets", n.Name, n.Values["spi"], n.EncrKey.Len(), n.IntegKey.Len()))
+	return SAChange{Action: ActionAdded, Time: sampleNow, SAs: sampleSAs()[2:]}, nil
+}
+
+func (g *fakeGateway) DeleteSAs(_ context.Context, ids []ipsec.SAID) error {
+	for _, id := range ids {
+		g.note(fmt.Sprintf("delete SA %s %s", id.Direction, id.SPI))
+	}
+	return nil
+}
+
+func (g *fakeGateway) AddPolicy(_ context.Context, n NewPolicy) (PolicyChange, error) {
+	g.note("add policy " + n.Name + " " + n.Values["action"])
+	return PolicyChange{Action: ActionAdded, Policies: samplePolicies()[:1], Warnings: []string{"mind the gap"}}, nil
+}
+
+func (g *fakeGateway) DeletePolicies(_ context.Context, names []string) error {
+	g.note("delete policies " + strings.Join(names, " "))
+	return nil
+}
+
+func (g *fakeGateway) Switch(_ context.Context, position string) (Switch, error) {
+	g.note("switch " + position)
+	return Switch{Position: position, Since: sampleNow, SAs: 2}, nil
+}
 
 func (g *fakeGateway) Why(_ context.Context, connection string) (Why, error) {
 	if connection != "" && connection != "agw" {
@@ -159,8 +193,8 @@ func selector(text string) []ipsec.Selector {
 	return []ipsec.Selector{s}
 }
 
-func samplePolicies() []ipsec.Policy {
-	return []ipsec.Policy{
+func samplePolicies() []Policy {
+	list := []ipsec.Policy{
 		{Name: "lan-stays", Action: ipsec.Bypass, Priority: 1000, Local: selector("10.1.0.0/16"), Remote: selector("10.1.0.0/16")},
 		{
 			Name: "agw/lan", Action: ipsec.Protect, Local: selector("10.1.0.0/16"), Remote: selector("10.2.0.0/16"),
@@ -168,6 +202,7 @@ func samplePolicies() []ipsec.Policy {
 		},
 		{Name: "nothing-else", Priority: -1000, Local: selector("10.1.0.0/16"), Remote: selector("0.0.0.0/0")},
 	}
+	return []Policy{{list[0], OriginFile}, {list[1], OriginIKE}, {list[2], OriginManual}}
 }
 
 func sampleSAs() []SA {
@@ -183,7 +218,11 @@ func sampleSAs() []SA {
 		ID:     ipsec.SAID{Direction: ipsec.In, Protocol: ipsec.ESP, SPI: 0x1000},
 		Remote: netip.MustParseAddrPort("[2001:db8:1234:5678:9abc:def0:1234:5678]:0"), Added: sampleNow,
 	}
-	return []SA{{status, "aes256gcm16"}, {out, "aes256gcm16"}, {manual, "aes128-sha256"}}
+	return []SA{
+		{SAStatus: status, Algorithms: "aes256gcm16", Origin: OriginIKE},
+		{SAStatus: out, Algorithms: "aes256gcm16", Origin: OriginIKE},
+		{SAStatus: manual, Algorithms: "aes128-sha256", Origin: OriginManual},
+	}
 }
 
 // sampleStatus has a connection in each state.

@@ -42,7 +42,19 @@ type Gateway interface {
 	// SAs returns the SAD of the data plane.
 	SAs(ctx context.Context) ([]SA, error)
 	// Policies returns the SPD of the data plane, in order of decision.
-	Policies(ctx context.Context) ([]ipsec.Policy, error)
+	Policies(ctx context.Context) ([]Policy, error)
+
+	// AddSA installs an SA that is keyed by hand.
+	AddSA(ctx context.Context, sa NewSA) (SAChange, error)
+	// DeleteSAs removes SAs. Of those that IKE has made, IKE deletes the other
+	// half and tells the peer.
+	DeleteSAs(ctx context.Context, ids []ipsec.SAID) error
+	// AddPolicy puts a manual policy into force.
+	AddPolicy(ctx context.Context, p NewPolicy) (PolicyChange, error)
+	// DeletePolicies removes policies that are not those of tunnels.
+	DeletePolicies(ctx context.Context, names []string) error
+	// Switch sets the gateway's switch, and returns when the gateway has followed.
+	Switch(ctx context.Context, position string) (Switch, error)
 
 	// Why explains the failures that are kept of a connection, or of every
 	// connection and of peers without one if connection is empty.

@@ -1,14 +1,18 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
+
+	"caponier/internal/keystore"
 )
 
 // limits are what a client may use up.
@@ -85,7 +89,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *handler) command(w http.ResponseWriter, r *http.Request, c *Command) {
-	values, err := h.values(w, r)
+	values, err := h.values(w, r, c)
 	if err != nil {
 		h.fail(w, err)
 		return
@@ -97,7 +101,7 @@ func (h *handler) command(w http.ResponseWriter, r *http.Request, c *Command) {
 	}
 	who := callerOf(r.Context())
 	if !c.Reads {
-		h.logger.Info("operator command", "command", c.Name, "target", req.String("target"), "uid", who.uid, "pid", who.pid)
+		h.logger.Info("operator command", "command", c.Name, "target", req.subject(), "uid", who.uid, "pid", who.pid)
 	}
 	if c.Streams {
 		err = h.stream(w, r, c, req)
@@ -106,12 +110,12 @@ func (h *handler) command(w http.ResponseWriter, r *http.Request, c *Command) {
 	}
 	if err != nil && !c.Reads {
 		e := AsError(err)
-		h.logger.Warn("operator command failed", "command", c.Name, "target", req.String("target"), "code", e.Code, "error", e.Message)
+		h.logger.Warn("operator command failed", "command", c.Name, "target", req.subject(), "code", e.Code, "error", e.Message)
 	}
 }
 
 // values reads the parameters.
-func (h *handler) values(w http.ResponseWriter, r *http.Request) (map[string]any, error) {
+func (h *handler) values(w http.ResponseWriter, r *http.Request, c *Command) (map[string]any, error) {
 	values := make(map[string]any)
 	if r.Method == http.MethodGet {
 		for name, v := range r.URL.Query() {
@@ -140,8 +144,27 @@ func (h *handler) values(w http.ResponseWriter, r *http.Request) (map[string]any
 	if len(body) == 0 {
 		return values, nil
 	}
-	if err := json.Unmarshal(body, &values); err != nil {
+	defer clear(body)
+	var raw map[string]json.RawMessage
+	if err := json.Unmarshal(body, &raw); err != nil {
 		return nil, Errorf(CodeUsage, "the request is no JSON object: %v", err)
+	}
+	for name, text := range raw {
+		if slices.ContainsFunc(c.Params, func(p Param) bool { return p.Name == name && p.Type == Secret }) {
+			// No string is made of a key: nobody could wipe it.
+			key, err := keystore.ParseSAKey(bytes.Trim(text, `"`))
+			clear(text)
+			if err != nil {
+				return nil, Errorf(CodeUsage, "parameter %q is no key in hexadecimal digits", name)
+			}
+			values[name] = key
+			continue
+		}
+		var v any
+		if err := json.Unmarshal(text, &v); err != nil {
+			return nil, Errorf(CodeUsage, "parameter %q: %v", name, err)
+		}
+		values[name] = v
 	}
 	return values, nil
 }

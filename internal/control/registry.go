@@ -3,12 +3,16 @@ package control
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"caponier/internal/keystore"
+	"caponier/internal/secret"
 )
 
 // Result is what a command answers: a value with a JSON form, which prints
@@ -31,6 +35,16 @@ type Command struct {
 
 	run    func(ctx context.Context, g Gateway, r Request, emit func(Result) error) error
 	decode func([]byte) (Result, error)
+	// check refuses what the types of the parameters allow; needs says which
+	// secrets the other parameters call for. Both may be nil.
+	check func(Request) error
+	needs func(Request) ([]Need, error)
+}
+
+// Need is a parameter of type Secret that a call cannot do without.
+type Need struct {
+	Param  string
+	Prompt string // what to ask a person for
 }
 
 // ParamType is the type of a parameter's value.
@@ -42,6 +56,9 @@ const (
 	Bool
 	Duration
 	Number // not negative
+	// Secret is a key. It is never an argument: a flag names the file that holds
+	// it. JSON has it in hexadecimal digits.
+	Secret
 )
 
 // Completion says which names complete a parameter.
@@ -87,12 +104,51 @@ func (r Request) Duration(name string) time.Duration {
 	return v
 }
 
+// subject is what an order is about, for the log.
+func (r Request) subject() string {
+	for _, name := range []string{"target", "name", "spi"} {
+		if v := r.String(name); v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// Secret returns a parameter of type Secret, or an empty key.
+func (r Request) Secret(name string) secret.Key { v, _ := r.values[name].(secret.Key); return v }
+
+// Needs returns the secrets that a call with these values needs. The values are
+// checked as far as that takes.
+func (c *Command) Needs(values map[string]any) ([]Need, error) {
+	if c.needs == nil {
+		return nil, nil
+	}
+	r, err := c.typed(values)
+	if err != nil {
+		return nil, err
+	}
+	return c.needs(r)
+}
+
 // Number returns a parameter of type Number, or 0.
 func (r Request) Number(name string) uint64 { v, _ := r.values[name].(uint64); return v }
 
 // Request checks values, as JSON or a query has them, and fills in defaults. The
 // error has CodeUsage.
 func (c *Command) Request(values map[string]any) (Request, error) {
+	r, err := c.typed(values)
+	if err != nil || c.check == nil {
+		return r, err
+	}
+	if err := c.check(r); err != nil {
+		e := AsError(err)
+		return Request{}, &Error{Code: CodeUsage, Message: e.Message, Cure: e.Cure}
+	}
+	return r, nil
+}
+
+// typed gives the values their types.
+func (c *Command) typed(values map[string]any) (Request, error) {
 	out := make(map[string]any, len(c.Params))
 	for name := range values {
 		if !slices.ContainsFunc(c.Params, func(p Param) bool { return p.Name == name }) {
@@ -136,6 +192,15 @@ func (p *Param) parse(v any) (any, error) {
 			return nil, fmt.Errorf("%v is not a duration like 30s", v)
 		}
 		return d, nil
+	case Secret:
+		if key, ok := v.(secret.Key); ok {
+			return key, nil
+		}
+		key, err := keystore.ParseSAKey([]byte(text))
+		if err != nil || !isText {
+			return nil, errors.New("not a key in hexadecimal digits") // without the key
+		}
+		return key, nil
 	case Number:
 		if n, ok := v.(float64); ok { // as JSON has it
 			text = strconv.FormatFloat(n, 'f', -1, 64)

@@ -41,6 +41,8 @@ type Status struct {
 	// Counters are the totals of the data plane by stable name.
 	Counters    map[string]uint64 `json:"counters,omitempty"`
 	Connections []Connection      `json:"connections"`
+	// Switch is absent while the gateway is on.
+	Switch *Switch `json:"switch,omitempty"`
 	// Detail is the connection that was asked for; people then see all of it.
 	Detail string `json:"detail,omitempty"`
 }
@@ -208,6 +210,8 @@ func (t *Tunnel) settle(now time.Time) {
 type SA struct {
 	ipsec.SAStatus
 	Algorithms string `json:"algorithms"` // "aes256gcm16", "aes256-sha256"
+	Origin     Origin `json:"origin"`
+	State      string `json:"state,omitempty"` // "unused", "idle", "passing"
 }
 
 // ReloadReport says what a reload did, or would do.

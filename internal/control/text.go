@@ -118,17 +118,25 @@ func (l SAList) Text(w io.Writer, s Style) error {
 	return out.err
 }
 
-// words are the algorithms, with the protocol where it is not the usual one.
+// words are the algorithms, with protocol and mode where they are not the usual
+// ones.
 func (sa *SA) words() string {
-	if sa.ID.Protocol == ipsec.ESP {
-		return sa.Algorithms
+	words := sa.Algorithms
+	if sa.Mode != ipsec.Tunnel {
+		words = sa.Mode.String() + " " + words
 	}
-	return strings.TrimSpace(sa.ID.Protocol.String() + " " + sa.Algorithms)
+	if sa.ID.Protocol != ipsec.ESP {
+		words = sa.ID.Protocol.String() + " " + words
+	}
+	return strings.TrimSpace(words)
 }
 
 func tunnelName(connection, tunnel string) string {
-	if connection == "" {
+	switch {
+	case connection == "" && tunnel == "":
 		return "manual"
+	case connection == "":
+		return Target{"manual", tunnel}.String()
 	}
 	return Target{connection, tunnel}.String()
 }
@@ -146,7 +154,7 @@ func (l PolicyList) Text(w io.Writer, s Style) error {
 		switch p.Action {
 		case ipsec.Protect:
 			action.colour = green
-			protection = fmt.Sprintf("%s %s reqid %d", p.Protocol, p.Mode, p.ReqID)
+			protection = protectionOf(&p.Policy)
 		case ipsec.Bypass:
 			action.colour = yellow
 		case ipsec.Discard:

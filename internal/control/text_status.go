@@ -31,6 +31,9 @@ func (st Status) overview(out *printer) {
 		head += ", " + count(uint64(st.Workers), "worker")
 	}
 	out.printf("%s\n", head)
+	if st.Switch != nil {
+		out.printf("%s\n", out.s.paint(red, st.Switch.warning()))
+	}
 	out.printf("config %s, state %s\n", clean(st.Config), clean(st.StateDir))
 	out.printf("memory %s resident, %s\n", octets(st.Memory.Resident),
 		count(uint64(st.Memory.Goroutines), "goroutine"))

@@ -71,8 +71,11 @@ type Options struct {
 	// OnFailure is told of each negotiation that fails, at once and from several
 	// goroutines. It must not block.
 	OnFailure func(Attempt)
-	Tap       *capture.Tap     // shows the messages; nil shows none
-	Keys      *capture.Keyring // keeps the keys where that is allowed; nil keeps none
+	// OnEvent is told of each event of the data plane, of which the daemon is the
+	// only reader. It must not block.
+	OnEvent func(ipsec.Event)
+	Tap     *capture.Tap     // shows the messages; nil shows none
+	Keys    *capture.Keyring // keeps the keys where that is allowed; nil keeps none
 }
 
 // Daemon runs all IKE SAs of the gateway.
@@ -86,7 +89,8 @@ type Daemon struct {
 	shards  []*shard
 	env     v2.Env
 
-	onFailure func(Attempt) // or nil
+	onFailure func(Attempt)     // or nil
+	onEvent   func(ipsec.Event) // or nil
 	tap       *capture.Tap
 	keys      *capture.Keyring
 
@@ -124,7 +128,7 @@ type counters struct {
 // New makes a Daemon; Start sets it running.
 func New(o Options) *Daemon {
 	d := &Daemon{
-		backend: o.Backend, auth: o.Authenticator, log: o.Log, now: o.Now, onFailure: o.OnFailure,
+		backend: o.Backend, auth: o.Authenticator, log: o.Log, now: o.Now, onFailure: o.OnFailure, onEvent: o.OnEvent,
 		tap: o.Tap, keys: o.Keys,
 		sockets: make(map[uint16]netio.IKESocket), conns: make(map[string]*connection),
 		bySPI: make(map[message.SPI]*sa), halfOpen: make(map[initKey]*sa),

@@ -327,6 +327,9 @@ func (d *Daemon) watchBackend() {
 			if !ok {
 				return
 			}
+			if d.onEvent != nil {
+				d.onEvent(ev)
+			}
 			d.planeEvent(ev)
 		case <-d.stop:
 			return
@@ -358,6 +361,11 @@ func (d *Daemon) planeEvent(ev ipsec.Event) {
 		d.tellOwner(ev.ID, v2.Used{ID: ev.ID})
 	}
 }
+
+// Deleted tells the owner of an SA that it is gone from the data plane, as after
+// its hard lifetime: the other half goes too, the peer is told, and a tunnel that
+// is to be up comes up anew.
+func (d *Daemon) Deleted(id ipsec.SAID) { d.planeEvent(ipsec.Expire{ID: id, Hard: true}) }
 
 func (d *Daemon) tellOwner(id ipsec.SAID, ev v2.Event) {
 	d.mu.Lock()
