@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -75,7 +76,7 @@ func (k *keyReader) ask(prompt string) (secret.Key, error) {
 		k.lines = bufio.NewReader(in)
 	}
 	text, err := k.lines.ReadSlice('\n')
-	if err == io.EOF && len(text) > 0 { //nolint:errorlint // as bufio returns it
+	if errors.Is(err, io.EOF) && len(text) > 0 {
 		err = nil
 	}
 	return parsed(text, err)
@@ -86,8 +87,8 @@ func (k *keyReader) ask(prompt string) (secret.Key, error) {
 func parsed(text []byte, err error) (secret.Key, error) {
 	defer clear(text)
 	switch {
-	case err == io.EOF: //nolint:errorlint // as bufio and term return it
-		return secret.Key{}, fmt.Errorf("the standard input has ended: give a key in each line, or name its file")
+	case errors.Is(err, io.EOF):
+		return secret.Key{}, errors.New("the standard input has ended: give a key in each line, or name its file")
 	case err != nil:
 		return secret.Key{}, err
 	}

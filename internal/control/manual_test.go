@@ -221,8 +221,10 @@ func TestDeleteAndFlush(t *testing.T) {
 		{"policy flush", map[string]any{"all": true, "force": true}, "", []string{"delete policies lan-stays nothing-else"}},
 		{"policy flush", map[string]any{"action": "bypass"}, "", nil},
 		{
-			"policy add", map[string]any{"name": "p", "action": "protect", "local": "10.1.0.0/16", "remote": "10.9.0.0/16", "reqid": "9"},
-			"", []string{"add policy p protect"},
+			"policy add",
+			map[string]any{"name": "p", "action": "protect", "local": "10.1.0.0/16", "remote": "10.9.0.0/16", "reqid": "9"},
+			"",
+			[]string{"add policy p protect"},
 		},
 		{"policy add", map[string]any{"name": "p", "action": "protect", "local": "10.1.0.0/16", "remote": "10.9.0.0/16"}, CodeUsage, nil},
 		{"gateway off", nil, "", []string{"switch off"}},

@@ -34,12 +34,11 @@ type Keeper struct {
 	backend dataplane.Backend
 	log     *slog.Logger
 
-	mu       sync.Mutex
-	numbers  *numbers
-	sas      map[ipsec.SAID]*held
-	file     []*config.Association // of the configuration in force
-	policies []control.Policy      // of both origins
-	off      bool
+	mu      sync.Mutex
+	numbers *numbers
+	sas     map[ipsec.SAID]*held
+	file    []*config.Association // of the configuration in force
+	off     bool
 }
 
 // held is one association.
@@ -89,8 +88,16 @@ func (k *Keeper) Set(list []*config.Association) error {
 	if err := k.exchange(gone, come); err != nil {
 		return err
 	}
+	for _, h := range gone {
+		h.wipe()
+	}
 	k.file = list
 	return nil
+}
+
+func (h *held) wipe() {
+	h.a.EncrKey.Wipe()
+	h.a.IntegKey.Wipe()
 }
 
 // fromFile appends the association of the configuration, unless a command has
@@ -139,7 +146,7 @@ func (k *Keeper) exchange(gone, come []*held) (err error) {
 		}
 	}
 	for _, h := range gone {
-		if was := h.installed; was {
+		if h.installed {
 			k.remove(h)
 			done = append(done, func() { k.restore(h) })
 		}
@@ -278,8 +285,7 @@ func (k *Keeper) Delete(id ipsec.SAID) bool {
 	k.remove(h)
 	delete(k.sas, id)
 	if h.origin == control.OriginManual {
-		h.a.EncrKey.Wipe()
-		h.a.IntegKey.Wipe()
+		h.wipe()
 	}
 	return true
 }
@@ -434,8 +440,7 @@ func (k *Keeper) Close() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, h := range k.sas {
-		h.a.EncrKey.Wipe()
-		h.a.IntegKey.Wipe()
+		h.wipe()
 	}
 	clear(k.sas)
 }
