@@ -280,7 +280,7 @@ func (m *Machine) chooseConnection(msg *message.Message, asked Identity, method 
 	tsr, _ := msg.TS(true)
 	c, ok := conf.Choose(m.candidates, conf.Claim{
 		Peer: m.remoteID, Asked: asked, Method: method, Chosen: m.session.Chosen,
-		TSi: tsi.Selectors, TSr: tsr.Selectors, Local: m.local.Addr(), Remote: m.remote.Addr(),
+		TSi: tsi.Selectors, TSr: tsr.Selectors, Local: m.local.Addr(), Remote: m.remote.Addr(), NAT: m.nat,
 	})
 	if !ok {
 		return fault.Newf(message.AuthenticationFailed,

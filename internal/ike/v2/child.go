@@ -48,6 +48,7 @@ type child struct {
 	in, out           ipsec.SPI // of the inbound, the outbound SA
 	chosen            ipsec.Proposal
 	localTS, remoteTS []ipsec.Selector
+	original          *ipsec.Pair // see ipsec.SA
 	since             time.Time
 
 	reserved    bool      // the data plane keeps the inbound SPI for us
@@ -151,7 +152,7 @@ func (m *Machine) keyChild(c *child, shared secret.Key, ni, nr []byte, ours bool
 		Outer:        c.conf.Outer, Fit: c.conf.Fit,
 		Lifetime: c.lifetime,
 		ReqID:    c.conf.ReqID,
-		LocalTS:  c.localTS, RemoteTS: c.remoteTS,
+		LocalTS:  c.localTS, RemoteTS: c.remoteTS, Original: c.original,
 		Connection: m.conn.Name, Tunnel: c.conf.Name,
 	}
 	in, out := sa, sa

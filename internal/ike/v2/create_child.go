@@ -30,17 +30,32 @@ type childOffer struct {
 	share             suite.KEShare // nil without a key exchange
 }
 
-func (m *Machine) newOffer(c *Child, flow *ipsec.Flow) (*childOffer, *fault.Fault) {
+// bareOffer is an offer whose selectors are still to be set.
+func (m *Machine) bareOffer(c *Child) (*childOffer, *fault.Fault) {
 	spi, err := m.env.AllocateSPI(c.Protocol)
 	if err != nil {
 		return nil, fault.Internal(err)
 	}
-	o := &childOffer{conf: c, spi: spi, proposals: c.Proposals, flow: flow}
-	o.localTS, o.remoteTS = c.Propose(m.local.Addr(), m.remote.Addr(), flow)
+	return &childOffer{conf: c, spi: spi, proposals: c.Proposals}, nil
+}
+
+// newOffer is the offer for a new CHILD SA; flow is the packet that asks for it,
+// or nil.
+func (m *Machine) newOffer(c *Child, flow *ipsec.Flow) (*childOffer, *fault.Fault) {
+	hosts := ipsec.Pair{Local: m.local.Addr(), Remote: m.remote.Addr()}
+	ours, theirs := c.Selectors(hosts.Local, hosts.Remote)
+	if len(ours) == 0 || len(theirs) == 0 {
+		return nil, fault.NotHosts(c, hosts)
+	}
+	o, f := m.bareOffer(c)
+	if f != nil {
+		return nil, f
+	}
+	o.flow = flow
+	o.localTS, o.remoteTS = c.Propose(hosts.Local, hosts.Remote, flow)
 	// A peer that has narrowed the tunnel before would perhaps take the same part
 	// again: strongSwan does not go by the packet in front.
 	if m.onePair || flow != nil && m.hasLive(c) {
-		ours, theirs := c.Selectors(m.local.Addr(), m.remote.Addr())
 		o.localTS, o.remoteTS = rules.Pair(ours, theirs, flow)
 	}
 	return o, nil
@@ -54,13 +69,13 @@ func (o *childOffer) discard(m *Machine) {
 	}
 }
 
-// payloads are the SA and TS payloads of the offer.
+// payloads are the SA and TS payloads of the offer, and what it asks for beside.
 func (o *childOffer) payloads(proposals []ipsec.Proposal) []message.Payload {
-	return []message.Payload{
+	return append([]message.Payload{
 		rules.Offer(proposals, conf.WireProtocol(o.conf.Protocol), spiOctets(o.spi)),
 		&message.TS{Selectors: o.localTS},
 		&message.TS{Responder: true, Selectors: o.remoteTS},
-	}
+	}, o.conf.Notifies()...)
 }
 
 // request are the payloads of a CREATE_CHILD_SA request, behind the
@@ -102,17 +117,25 @@ func (o *childOffer) complete(m *Machine, msg *message.Message, proposals []ipse
 	c := &child{
 		conf: o.conf, state: childReplaced, in: o.spi, reserved: true,
 		out: ipsec.SPI(binary.BigEndian.Uint32(p.SPI)), chosen: p.Transforms,
+		localTS: tsi.Selectors, remoteTS: tsr.Selectors,
 	}
 	shared, f := o.finishKE(msg, p.Transforms)
 	if f != nil {
 		return c, f
 	}
-	if !rules.Within(tsi.Selectors, o.localTS) || !rules.Within(tsr.Selectors, o.remoteTS) {
+	_, transport := msg.Notify(message.UseTransportMode)
+	if transport != (o.conf.Mode == ipsec.Transport) {
+		return c, fault.OtherMode(o.conf.Mode, msg.Header.Exchange)
+	}
+	if transport {
+		c.original = m.nat.Original(c.localTS, c.remoteTS)
+		c.localTS, c.remoteTS = m.nat.Substitute(c.localTS, c.remoteTS, conf.HostsOf(o.localTS, o.remoteTS))
+	}
+	if !rules.Within(c.localTS, o.localTS) || !rules.Within(c.remoteTS, o.remoteTS) {
 		return c, fault.Newf(message.TSUnacceptable, "the peer answered traffic selectors %s === %s, which are not within %s === %s",
 			tsi.Selectors, tsr.Selectors, o.localTS, o.remoteTS).
 			Showing(rules.Evidence{Exchange: msg.Header.Exchange, LocalTS: tsi.Selectors, RemoteTS: tsr.Selectors})
 	}
-	c.localTS, c.remoteTS = tsi.Selectors, tsr.Selectors
 	if f := m.keyChild(c, shared, ni, nr, true); f != nil {
 		return c, f
 	}
@@ -330,9 +353,14 @@ func (m *Machine) acceptChild(msg *message.Message, ni, nr []byte, old *child) (
 	sa, _ := message.Find[*message.SA](msg)
 	tsi, _ := msg.TS(false)
 	tsr, _ := msg.TS(true)
+	_, transport := msg.Notify(message.UseTransportMode)
+	hosts := ipsec.Pair{Local: m.local.Addr(), Remote: m.remote.Addr()}
+	if old != nil && old.conf.Mode == ipsec.Transport {
+		hosts = conf.HostsOf(old.localTS, old.remoteTS) // the peer may have moved since
+	}
 	auth := msg.Header.Exchange == message.IKEAuth
 	match, f := m.matchChild(conf.Request{
-		Offered: sa.Proposals, TSi: tsi.Selectors, TSr: tsr.Selectors, Local: m.local.Addr(), Remote: m.remote.Addr(),
+		Offered: sa.Proposals, TSi: tsi.Selectors, TSr: tsr.Selectors, Hosts: hosts, NAT: m.nat, Transport: transport,
 		Auth: auth, UsableSPI: m.usableSPI,
 	}, old)
 	if f != nil {
@@ -352,7 +380,7 @@ func (m *Machine) acceptChild(msg *message.Message, ni, nr []byte, old *child) (
 	}
 	c := &child{
 		conf: match.Child, in: spi, reserved: true, out: ipsec.SPI(binary.BigEndian.Uint32(match.Proposal.SPI)), chosen: match.Proposal.Transforms,
-		localTS: match.LocalTS, remoteTS: match.RemoteTS,
+		localTS: match.LocalTS, remoteTS: match.RemoteTS, original: match.Original,
 	}
 	if f := m.keyChild(c, shared, ni, nr, false); f != nil {
 		m.env.ReleaseSPI(match.Child.Protocol, spi)
@@ -367,7 +395,7 @@ func (m *Machine) acceptChild(msg *message.Message, ni, nr []byte, old *child) (
 		reply = append(reply, &message.KE{Method: match.Proposal.Transforms.First(ipsec.TypeKE).ID, Data: public})
 	}
 	reply = append(reply, &message.TS{Selectors: c.remoteTS}, &message.TS{Responder: true, Selectors: c.localTS})
-	return reply, c, nil
+	return append(reply, match.Child.Notifies()...), c, nil
 }
 
 // respondKE answers the KE payload of a CREATE_CHILD_SA request.
@@ -406,11 +434,14 @@ func (m *Machine) matchChild(r conf.Request, old *child) (conf.Match, *fault.Fau
 		seen.Exchange = message.IKEAuth
 	}
 	switch {
-	case met == nil:
+	case match.Child != nil:
+	case met.Mode:
+		return match, fault.OtherMode(met.Child.Mode, seen.Exchange).Showing(seen)
+	case met.Child == nil:
 		return match, fault.Newf(message.TSUnacceptable, "no tunnel fits the peer's traffic selectors %s === %s", r.TSr, r.TSi).Showing(seen)
-	case match.Child == nil:
+	default:
 		return match, fault.Newf(message.NoProposalChosen, "tunnel %s accepts none of the peer's proposals: %s",
-			met.Name, rules.Describe(r.Offered)).Showing(seen)
+			met.Child.Name, rules.Describe(r.Offered)).Showing(seen)
 	}
 	return match, nil
 }

@@ -44,7 +44,7 @@ func (t *rekeyChild) request(m *Machine) (message.ExchangeType, []message.Payloa
 		return 0, nil, false
 	}
 	if t.offer == nil {
-		o, f := m.newOffer(t.old.conf, nil)
+		o, f := m.bareOffer(t.old.conf)
 		if f != nil {
 			t.failed(m, f)
 			return 0, nil, false

@@ -63,8 +63,14 @@ type world struct {
 	espSent int
 }
 
-// natBox hides the left gateway behind natAddr.
-type natBox struct{ shift uint16 }
+// natBox hides the left gateway behind natAddr, and with both the right one
+// behind farNATAddr.
+type natBox struct {
+	shift uint16
+	both  bool
+}
+
+var farNATAddr = netip.MustParseAddr("203.0.113.99")
 
 type gateway struct {
 	w        *world
@@ -152,6 +158,12 @@ func (w *world) translate(f flight) flight {
 	}
 	if f.dst.Addr() == natAddr {
 		f.dst = netip.AddrPortFrom(leftAddr, f.dst.Port()-w.nat.shift)
+	}
+	if w.nat.both && f.src.Addr() == rightAddr {
+		f.src = netip.AddrPortFrom(farNATAddr, f.src.Port())
+	}
+	if f.dst.Addr() == farNATAddr {
+		f.dst = netip.AddrPortFrom(rightAddr, f.dst.Port())
 	}
 	return f
 }

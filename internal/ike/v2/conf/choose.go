@@ -18,6 +18,7 @@ type Claim struct {
 	TSi, TSr    []ipsec.Selector // of the CHILD SA that it asks for
 	Local       netip.Addr
 	Remote      netip.Addr
+	NAT         NAT
 }
 
 // Choose finds the connection for a claim: one that names the peer before one
@@ -52,7 +53,11 @@ func Choose(candidates []*Connection, x Claim) (*Connection, bool) {
 func (c *Connection) meets(x Claim) bool {
 	return slices.ContainsFunc(c.Children, func(ch *Child) bool {
 		ours, theirs := ch.Selectors(x.Local, x.Remote)
-		return len(rules.Narrow(x.TSr, ours)) > 0 && len(rules.Narrow(x.TSi, theirs)) > 0
+		tsr, tsi := x.TSr, x.TSi
+		if ch.Mode == ipsec.Transport {
+			tsr, tsi = x.NAT.Substitute(tsr, tsi, ipsec.Pair{Local: x.Local, Remote: x.Remote})
+		}
+		return len(rules.Narrow(tsr, ours)) > 0 && len(rules.Narrow(tsi, theirs)) > 0
 	})
 }
 
@@ -65,9 +70,14 @@ func (c *Connection) allows(chosen ipsec.Proposal) bool {
 	})
 }
 
-// Selectors are the traffic selectors of a tunnel between two hosts.
+// Selectors are the traffic selectors of a tunnel between two hosts. Those of
+// transport mode are about the hosts alone, and may be none.
 func (c *Child) Selectors(local, remote netip.Addr) (ours, theirs []ipsec.Selector) {
-	return rules.OrHost(c.Local, local), rules.OrHost(c.Remote, remote)
+	ours, theirs = rules.OrHost(c.Local, local), rules.OrHost(c.Remote, remote)
+	if c.Mode == ipsec.Transport {
+		return onlyHost(ours, local), onlyHost(theirs, remote)
+	}
+	return ours, theirs
 }
 
 // Propose returns the traffic selectors that we propose for the tunnel; flow is
@@ -96,13 +106,23 @@ type Match struct {
 	Child             *Child
 	Proposal          message.Proposal
 	LocalTS, RemoteTS []ipsec.Selector
+	Original          *ipsec.Pair // see ipsec.SA
+}
+
+// Met is the first tunnel that comes near a request for which there is none.
+type Met struct {
+	Child *Child // its selectors fit; nil where none's do
+	// Mode says that they fit, and that the peer asks for the other mode.
+	Mode bool
 }
 
 // Request is what a peer asks of a CHILD SA.
 type Request struct {
 	Offered       []message.Proposal
 	TSi, TSr      []ipsec.Selector
-	Local, Remote netip.Addr
+	Hosts         ipsec.Pair // the ends of the IKE SA, or of what is rekeyed
+	NAT           NAT
+	Transport     bool // it asks for transport mode
 	Auth          bool // in IKE_AUTH, which has no key exchange for it
 	// UsableSPI says whether the peer may give its inbound SA this SPI.
 	UsableSPI func(ipsec.Protocol, []byte) bool
@@ -110,21 +130,32 @@ type Request struct {
 
 // Find finds the tunnel that a request is for: one that covers the peer's first
 // selectors, which may be those of a packet, before one that only meets some
-// (RFC 7296, Section 2.9). Where none is found, met is the first tunnel whose
-// selectors fit, or nil.
-func (r Request) Find(tunnels []*Child) (m Match, met *Child) {
+// (RFC 7296, Section 2.9). A tunnel in tunnel mode also takes a request for
+// transport mode, which the peer may take or leave then (Section 1.3.1); one in
+// transport mode takes nothing else.
+func (r Request) Find(tunnels []*Child) (m Match, met Met) {
 	offered := r.Offered
 	if r.Auth {
 		offered = rules.WithoutOfferedKE(offered)
 	}
 	for _, c := range tunnels {
-		ours, theirs := c.Selectors(r.Local, r.Remote)
-		x := Match{Child: c, LocalTS: rules.Narrow(r.TSr, ours), RemoteTS: rules.Narrow(r.TSi, theirs)}
+		transport := c.Mode == ipsec.Transport
+		tsr, tsi := r.TSr, r.TSi
+		x := Match{Child: c}
+		if transport {
+			x.Original = r.NAT.Original(tsr, tsi)
+			tsr, tsi = r.NAT.Substitute(tsr, tsi, r.Hosts)
+		}
+		ours, theirs := c.Selectors(r.Hosts.Local, r.Hosts.Remote)
+		x.LocalTS, x.RemoteTS = rules.Narrow(tsr, ours), rules.Narrow(tsi, theirs)
 		if len(x.LocalTS) == 0 || len(x.RemoteTS) == 0 {
 			continue
 		}
-		if met == nil {
-			met = c
+		if met.Child == nil || met.Mode && transport == r.Transport {
+			met = Met{Child: c, Mode: transport && !r.Transport}
+		}
+		if transport && !r.Transport {
+			continue
 		}
 		proposals := c.Proposals
 		if r.Auth {
@@ -135,10 +166,11 @@ func (r Request) Find(tunnels []*Child) (m Match, met *Child) {
 		if !ok || !r.UsableSPI(c.Protocol, x.Proposal.SPI) {
 			continue
 		}
-		if rules.Covered(r.TSr[0], x.LocalTS) && rules.Covered(r.TSi[0], x.RemoteTS) {
+		best := transport == r.Transport && rules.Covered(tsr[0], x.LocalTS) && rules.Covered(tsi[0], x.RemoteTS)
+		if best {
 			return x, met
 		}
-		if m.Child == nil {
+		if m.Child == nil || transport && m.Child.Mode != ipsec.Transport {
 			m = x
 		}
 	}

@@ -24,6 +24,7 @@ import (
 	"strings"
 
 	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/conf"
 	"caponier/internal/ike/v2/rules"
 	"caponier/internal/ipsec"
 	"caponier/internal/suite"
@@ -41,6 +42,7 @@ const (
 	CodeInternal      = "internal-error"
 	CodeQueueFull     = "queue-full"
 	CodeNotUnique     = "not-unique"
+	CodeMode          = "mode-mismatch"
 
 	DropMalformed    = "malformed"
 	DropStray        = "stray"
@@ -119,4 +121,25 @@ func WrongKE(want ipsec.Transform) *Fault {
 	f := Newf(message.InvalidKEPayload, "the peer's key exchange is not %s", suite.Name(want))
 	f.Data = binary.BigEndian.AppendUint16(nil, want.ID)
 	return f
+}
+
+// OtherMode is the Fault of a tunnel in one mode for which the peer takes the
+// other. A responder may decline transport mode, which is for the initiator to
+// take or leave (RFC 7296, Section 1.3.1): nothing else than what is configured
+// is taken.
+func OtherMode(configured ipsec.Mode, in message.ExchangeType) *Fault {
+	other := ipsec.Transport
+	if configured == ipsec.Transport {
+		other = ipsec.Tunnel
+	}
+	f := Newf(message.NoProposalChosen, "the peer takes %s mode, and %s mode is configured", other, configured)
+	f.Code = CodeMode
+	return f.Showing(rules.Evidence{Exchange: in})
+}
+
+// NotHosts is the Fault of a tunnel in transport mode whose selectors are not for
+// the two ends of the IKE SA.
+func NotHosts(c *conf.Child, hosts ipsec.Pair) *Fault {
+	return Newf(message.TSUnacceptable, "transport mode is between %s and %s themselves, and tunnel %s is not for them",
+		hosts.Local, hosts.Remote, c.Name)
 }
