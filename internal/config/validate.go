@@ -182,6 +182,15 @@ func (d *decoder) validateTunnel(c *Connection, t *Tunnel, path string) {
 			d.errorf(d.at(path+".start"), "start: %s needs a remote address to call, and %s is a whole prefix", t.Start, c.Remote.Addresses[0])
 		}
 	}
+	if t.Mode == ipsec.Transport {
+		d.validateHosts(t.Local, c.Local.Addresses, path+".local")
+		d.validateHosts(t.Remote, c.Remote.Addresses, path+".remote")
+		for _, k := range outerKeys {
+			if d.set(path + "." + k.name) {
+				d.errorf(d.keys[path+"."+k.name], "%s has no meaning in transport mode: there is no outer header", k.name)
+			}
+		}
+	}
 	if len(t.Local) == 0 || len(t.Remote) == 0 {
 		return
 	}
@@ -194,6 +203,22 @@ func (d *decoder) validateTunnel(c *Connection, t *Tunnel, path string) {
 			if l.Covers(r) && r.Covers(l) {
 				d.warnf(d.at(fmt.Sprintf("%s.remote[%d]", path, i)), "%s is on both sides of the tunnel", r)
 			}
+		}
+	}
+}
+
+// validateHosts checks that a tunnel in transport mode is for the hosts that the
+// connection is between. Where that end may have any address, it is the one with
+// which the peer calls.
+func (d *decoder) validateHosts(selectors []ipsec.Selector, hosts []netip.Prefix, path string) {
+	if len(hosts) == 0 {
+		return
+	}
+	end := path[strings.LastIndex(path, ".")+1:]
+	for i, s := range selectors {
+		if !slices.ContainsFunc(hosts, func(p netip.Prefix) bool { return ipsec.FromPrefix(p).Covers(s) }) {
+			d.errorf(d.at(fmt.Sprintf("%s[%d]", path, i)),
+				"transport mode is between the two ends: %s must lie within %s.address; mode: tunnel carries the packets of others", s, end)
 		}
 	}
 }

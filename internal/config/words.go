@@ -137,7 +137,7 @@ var (
 	sha1Words          = wordList{[]string{"auto", "never", "always"}, nil}
 	uniqueWords        = wordList{[]string{"replace", "keep", "never"}, nil}
 	encapsulationWords = wordList{[]string{"auto", "always", "never"}, nil}
-	modeWords          = wordList{[]string{"tunnel"}, []string{"transport"}}
+	modeWords          = wordList{[]string{"tunnel", "transport"}, nil}
 	protocolWords      = wordList{[]string{"esp"}, []string{"ah", "ah+esp"}}
 	startWords         = wordList{[]string{"none", "trap", "start"}, nil}
 	fragmentWords      = wordList{[]string{"before", "after"}, nil}

@@ -2,6 +2,7 @@ package diagnose
 
 import (
 	"caponier/internal/ike"
+	"caponier/internal/ike/v2/fault"
 	"caponier/internal/pki"
 )
 
@@ -23,6 +24,7 @@ const (
 	CodeKE             = "invalid-ke-payload"
 	CodeVersion        = ike.CodeVersion
 	CodeNoConnection   = ike.CodeNoConnection
+	CodeMode           = fault.CodeMode
 	CodeNotUnique      = "not-unique"
 )
 
@@ -41,6 +43,7 @@ func Codes() []Code {
 		{CodeNoProposal, "the ends have no algorithm in common for the IKE SA or a tunnel; the type that lacks one is named", "add the named proposal at one end"},
 		{CodeKE, "the peer asks for a key exchange method that is not offered here", "add a proposal with that method"},
 		{CodeTS, "the ends do not agree on the prefixes of a tunnel", "make local and remote of one end the mirror image of the other's"},
+		{CodeMode, "one end takes transport mode for a tunnel, the other tunnel mode", "set the same mode at both ends"},
 		{CodePSK, "the pre-shared keys of the ends differ, or an identity made the peer take another key", "write the same key at both ends"},
 		{CodeMethod, "the peer authenticates by another method than remote.auth allows", "let both ends agree on cert or psk"},
 		{CodeSignature, "the peer's signature is not by the key of its certificate, or by a method not accepted", "give the peer the key that belongs to its certificate"},

@@ -55,6 +55,8 @@ func Explain(a ike.Attempt, all []*conf.Connection) control.Finding {
 		x.keyExchange()
 	case CodeTS, "single-pair-required":
 		x.selectors()
+	case CodeMode:
+		x.mode()
 	case CodeAuthentication:
 		x.authentication()
 	case CodeNoAnswer:

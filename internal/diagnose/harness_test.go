@@ -322,3 +322,12 @@ func (s *side) follow(c control.Cure) error {
 		return errNotMechanical
 	}
 }
+
+// betweenHosts makes the tunnel one for the two ends themselves.
+func (p *pair) betweenHosts() {
+	for _, s := range []*side{p.left, p.right} {
+		child := s.c.Children[0]
+		child.Local = sel(s.c.LocalAddrs[0].String())
+		child.Remote = sel(s.c.RemoteAddrs[0].String())
+	}
+}

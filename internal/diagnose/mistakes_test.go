@@ -11,6 +11,7 @@ import (
 	"caponier/internal/control"
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/v2/conf"
+	"caponier/internal/ipsec"
 	"caponier/internal/secret"
 )
 
@@ -76,6 +77,23 @@ var mistakes = []struct {
 		make:  func(p *pair) { p.left.c.Children[0].Proposals = espWords("aes256gcm16-x25519-esn") },
 		right: &seen{code: CodeNoProposal, cause: "no length of sequence numbers in common", cures: []string{"add aes256gcm16-x25519-esn to connections.site.tunnels.lan.proposals"}},
 		left:  &seen{code: CodeNoProposal}, follow: "right",
+	},
+	{
+		name: "transport mode at one end",
+		make: func(p *pair) { p.betweenHosts(); p.left.c.Children[0].Mode = ipsec.Transport },
+		left: &seen{
+			code: CodeMode, cause: "the peer set up tunnel mode, and tunnel lan is in transport mode",
+			cures: []string{"set connections.site.tunnels.lan.mode to tunnel", "at the peer: set the mode of the tunnel to transport"},
+		},
+	},
+	{
+		name: "tunnel mode at one end",
+		make: func(p *pair) { p.betweenHosts(); p.right.c.Children[0].Mode = ipsec.Transport },
+		left: &seen{code: CodeNoProposal},
+		right: &seen{
+			code: CodeMode, cause: "the peer asks for tunnel mode, and tunnel lan is in transport mode",
+			cures: []string{"set connections.site.tunnels.lan.mode to tunnel", "at the peer: set the mode of the tunnel to transport"},
+		},
 	},
 	{
 		name: "other pre-shared keys",

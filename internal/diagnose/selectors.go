@@ -68,6 +68,30 @@ func (x *explainer) selectors() {
 	}
 }
 
+// mode explains that the ends take different modes for a tunnel.
+func (x *explainer) mode() {
+	x.refusedHere()
+	if x.c == nil {
+		return
+	}
+	child := x.child()
+	if child == nil {
+		return
+	}
+	x.f.Tunnel = child.Name
+	ours, theirs := child.Mode, ipsec.Transport
+	if ours == ipsec.Transport {
+		theirs = ipsec.Tunnel
+	}
+	if x.a.Initiator {
+		x.f.Cause = fmt.Sprintf("the peer set up %s mode, and tunnel %s is in %s mode", theirs, child.Name, ours)
+	} else {
+		x.f.Cause = fmt.Sprintf("the peer asks for %s mode, and tunnel %s is in %s mode", theirs, child.Name, ours)
+	}
+	x.here("set %s to %s", x.key("tunnels."+child.Name+".mode"), theirs)
+	x.peer("set the mode of the tunnel to %s", ours)
+}
+
 func list(s []ipsec.Selector) string {
 	words := make([]string, len(s))
 	for i := range s {

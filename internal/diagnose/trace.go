@@ -254,16 +254,21 @@ func maxInner(path int, sa *control.SA) (int, error) {
 		return 0, err
 	}
 	const padLengthAndNextHeader = 2
-	outer := packet.IPv4HeaderLen
+	header := packet.IPv4HeaderLen
 	if sa.Remote.Addr().Is6() {
-		outer = packet.IPv6HeaderLen
+		header = packet.IPv6HeaderLen
 	}
+	outer := header
 	if sa.Encap {
 		outer += packet.UDPHeaderLen
 	}
 	align := max(4, p.BlockSize()) // RFC 4303, Section 2.4
 	room := path - outer - esp.HeaderLen - p.IVLen() - p.ICVLen()
-	return room/align*align - padLengthAndNextHeader, nil
+	longest := room/align*align - padLengthAndNextHeader
+	if sa.Mode == ipsec.Transport { // the packet's own header is the outer one
+		longest += header
+	}
+	return longest, nil
 }
 
 // back looks whether anything ever returned.

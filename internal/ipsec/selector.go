@@ -116,8 +116,10 @@ var protocolNames = map[uint8]string{1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6
 
 // ParseSelector reads the configuration's form: a prefix, an address or a range
 // of addresses, then optionally ":protocol" or ":protocol/port" or
-// ":protocol/first-last", as in "10.1.0.7/32:tcp/80". An IPv6 address that is
-// narrowed stands in brackets: "[2001:db8::]/64:udp".
+// ":protocol/first-last", as in "10.1.0.7/32:tcp/80". For ICMP the last part is a
+// type, a range of types, or a type with a code or a range of codes behind a dot:
+// "10.1.0.7:icmp/8", "10.1.0.0/16:icmp/3.4", "[2001:db8::]/64:icmpv6/128-129". An
+// IPv6 address that is narrowed stands in brackets: "[2001:db8::]/64:udp".
 func ParseSelector(text string) (Selector, error) {
 	addrs, narrow := text, ""
 	switch {
@@ -197,6 +199,9 @@ func (s *Selector) narrow(text string) error {
 	if !hasPorts {
 		return nil
 	}
+	if s.Protocol == 1 || s.Protocol == 58 {
+		return s.narrowICMP(ports)
+	}
 	if !slices.Contains([]uint8{6, 17, 33, 132, 136}, s.Protocol) {
 		return fmt.Errorf("%s has no ports", proto)
 	}
@@ -211,6 +216,37 @@ func (s *Selector) narrow(text string) error {
 	}
 	s.FirstPort, s.LastPort = uint16(a), uint16(b)
 	return nil
+}
+
+// narrowICMP reads types and codes (RFC 4301, Section 4.4.1.1): a range of types
+// has every code.
+func (s *Selector) narrowICMP(text string) error {
+	if types, codes, ok := strings.Cut(text, "."); ok {
+		kind, last, okType := octets(types)
+		low, high, okCode := octets(codes)
+		if !okType || !okCode || kind != last {
+			return fmt.Errorf("%q is not an ICMP type with a code or a range of codes, such as 3.4 or 3.0-5", text)
+		}
+		s.FirstPort, s.LastPort = kind<<8|low, kind<<8|high
+		return nil
+	}
+	first, last, ok := octets(text)
+	if !ok {
+		return fmt.Errorf("%q is neither an ICMP type nor a range of types", text)
+	}
+	s.FirstPort, s.LastPort = first<<8, last<<8|0xff
+	return nil
+}
+
+// octets reads a number up to 255, or a range of them.
+func octets(text string) (first, last uint16, ok bool) {
+	low, high, isRange := strings.Cut(text, "-")
+	if !isRange {
+		high = low
+	}
+	a, errA := strconv.ParseUint(low, 10, 8)
+	b, errB := strconv.ParseUint(high, 10, 8)
+	return uint16(a), uint16(b), errA == nil && errB == nil && a <= b
 }
 
 // String prints the form that ParseSelector reads.
@@ -242,12 +278,36 @@ func (s Selector) String() string {
 	out := addrs + ":" + name
 	switch {
 	case s.AnyPort():
+	case s.Protocol == 1 || s.Protocol == 58:
+		out += "/" + s.icmp()
 	case s.FirstPort == s.LastPort:
 		out += fmt.Sprintf("/%d", s.FirstPort)
 	default:
 		out += fmt.Sprintf("/%d-%d", s.FirstPort, s.LastPort)
 	}
 	return out
+}
+
+// icmp prints types and codes. A peer may say what no configuration can: a range
+// that begins or ends in the middle of the codes of several types. It is printed
+// as it is, and does not read back.
+func (s Selector) icmp() string {
+	first, last := s.FirstPort>>8, s.LastPort>>8
+	low, high := s.FirstPort&0xff, s.LastPort&0xff
+	span := func(a, b uint16) string {
+		if a == b {
+			return strconv.Itoa(int(a))
+		}
+		return fmt.Sprintf("%d-%d", a, b)
+	}
+	switch {
+	case low == 0 && high == 0xff:
+		return span(first, last)
+	case first == last:
+		return fmt.Sprintf("%d.%s", first, span(low, high))
+	default:
+		return fmt.Sprintf("%d.%d-%d.%d", first, low, last, high)
+	}
 }
 
 // MarshalText makes JSON show what String shows.

@@ -26,6 +26,13 @@ func TestParseSelector(t *testing.T) {
 		{"10.1.0.7:tcp/80-90", "10.1.0.7/32:tcp/80-90"},
 		{"10.1.0.0/24:icmp", "10.1.0.0/24:icmp"},
 		{"10.1.0.0/24:47", "10.1.0.0/24:47"},
+		{"10.1.0.7/32:icmp/8", "10.1.0.7/32:icmp/8"},
+		{"10.1.0.7:icmp/0-8", "10.1.0.7/32:icmp/0-8"},
+		{"10.1.0.7:icmp/3.4", "10.1.0.7/32:icmp/3.4"},
+		{"10.1.0.7:icmp/3.0-5", "10.1.0.7/32:icmp/3.0-5"},
+		{"10.1.0.7:icmp/0-255", "10.1.0.7/32:icmp"},
+		{"10.1.0.7:icmp/3.0-255", "10.1.0.7/32:icmp/3"},
+		{"[2001:db8::]/64:icmpv6/128-129", "[2001:db8::]/64:icmpv6/128-129"},
 		{"10.1.0.1-10.1.0.6", "10.1.0.1-10.1.0.6"},
 		{"10.1.0.0-10.1.0.255", "10.1.0.0/24"},
 		{"2001:db8::/32", "2001:db8::/32"},
@@ -55,7 +62,13 @@ func TestParseSelectorErrors(t *testing.T) {
 		{"::ffff:10.1.0.0/112", "IPv4-mapped"},
 		{"10.1.0.0/16:", "protocol is missing"},
 		{"10.1.0.0/16:tpc/80", `"tpc" is not a protocol`},
-		{"10.1.0.0/16:icmp/80", "icmp has no ports"},
+		{"10.1.0.0/16:icmp/256", "neither an ICMP type nor a range"},
+		{"10.1.0.0/16:icmp/9-8", "neither an ICMP type nor a range"},
+		{"10.1.0.0/16:icmp/3-4.1", "not an ICMP type with a code"},
+		{"10.1.0.0/16:icmp/3.", "not an ICMP type with a code"},
+		{"10.1.0.0/16:icmp/3.256", "not an ICMP type with a code"},
+		{"10.1.0.0/16:gre/1", "not a protocol"},
+		{"10.1.0.0/16:47/1", "47 has no ports"},
 		{"10.1.0.0/16:tcp/90-80", "neither a port nor a range"},
 		{"10.1.0.0/16:tcp/65536", "neither a port nor a range"},
 		{"[2001:db8::", "no closing bracket"},
@@ -64,6 +77,27 @@ func TestParseSelectorErrors(t *testing.T) {
 		if got, err := ParseSelector(tc.in); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("ParseSelector(%q) = %v, %v; want an error with %q", tc.in, got, err, tc.want)
 		}
+	}
+}
+
+// RFC 4301, Section 4.4.1.1: the type is the high octet, the code the low one.
+func TestICMPSelectors(t *testing.T) {
+	for text, want := range map[string][2]uint16{
+		"10.1.0.7:icmp/8":     {0x0800, 0x08ff},
+		"10.1.0.7:icmp/3.4":   {0x0304, 0x0304},
+		"10.1.0.7:icmp/3.0-5": {0x0300, 0x0305},
+		"10.1.0.7:icmp/8-13":  {0x0800, 0x0dff},
+		"10.1.0.7:icmp":       {0, 0xffff},
+	} {
+		s := mustSelector(t, text)
+		if s.FirstPort != want[0] || s.LastPort != want[1] {
+			t.Errorf("%s is %04x to %04x", text, s.FirstPort, s.LastPort)
+		}
+	}
+	odd := mustSelector(t, "10.1.0.7:icmp")
+	odd.FirstPort, odd.LastPort = 0x0304, 0x0805
+	if got := odd.String(); got != "10.1.0.7/32:icmp/3.4-8.5" {
+		t.Errorf("what a peer may say is printed %s", got)
 	}
 }
 

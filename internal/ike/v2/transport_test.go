@@ -69,7 +69,7 @@ func TestModesDiffer(t *testing.T) {
 		// The responder declines, and the initiator leaves it.
 		"responder in tunnel mode": {func(_, r *Connection) { r.Children[0].Mode = ipsec.Tunnel }, fault.CodeMode, "", 0},
 		"initiator in tunnel mode": {func(l, _ *Connection) { l.Children[0].Mode = ipsec.Tunnel }, "no-proposal-chosen", fault.CodeMode, 0},
-		"selectors of others": {func(_, r *Connection) { r.Children[0].Local = sel(t, "10.9.0.1/32") }, "ts-unacceptable", "ts-unacceptable", 0},
+		"selectors of others":      {func(_, r *Connection) { r.Children[0].Local = sel(t, "10.9.0.1/32") }, "ts-unacceptable", "ts-unacceptable", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, 1)

@@ -118,12 +118,12 @@ type Met struct {
 
 // Request is what a peer asks of a CHILD SA.
 type Request struct {
-	Offered       []message.Proposal
-	TSi, TSr      []ipsec.Selector
-	Hosts         ipsec.Pair // the ends of the IKE SA, or of what is rekeyed
-	NAT           NAT
-	Transport     bool // it asks for transport mode
-	Auth          bool // in IKE_AUTH, which has no key exchange for it
+	Offered   []message.Proposal
+	TSi, TSr  []ipsec.Selector
+	Hosts     ipsec.Pair // the ends of the IKE SA, or of what is rekeyed
+	NAT       NAT
+	Transport bool // it asks for transport mode
+	Auth      bool // in IKE_AUTH, which has no key exchange for it
 	// UsableSPI says whether the peer may give its inbound SA this SPI.
 	UsableSPI func(ipsec.Protocol, []byte) bool
 }

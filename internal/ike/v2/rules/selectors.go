@@ -68,11 +68,14 @@ func CoversFlow(local, remote []ipsec.Selector, flow *ipsec.Flow) bool {
 }
 
 func fits(s ipsec.Selector, a netip.Addr, protocol uint8, port uint16) bool {
-	return s.Contains(a, protocol, port, hasPorts(protocol))
+	// A flow of ICMP or Mobility tells types as ports.
+	return s.Contains(a, protocol, port, hasPorts(protocol) || slices.Contains([]uint8{1, 58, 135}, protocol))
 }
 
 // WithFlow puts the packet that asked for the SA in front, so that a peer that
 // narrows to one selector takes one that fits it (RFC 7296, Section 2.9).
+//
+// Of ICMP it does not name the type: answers have another.
 func WithFlow(configured []ipsec.Selector, addr netip.Addr, protocol uint8, port uint16) []ipsec.Selector {
 	s := ipsec.FromPrefix(netip.PrefixFrom(addr, addr.BitLen()))
 	s.Protocol = protocol
