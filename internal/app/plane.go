@@ -49,7 +49,7 @@ func (a *app) openPlane() (device string, err error) {
 // IKE has both ports to itself.
 func (a *app) openKernel() (device string, err error) {
 	// The kernel's side is asked first: without it, a socket cannot have policies.
-	if err := a.checkKernel(); err != nil {
+	if err := a.checkKernel(a.cfg); err != nil {
 		return "", err
 	}
 	opts := netio.SocketOptions{Mark: host.Mark, PastIPsec: true}
@@ -78,16 +78,16 @@ func (a *app) openKernel() (device string, err error) {
 	return ditch[0].Name(), nil
 }
 
-// checkKernel says what the kernel lacks for the configuration, before anything
-// of it is installed.
-func (a *app) checkKernel() error {
-	report, err := CheckKernel(a.cfg)
+// checkKernel says what the kernel lacks for cfg, before anything of it is
+// installed.
+func (a *app) checkKernel(cfg *config.Config) error {
+	report, err := checkKernel(cfg)
 	if err != nil {
 		return err
 	}
-	for _, f := range report {
-		if f.Err != nil && !f.Needed {
-			a.slog.Warn("the kernel cannot do all that the configuration names", "missing", f.Name, "error", f.Err)
+	for _, r := range report {
+		if r.err != nil && r.For == "" {
+			a.slog.Warn("the kernel has not all that the configuration names", "missing", r.Name, "error", r.err)
 		}
 	}
 	return report.Err()

@@ -33,6 +33,11 @@ func (a *app) Reload(_ context.Context, dryRun bool) (control.ReloadReport, erro
 	for _, w := range warnings {
 		a.slog.Warn("configuration", "problem", w.Error())
 	}
+	if a.cfg.Gateway.DataPlane == config.DataPlaneKernel {
+		if err := a.checkKernel(cfg); err != nil {
+			return report, control.Errorf(control.CodeInvalidConfig, "%v", err)
+		}
+	}
 	reqIDs := config.ReqIDs(cfg, a.reqIDs)
 	// What can be refused comes first.
 	if err := a.hand.clash(cfg); err != nil {

@@ -30,7 +30,7 @@ type GatewayDescription struct {
 	State     string `json:"state"`
 	Control   string `json:"control"`
 	DataPlane string `json:"dataplane"`
-	Capture   string `json:"capture"`
+	Capture   string `json:"capture,omitempty"` // of the user-space plane
 	Workers   int    `json:"workers"`
 	Shutdown  string `json:"shutdown"`
 }
@@ -82,7 +82,7 @@ func Config(c *config.Config) *Description {
 		Files: c.Files,
 		Gateway: GatewayDescription{
 			Name: c.Gateway.Name, State: c.Gateway.State, Control: c.Gateway.Control,
-			DataPlane: c.Gateway.DataPlane.String(), Capture: c.Gateway.Capture.String(),
+			DataPlane: c.Gateway.DataPlane.String(), Capture: captureOf(&c.Gateway),
 			Workers: c.Gateway.Workers, Shutdown: c.Gateway.Shutdown.String(),
 		},
 		Defaults: c.Defaults,
@@ -207,7 +207,11 @@ func (d *Description) WriteText(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "gateway %s\n", orElse(d.Gateway.Name, "(the host name)"))
 	fmt.Fprintf(&b, "  state in %s, control at %s\n", d.Gateway.State, d.Gateway.Control)
-	fmt.Fprintf(&b, "  data plane %s, captured by %s; after a clean stop: %s\n", d.Gateway.DataPlane, d.Gateway.Capture, d.Gateway.Shutdown)
+	plane := d.Gateway.DataPlane
+	if d.Gateway.Capture != "" {
+		plane += ", captured by " + d.Gateway.Capture
+	}
+	fmt.Fprintf(&b, "  data plane %s; after a clean stop: %s\n", plane, d.Gateway.Shutdown)
 	for _, c := range d.Connections {
 		fmt.Fprintf(&b, "\nconnection %s (IKEv%d)\n", c.Name, c.Version)
 		fmt.Fprintf(&b, "  we are    %s at %s\n            proved by %s\n", c.Local.ID, c.Local.Address, c.Local.Proof)
@@ -243,4 +247,12 @@ func orElse(s, other string) string {
 		return other
 	}
 	return s
+}
+
+// captureOf says how packets get to the data plane, where that can be chosen.
+func captureOf(g *config.Gateway) string {
+	if g.DataPlane == config.DataPlaneKernel {
+		return ""
+	}
+	return g.Capture.String()
 }

@@ -49,6 +49,28 @@ var (
 	}
 )
 
+// modules is what brings each algorithm to the kernel's cryptography.
+var modules = map[string]string{
+	"rfc4106(gcm(aes))":             "CONFIG_CRYPTO_GCM or module gcm",
+	"rfc4543(gcm(aes))":             "CONFIG_CRYPTO_GCM or module gcm",
+	"rfc4309(ccm(aes))":             "CONFIG_CRYPTO_CCM or module ccm",
+	"rfc7539esp(chacha20,poly1305)": "CONFIG_CRYPTO_CHACHA20POLY1305 or module chacha20poly1305",
+	"rfc3686(ctr(aes))":             "CONFIG_CRYPTO_CTR or module ctr",
+	"cbc(aes)":                      "CONFIG_CRYPTO_AES and CONFIG_CRYPTO_CBC or module cbc",
+	"cbc(des)":                      "CONFIG_CRYPTO_DES or module des_generic",
+	"cbc(des3_ede)":                 "CONFIG_CRYPTO_DES or module des_generic",
+	"cbc(sm4)":                      "CONFIG_CRYPTO_SM4_GENERIC or module sm4_generic, Linux 5.17 or newer",
+	"ecb(cipher_null)":              "CONFIG_CRYPTO_NULL or module crypto_null",
+	"hmac(md5)":                     "CONFIG_CRYPTO_MD5 or module md5",
+	"hmac(sha1)":                    "CONFIG_CRYPTO_SHA1 or module sha1_generic",
+	"hmac(sha256)":                  "CONFIG_CRYPTO_SHA256 or module sha256_generic",
+	"hmac(sha384)":                  "CONFIG_CRYPTO_SHA512 or module sha512_generic",
+	"hmac(sha512)":                  "CONFIG_CRYPTO_SHA512 or module sha512_generic",
+	"hmac(sm3)":                     "CONFIG_CRYPTO_SM3_GENERIC or module sm3_generic, Linux 5.17 or newer",
+	"xcbc(aes)":                     "CONFIG_CRYPTO_XCBC or module xcbc",
+	"cmac(aes)":                     "CONFIG_CRYPTO_CMAC or module cmac",
+}
+
 // Names reports whether the kernel has a name for the algorithm: without one it
 // cannot be asked for.
 func Names(t ipsec.Transform) bool {

@@ -67,9 +67,9 @@ func explainState(err error, s *xfrm.State) error {
 		m := transforms[[2]bool{s.ID.Proto == 51, s.ID.Dst.Is6()}]
 		return &m
 	case errors.Is(err, unix.ENOSYS):
-		return &MissingError{What: algorithmsOf(s), Needs: "a kernel that knows " + algorithmsOf(s) + " for IPsec, and CONFIG_XFRM_ALGO with its modules"}
+		return &MissingError{What: algorithmsOf(s), Needs: modulesOf(s)}
 	case errors.Is(err, unix.ENOENT):
-		return &MissingError{What: algorithmsOf(s), Needs: "the cryptographic modules for it (CONFIG_CRYPTO_... of each algorithm, authenc, seqiv, echainiv, and a random number generator: drbg)"}
+		return &MissingError{What: algorithmsOf(s), Needs: modulesOf(s) + ", and CONFIG_CRYPTO_AUTHENC, SEQIV, ECHAINIV, DRBG or their modules"}
 	case errors.Is(err, unix.EOPNOTSUPP) && s.Offload.IfIndex != 0:
 		return &MissingError{What: "offload to this network device", Needs: "a device and driver with ESP offload (ethtool -k shows esp-hw-offload)"}
 	case errors.Is(err, fs.ErrPermission):
@@ -88,6 +88,17 @@ func algorithmsOf(s *xfrm.State) string {
 		}
 	}
 	return strings.Join(names, " with ")
+}
+
+// modulesOf is what brings a state's algorithms to the kernel.
+func modulesOf(s *xfrm.State) string {
+	var names []string
+	for _, a := range []*xfrm.Algorithm{&s.AEAD, &s.Crypt, &s.Auth} {
+		if a.Name != "" {
+			names = append(names, modules[a.Name])
+		}
+	}
+	return strings.Join(names, ", and ")
 }
 
 func needsAdmin(err error) error {

@@ -39,24 +39,52 @@ func (p *Plane) SetPolicies(policies []ipsec.Policy) error {
 	return nil
 }
 
-func (p *Plane) setLocked(policies []ipsec.Policy) error {
-	if _, err := spd.Compile(policies); err != nil { // it checks them
-		return err
-	}
-	levels, err := levels(policies)
+// CheckPolicies fails with a ForeignError where somebody else's policies would
+// be in the way of these. It changes nothing.
+func CheckPolicies(policies []ipsec.Policy) error {
+	b, _, err := compile(policies, func(uint32) []*ipsec.SA { return nil })
 	if err != nil {
 		return err
 	}
+	c, err := dial()
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	_, err = c.lookForOthers(b)
+	return err
+}
+
+// compile makes the book of an SPD.
+func compile(policies []ipsec.Policy, serving func(reqID uint32) []*ipsec.SA) (*book, map[int32]uint32, error) {
+	if _, err := spd.Compile(policies); err != nil { // it checks them
+		return nil, nil, err
+	}
+	levels, err := levels(policies)
+	if err != nil {
+		return nil, nil, err
+	}
 	b := newBook()
 	for i := range policies {
-		claims, err := claimsOf(&policies[i], i, levels[policies[i].Priority], p.serving(policies[i].ReqID))
+		p := &policies[i]
+		claims, err := claimsOf(p, i, levels[p.Priority], servingOf(p, serving(p.ReqID)))
 		if err != nil {
-			return fmt.Errorf("policy %q: %w", policies[i].Name, err)
+			return nil, nil, fmt.Errorf("policy %q: %w", p.Name, err)
 		}
-		b.set(policies[i].Name, claims)
+		b.set(p.Name, claims)
 	}
 	b.set(discoveryName, discovery(policies))
-	if err := p.lookForOthers(b); err != nil {
+	return b, levels, nil
+}
+
+func (p *Plane) setLocked(policies []ipsec.Policy) error {
+	b, levels, err := compile(policies, p.serving)
+	if err != nil {
+		return err
+	}
+	bad, err := p.req.lookForOthers(b)
+	p.unreadable("policy", bad)
+	if err != nil {
 		return err
 	}
 	touched := make(map[slot]bool)
@@ -208,17 +236,16 @@ func explainPolicy(err error, name string, s *slot) error {
 
 // lookForOthers fails where a policy that is not ours would decide what one of
 // ours is there for.
-func (p *Plane) lookForOthers(b *book) error {
+func (c *conn) lookForOthers(b *book) (bad int, err error) {
 	var others []*xfrm.Policy
-	bad, err := p.req.policies(func(x *xfrm.Policy) {
+	bad, err = c.policies(func(x *xfrm.Policy) {
 		const socketDir = 3 // from there on: policies of sockets, for nobody else
 		if !isOwn(x.Index) && x.Dir < socketDir {
 			others = append(others, x)
 		}
 	})
-	p.unreadable("policy", bad)
 	if err != nil || len(others) == 0 {
-		return err
+		return bad, err
 	}
 	for s, list := range b.slots {
 		ours := list[0]
@@ -226,9 +253,9 @@ func (p *Plane) lookForOthers(b *book) error {
 			same := slotOf(x) == s
 			if same || x.Priority <= ours.want.Priority && overlaps(x, &ours.want) {
 				theirs := slotOf(x)
-				return &ForeignError{Policy: ours.name, Theirs: theirs.String(), Same: same, Priority: x.Priority}
+				return bad, &ForeignError{Policy: ours.name, Theirs: theirs.String(), Same: same, Priority: x.Priority}
 			}
 		}
 	}
-	return nil
+	return bad, nil
 }

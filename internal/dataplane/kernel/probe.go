@@ -8,8 +8,6 @@ import (
 	"slices"
 	"sync/atomic"
 
-	"golang.org/x/sys/unix"
-
 	"caponier/internal/dataplane"
 	"caponier/internal/dataplane/kernel/xfrm"
 	"caponier/internal/ipsec"
@@ -56,10 +54,11 @@ func Probe(wishes []Wish) ([]Feature, error) {
 	}
 	for i := range wishes {
 		w := &wishes[i]
-		proto, family := c.probe(w)
-		add(family, proto.transform)
-		if proto.transform == nil {
-			add(w.Name(), proto.algorithm)
+		if name := w.ProtocolName(); !seen[name] {
+			add(name, c.protocol(*w))
+		}
+		if !seen[w.Name()] {
+			add(w.Name(), c.algorithms(w))
 		}
 	}
 	slices.SortStableFunc(out, func(a, b Feature) int { return cmp.Compare(rank(a.Name), rank(b.Name)) })
@@ -94,11 +93,51 @@ func (w *Wish) Name() string {
 // probeCount keeps the SPIs of probes apart.
 var probeCount atomic.Uint32
 
-// answer is what the kernel said of a wish.
-type answer struct{ transform, algorithm error }
+// common are algorithms that most kernels have, with which to ask for a
+// protocol: the kernel looks for the algorithms first.
+var common = []struct{ encr, integ uint16 }{
+	{ipsec.EncrAESCBC, ipsec.IntegHMACSHA196},
+	{ipsec.EncrAESCTR, ipsec.IntegHMACSHA196},
+	{ipsec.EncrAESCBC, ipsec.IntegHMACSHA256128},
+	{ipsec.EncrAESGCM16, ipsec.IntegHMACMD596},
+}
 
-func (c *conn) probe(w *Wish) (answer, string) {
-	family := w.ProtocolName()
+// protocol finds out whether the kernel has a wish's protocol. Where nothing
+// tells, it is taken to be there: the algorithms will say what is missing.
+func (c *conn) protocol(w Wish) error {
+	tries := []Wish{w}
+	for _, x := range common {
+		try := w
+		try.Integ = ipsec.Transform{Type: ipsec.TypeInteg, ID: x.integ}
+		if w.Protocol == ipsec.ESP {
+			try.Encr = ipsec.Transform{Type: ipsec.TypeEncr, ID: x.encr, KeyBits: 128}
+			if ciphers[x.encr].icv != 0 {
+				try.Integ = ipsec.Transform{}
+			}
+		}
+		tries = append(tries, try)
+	}
+	for i := range tries {
+		err := c.try(&tries[i])
+		if missing, ok := errors.AsType[*MissingError](err); ok && missing.What != w.ProtocolName() {
+			continue
+		}
+		return err
+	}
+	return nil
+}
+
+// algorithms finds out whether the kernel has a wish's algorithms.
+func (c *conn) algorithms(w *Wish) error {
+	err := c.try(w)
+	if missing, ok := errors.AsType[*MissingError](err); ok && missing.What == w.ProtocolName() {
+		return nil // which is said already
+	}
+	return err
+}
+
+// try adds a state as wished, and removes it.
+func (c *conn) try(w *Wish) error {
 	sa := ipsec.SA{
 		SPI: ipsec.SPI(ownMark | probeCount.Add(1)), Protocol: w.Protocol, Direction: ipsec.Out,
 		Local: netip.MustParseAddrPort("192.0.2.1:0"), Remote: netip.MustParseAddrPort("192.0.2.2:0"),
@@ -113,28 +152,22 @@ func (c *conn) probe(w *Wish) (answer, string) {
 	}
 	encr, integ, err := suite.KeyLengths(w.Encr, w.Integ)
 	if err != nil {
-		return answer{algorithm: fmt.Errorf("%w: %w", err, dataplane.ErrTransform)}, family
+		return fmt.Errorf("%w: %w", err, dataplane.ErrTransform)
 	}
-	// Keys that are not zero, which some ciphers refuse, nor of equal parts.
 	sa.EncrKey, sa.IntegKey = secret.New(probeKey(encr)), secret.New(probeKey(integ))
 	s, err := stateOf(&sa)
 	if err != nil {
-		return answer{algorithm: err}, family
+		return err
 	}
 	s.Seq = ownMark | uint32(sa.SPI)&^ownMask
-	err = c.addState(&s)
-	if err == nil {
-		return answer{algorithm: c.deleteState(s.ID)}, family
+	if err := c.addState(&s); err != nil {
+		return err
 	}
-	if missing, ok := errors.AsType[*MissingError](err); ok && missing.What == family {
-		return answer{transform: err}, family
-	}
-	if errors.Is(err, unix.EPERM) {
-		return answer{transform: err}, family
-	}
-	return answer{algorithm: err}, family
+	return c.deleteState(s.ID)
 }
 
+// probeKey makes a key that no cipher refuses: it is not zero, nor of equal
+// parts.
 func probeKey(n int) []byte {
 	b := make([]byte, n)
 	for i := range b {
