@@ -2,6 +2,7 @@ package app
 
 import (
 	"crypto/rand"
+	"net/netip"
 	"runtime"
 
 	"caponier/internal/config"
@@ -35,7 +36,8 @@ func (a *app) openPlane() (device string, err error) {
 		return "", err
 	}
 	plane, err := userspace.New(userspace.Options{
-		Devices: devices, MTU: a.cfg.Gateway.MTU, Rand: rand.Reader, Tap: &a.tap, Logger: a.log.Subsystem("dataplane"),
+		Devices: devices, MTU: a.cfg.Gateway.MTU, Rand: rand.Reader, RouteMTU: a.routeMTU,
+		Tap: &a.tap, Logger: a.log.Subsystem("dataplane"),
 	})
 	if err != nil {
 		return "", err
@@ -43,6 +45,20 @@ func (a *app) openPlane() (device string, err error) {
 	a.plane = plane
 	a.sockets = append(a.sockets, plane.IKESocket())
 	return device, nil
+}
+
+// routeMTU asks the system how long a packet may be on the route to a peer; 0 where
+// there is none. The plane asks for SAs, which there are only after the host.
+func (a *app) routeMTU(local, remote netip.Addr) int {
+	if local.IsUnspecified() {
+		local = netip.Addr{}
+	}
+	w, err := a.host.Lookup(local, remote, host.Mark)
+	if err != nil {
+		a.slog.Debug("the MTU of the route is not known", "peer", remote.String(), "error", err)
+		return 0
+	}
+	return w.MTU
 }
 
 // openKernel opens the kernel's plane. Its packets never come to this process:

@@ -51,8 +51,8 @@ const (
 
 // The bounds of an MSS that is given by number.
 const (
-	MinMSS MSS = 88
-	MaxMSS MSS = 65495
+	MinMSS = 88
+	MaxMSS = 65495
 )
 
 // String returns the configuration's form.
@@ -81,7 +81,7 @@ func (m *MSS) UnmarshalText(b []byte) error {
 		return nil
 	}
 	n, err := strconv.ParseUint(string(b), 10, 16)
-	if err != nil || n < uint64(MinMSS) || n > uint64(MaxMSS) {
+	if err != nil || n < MinMSS || n > MaxMSS {
 		return fmt.Errorf("ipsec: %q is neither auto, off nor a number from %d to %d", b, MinMSS, MaxMSS)
 	}
 	*m = MSS(n)

@@ -119,4 +119,11 @@ type SAStatus struct {
 	SelectorDrops      uint64         `json:"selector_drops"`
 	OutOfLifetimeDrops uint64         `json:"out_of_lifetime_drops"`
 	Sequence           uint64         `json:"sequence"` // last sent, or highest received
+	// PathMTU is the longest packet that the way to the peer takes, of an outbound
+	// SA, and InnerMTU the longest inner packet that fits, in octets; 0 where that
+	// is not known.
+	PathMTU  int `json:"path_mtu,omitempty"`
+	InnerMTU int `json:"inner_mtu,omitempty"`
+	// PathMTUUntil is until when PathMTU is believed where a router has told it.
+	PathMTUUntil time.Time `json:"path_mtu_until,omitzero"`
 }

@@ -43,5 +43,9 @@ func closed(err error) error {
 	return err
 }
 
+// IsTooLong reports whether a packet was not sent because it is longer than the MTU
+// of its device.
+func IsTooLong(err error) bool { return errors.Is(err, unix.EMSGSIZE) }
+
 // syscallError names the call that failed.
 func syscallError(call string, errno unix.Errno) error { return os.NewSyscallError(call, errno) }

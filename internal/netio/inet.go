@@ -147,6 +147,36 @@ func ListenESP(f Family, opts SocketOptions) (*Socket, error) {
 	return s, nil
 }
 
+// ListenICMP opens a raw socket that hears the ICMP errors about packets that were
+// too long, and sends ICMP messages. Both are without IP header; the checksum of
+// ICMPv6 is the kernel's.
+func ListenICMP(f Family, opts SocketOptions) (*Socket, error) {
+	network, level, filter := "ip4:1", unix.SOL_RAW, unix.ICMP_FILTER
+	if f == IPv6 {
+		network, level, filter = "ip6:58", unix.IPPROTO_ICMPV6, unix.ICMPV6_FILTER
+	}
+	s, err := listen(f, network, bindAddr(f, opts.Address), opts.Mark, false)
+	if err != nil {
+		return nil, fmt.Errorf("open raw %s for ICMP: %w", f, needs(err, capNetRaw))
+	}
+	// A bit that is set keeps a type away: all but "destination unreachable" (3) of
+	// IPv4, or "packet too big" (2) of IPv6.
+	var optErr error
+	err = s.raw.Control(func(fd uintptr) {
+		if f == IPv4 {
+			optErr = unix.SetsockoptInt(int(fd), level, filter, ^(1 << 3))
+			return
+		}
+		mask := unix.ICMPv6Filter{Data: [8]uint32{^uint32(1 << 2), ^uint32(0), ^uint32(0), ^uint32(0), ^uint32(0), ^uint32(0), ^uint32(0), ^uint32(0)}}
+		optErr = unix.SetsockoptICMPv6Filter(int(fd), level, filter, &mask)
+	})
+	if err = errors.Join(err, optErr); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("open raw %s for ICMP: choose what to hear: %w", f, err)
+	}
+	return s, nil
+}
+
 // OpenClear opens a raw socket that sends whole IP packets as they are, by the
 // destination in their header. It reads nothing.
 func OpenClear(f Family, opts SocketOptions) (*Socket, error) {
@@ -347,7 +377,9 @@ func (s *Socket) setDiscovery(fd uintptr) {
 
 // setDiscovery says what the kernel does with packets that are too long. Whole:
 // with DF, and without a look at the path MTU, which is the business of who
-// sends. Else: without DF, fragmented to the path MTU that the kernel knows.
+// sends. Else: without DF, fragmented to the path MTU that the kernel knows, and
+// by routers. No router fragments IPv6, and the kernel learns no path MTU for raw
+// IPv6 sockets.
 func setDiscovery(fd int, f Family, whole bool) error {
 	level, option, mode := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT
 	if whole {

@@ -3,6 +3,7 @@ package sad
 import (
 	"math"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -222,6 +223,10 @@ type Out struct {
 	sequence atomic.Uint64 // the last that was claimed
 	bytes    atomic.Uint64
 	unsent   atomic.Uint64 // claimed, but not used
+
+	path    path
+	fits    atomic.Int32 // octets of the longest inner packet that fits it
+	anyPort bool         // the selectors look at no port
 }
 
 // sealer seals the packets of an SA for one worker: one of the two is there.
@@ -264,6 +269,7 @@ func newOut(sa *ipsec.SA, now time.Time, workers int) (*Out, error) {
 	if sa.ESN {
 		last -= math.MaxUint32
 	}
+	out.anyPort = anyPort(sa.LocalTS) && anyPort(sa.RemoteTS)
 	out.first = sa.Sequence
 	out.sequence.Store(out.first)
 	out.hard.packets = min(after(out.first, out.hard.packets), last)
@@ -296,6 +302,14 @@ func (o *Out) SealedLen(n int) int { return o.layout.esp.SealedLen(n) }
 // MaxInner is the length of the longest inner packet whose ESP packet has at
 // most n octets.
 func (o *Out) MaxInner(n int) int { return o.layout.esp.MaxInner(n) }
+
+// AnyPort reports whether packets without ports, such as later fragments, fit the
+// selectors as well as those with any.
+func (o *Out) AnyPort() bool { return o.anyPort }
+
+func anyPort(list []ipsec.Selector) bool {
+	return !slices.ContainsFunc(list, func(s ipsec.Selector) bool { return !s.AnyPort() })
+}
 
 // AHLen is the length of the header that AH puts into packets of the IP version.
 func (o *Out) AHLen(version uint8) int { return o.layout.ah.HeaderLen(version) }
@@ -335,6 +349,10 @@ func (o *Out) status() ipsec.SAStatus {
 	sent := s.Sequence - o.first
 	s.Packets = sent - min(o.unsent.Load(), sent)
 	s.Bytes = o.bytes.Load()
+	if s.PathMTU = o.mtu(); s.PathMTU != 0 {
+		s.InnerMTU = o.Fits()
+	}
+	s.PathMTUUntil = o.path.ends()
 	return s
 }
 

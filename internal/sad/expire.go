@@ -8,7 +8,8 @@ import (
 
 // Expire returns an event for each SA that reached a limit of time by now, once
 // for each limit. SAs that reached their hard limit are removed. The data plane
-// calls it about once a second; where no limit is due it costs nothing.
+// calls it about once a second; where no limit is due it costs nothing. Path MTUs
+// that were learned long ago are forgotten.
 func (db *DB) Expire(now time.Time) []ipsec.Event {
 	db.mu.Lock()
 	defer db.mu.Unlock()
@@ -37,6 +38,7 @@ func (db *DB) Expire(now time.Time) []ipsec.Event {
 		visit(&in.entry)
 	}
 	for _, out := range db.outs {
+		db.lookAt(out.ageOut(now))
 		visit(&out.entry)
 	}
 	db.reclaim()

@@ -171,6 +171,11 @@ func (db *DB) add(sa *ipsec.SA, now time.Time) error {
 		e = &out.entry
 		db.outs[id] = out
 		older, _ := db.out.get(uint64(sa.ReqID))
+		if len(older) > 0 {
+			out.inherit(older[0])
+		}
+		out.measure()
+		db.lookAt(out.path.ends())
 		db.out.set(uint64(sa.ReqID), slices.Concat([]*Out{out}, older))
 	}
 	db.added++
@@ -182,7 +187,7 @@ func (db *DB) add(sa *ipsec.SA, now time.Time) error {
 func (db *DB) size() int { return len(db.ins) + len(db.outs) + len(db.reserved) }
 
 // Update gives the SA other outer addresses. The name of an outbound SA changes
-// with its peer's address.
+// with its peer's address, and what was learned of the path to it is forgotten.
 func (db *DB) Update(id ipsec.SAID, to Endpoint) error {
 	db.mu.Lock()
 	defer db.mu.Unlock()
@@ -209,7 +214,15 @@ func (db *DB) Update(id ipsec.SAID, to Endpoint) error {
 	if err != nil {
 		return fmt.Errorf("update SA %s %s: %w", id.Direction, id.SPI, err)
 	}
-	e.endpoint.Store(&to)
+	was := e.endpoint.Swap(&to)
+	if id.Direction == ipsec.Out {
+		id.Peer = to.Remote.Addr()
+		o := db.outs[id]
+		if was.Local != to.Local || was.Remote != to.Remote || was.Encap != to.Encap {
+			o.path = path{} // it is another way
+		}
+		o.measure()
+	}
 	return nil
 }
 
@@ -306,6 +319,9 @@ func (db *DB) Close() {
 type Endpoint struct {
 	Local, Remote netip.AddrPort
 	Encap         bool // ESP in UDP (RFC 3948)
+	// MTU is that of the route to Remote in octets; 0 where it is not known. It
+	// counts for outbound SAs only.
+	MTU int
 }
 
 type inKey struct {

@@ -21,6 +21,11 @@ const (
 	keepalives
 	ikeMessages
 	ecnUnused
+	innerFragmented // packets that were cut before sealing
+	outFragmented   // sealed packets that the kernel cuts
+	mssClamped
+	errorsSent
+	pathLearned
 
 	dropMalformed
 	dropTruncated
@@ -35,6 +40,9 @@ const (
 	dropDeliver
 	dropBypass
 	dropECN
+	dropTooBig
+	dropErrors
+	pathUnverified
 
 	eventsLost
 	readErrors
@@ -53,6 +61,11 @@ var counterNames = [espDrops]string{
 	keepalives:       "nat-keepalives",
 	ikeMessages:      "ike-messages",
 	ecnUnused:        "ecn-unused",
+	innerFragmented:  "inner-fragmented",
+	outFragmented:    "outer-fragmented",
+	mssClamped:       "mss-clamped",
+	errorsSent:       "too-big-errors-sent",
+	pathLearned:      "path-mtu-learned",
 	dropMalformed:    "malformed",
 	dropTruncated:    "truncated",
 	dropNoPolicy:     "no-policy",
@@ -66,6 +79,9 @@ var counterNames = [espDrops]string{
 	dropDeliver:      "deliver-failed",
 	dropBypass:       "bypass-failed",
 	dropECN:          "ecn-lost",
+	dropTooBig:       "too-big",
+	dropErrors:       "too-big-errors-limited",
+	pathUnverified:   "path-mtu-unverified",
 	eventsLost:       "events-lost",
 	readErrors:       "read-errors",
 	panics:           "worker-panics",

@@ -114,7 +114,8 @@ func (l *inbound) hand() {
 		}
 	}
 	if len(l.deliver) > 0 {
-		l.tally.add(dropDeliver, write(l.inner, l.deliver))
+		n, _ := write(l.inner, l.deliver)
+		l.tally.add(dropDeliver, n)
 	}
 	l.used = 0
 }
@@ -283,6 +284,9 @@ func (l *inbound) opened(w *sad.Worker, in *sad.In, c carried, err error) {
 	}
 	if !in.Transport() && (c.class != 0 || in.Outer().DSCP.Believes()) && !l.undress(in, b, c.class) {
 		return
+	}
+	if packet.IsSYN(b, &l.info) {
+		l.clampInbound(w, in, b)
 	}
 	if l.listeners != nil {
 		sa := in.SA()

@@ -169,7 +169,7 @@ func (l *lab) start(workers int, without netio.Offload) {
 			if err != nil {
 				return err
 			}
-			if l.plane[i], err = New(Options{Devices: d, Rand: rand.Reader}); err != nil {
+			if l.plane[i], err = New(Options{Devices: d, Rand: rand.Reader, RouteMTU: l.routeMTU(i)}); err != nil {
 				return err
 			}
 			if err := l.plane[i].SetPolicies(l.policies(i)); err != nil {
@@ -184,6 +184,20 @@ func (l *lab) start(workers int, without netio.Offload) {
 			l.t.Fatal(err)
 		}
 		l.t.Cleanup(func() { l.plane[i].Close(); l.host[i].Close() })
+	}
+}
+
+// routeMTU asks the system of a gateway.
+func (l *lab) routeMTU(side int) func(local, remote netip.Addr) int {
+	return func(local, remote netip.Addr) int {
+		if l.host[side] == nil {
+			return 0
+		}
+		w, err := l.host[side].Lookup(local, remote, host.Mark)
+		if err != nil {
+			return 0
+		}
+		return w.MTU
 	}
 }
 

@@ -88,12 +88,12 @@ func (d *Devices) openFamily(f netio.Family, o OpenOptions) error {
 	for i, s := range socks {
 		udp[i] = s
 	}
-	raw := []*netio.Device{&d.ESP4, &d.Clear4}
+	raw := []*netio.Device{&d.ESP4, &d.Clear4, &d.ICMP4}
 	if f == netio.IPv4 {
 		d.UDP4 = udp
 	} else {
 		d.UDP6 = udp
-		raw = []*netio.Device{&d.ESP6, &d.Clear6}
+		raw = []*netio.Device{&d.ESP6, &d.Clear6, &d.ICMP6}
 	}
 	esp, err := netio.ListenESP(f, opts)
 	if err != nil {
@@ -105,5 +105,10 @@ func (d *Devices) openFamily(f netio.Family, o OpenOptions) error {
 		return err
 	}
 	*raw[1] = bypass
+	icmp, err := netio.ListenICMP(f, netio.SocketOptions{})
+	if err != nil {
+		return err
+	}
+	*raw[2] = icmp
 	return nil
 }

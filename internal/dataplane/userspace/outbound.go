@@ -22,10 +22,12 @@ const (
 	exitUDP6
 	exitESP4
 	exitESP6
-	exitWhole4 // sealed packets with their IP header: those of transport mode
+	exitWhole4 // sealed packets with their IP header: those of transport mode, and fragments
 	exitWhole6
 	exitClear4
 	exitClear6
+	exitICMP4
+	exitICMP6
 	exits
 )
 
@@ -62,6 +64,7 @@ type outbound struct {
 
 	info     packet.Info
 	segments packet.Segmenter
+	fit      fitter
 	leave    [exits][]netio.Packet
 	// flow is that of the packet before, with its policy and, where it was
 	// looked up, its SA: packets come in runs. It does not outlive the batch.
@@ -200,19 +203,31 @@ func (l *outbound) protect(p *netio.Packet, policy *ipsec.Policy) {
 		l.tally.add(dropNoSA, 1)
 		return
 	}
+	if packet.IsSYN(p.Data(), &l.info) {
+		l.plane.clamp(p.Data(), &l.info, out.SA().Fit, out.Fits(), &l.tally)
+	}
+	if p.Len > out.Fits() {
+		l.refit(p, policy, out)
+		return
+	}
+	l.enqueue(p, out)
+}
+
+// enqueue has the packet p, decoded to info, sealed by out with those that follow
+// one another. It returns it as it will leave, until the run is sealed, or nil.
+func (l *outbound) enqueue(p *netio.Packet, out *sad.Out) *netio.Packet {
 	if out != l.run.out || l.run.n == batchSize {
 		l.seal()
 		l.run.out, l.run.ep = out, out.Endpoint()
 	}
 	if out.Transport() {
-		l.part(p, out)
-		return
+		return l.part(p, out)
 	}
 	start := p.Off - out.HeadRoom()
 	end := start + out.SealedLen(p.Len)
 	if start < 0 || end > len(p.Buf) {
 		l.tally.add(espDrop(esp.ErrSpace), 1)
-		return
+		return nil
 	}
 	r := &l.run
 	q := &r.pkts[r.n]
@@ -220,6 +235,7 @@ func (l *outbound) protect(p *netio.Packet, policy *ipsec.Policy) {
 	l.dress(q, out)
 	r.items[r.n] = esp.SealItem{Dst: p.Buf[start:end], Inner: p.Data(), NextHeader: nextHeader(&l.info)}
 	r.n++
+	return q
 }
 
 // dress says what the outer header of p takes over from the inner one, which info
@@ -228,6 +244,11 @@ func (l *outbound) dress(p *netio.Packet, out *sad.Out) {
 	o := out.Outer()
 	p.TrafficClass = packet.OuterClass(l.info.TrafficClass, o)
 	p.DontFragment = packet.OuterDF(&l.info, o)
+	if !p.DontFragment {
+		// IPv6 knows no DF: what fits goes in one piece.
+		ep := out.Endpoint()
+		p.DontFragment = ep.MTU != 0 && ep.Remote.Addr().Is6()
+	}
 }
 
 // outbound finds the SA for the packet that info was decoded from.
@@ -279,6 +300,10 @@ func (l *outbound) seal() {
 		if l.listeners != nil {
 			l.showSealed(r.out, p)
 		}
+		if !p.DontFragment && x%2 == 1 && p.Len > r.out.SealedLen(r.out.Fits()) {
+			l.fragment(p, r.out)
+			continue
+		}
 		l.leave[x] = append(l.leave[x], *p)
 	}
 	r.n, r.out = 0, nil
@@ -307,29 +332,34 @@ func (l *outbound) send() {
 		if exit(x) >= exitClear4 {
 			failed = dropBypass
 		}
-		l.tally.add(failed, write(l.exits[x], pkts))
+		n, long := write(l.exits[x], pkts)
+		if l.tally.add(failed, n); long {
+			l.plane.routes.now.Store(true)
+		}
 	}
-	l.used = 0
+	l.used, l.fit.used, l.fit.taken = 0, 0, 0
 }
 
-// write sends all of pkts that can be sent and returns how many cannot.
-func write(d netio.Device, pkts []netio.Packet) (failed uint64) {
+// write sends all of pkts that can be sent and returns how many cannot. long says
+// that some were too long for their device.
+func write(d netio.Device, pkts []netio.Packet) (failed uint64, long bool) {
 	if d == nil {
-		return uint64(len(pkts))
+		return uint64(len(pkts)), false
 	}
 	for len(pkts) > 0 {
 		n, err := d.WriteBatch(pkts)
 		pkts = pkts[n:]
 		if err == nil {
-			return failed
+			return failed, long
 		}
 		if errors.Is(err, net.ErrClosed) {
-			return failed + uint64(len(pkts))
+			return failed + uint64(len(pkts)), long
 		}
+		long = long || netio.IsTooLong(err)
 		if len(pkts) > 0 {
 			failed += uint64(1 + len(pkts[0].Pieces))
 			pkts = pkts[1:]
 		}
 	}
-	return failed
+	return failed, long
 }

@@ -28,6 +28,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -68,8 +69,13 @@ type Options struct {
 	// AcquireTimeout is how long packets wait for an SA, and after how long a
 	// policy that still has none asks again; 0 is 10 seconds.
 	AcquireTimeout time.Duration
-	Tap            *capture.Tap // shows the packets that pass; nil shows none
-	Logger         *slog.Logger // nil discards
+	// RouteMTU says how long a packet may be on the route from one outer address to
+	// another, in octets, without what routers have told; 0 is for unknown. nil
+	// knows nothing: then packets are taken for short enough until a router says
+	// otherwise.
+	RouteMTU func(local, remote netip.Addr) int
+	Tap      *capture.Tap // shows the packets that pass; nil shows none
+	Logger   *slog.Logger // nil discards
 }
 
 // Devices are the ends of a plane.
@@ -86,12 +92,15 @@ type Devices struct {
 	// Clear4 and Clear6 send whole IP packets: what a policy lets bypass, and what
 	// transport mode has sealed. They may be nil.
 	Clear4, Clear6 netio.Device
+	// ICMP4 and ICMP6 hear what routers say of long packets, and tell senders
+	// inside. They may be nil.
+	ICMP4, ICMP6 netio.Device
 }
 
 func (d *Devices) all() []netio.Device {
 	all := append([]netio.Device(nil), d.Inner...)
 	all = append(append(all, d.UDP4...), d.UDP6...)
-	for _, x := range []netio.Device{d.ESP4, d.ESP6, d.Clear4, d.Clear6} {
+	for _, x := range []netio.Device{d.ESP4, d.ESP6, d.Clear4, d.Clear6, d.ICMP4, d.ICMP6} {
 		if x != nil {
 			all = append(all, x)
 		}
@@ -123,7 +132,7 @@ func (d *Devices) check() error {
 func (d *Devices) exits(worker int) [exits]netio.Device {
 	x := [exits]netio.Device{
 		exitESP4: d.ESP4, exitESP6: d.ESP6, exitClear4: d.Clear4, exitClear6: d.Clear6,
-		exitWhole4: d.Clear4, exitWhole6: d.Clear6,
+		exitWhole4: d.Clear4, exitWhole6: d.Clear6, exitICMP4: d.ICMP4, exitICMP6: d.ICMP6,
 	}
 	if len(d.UDP4) > 0 {
 		x[exitUDP4] = d.UDP4[worker]
@@ -143,12 +152,14 @@ type Plane struct {
 	owners []*owner
 	out    []*outbound
 	in     []*inbound
+	heard  []*listener
 	ike    *netio.IKEPort
 	held   *holdQueue
 	events *dataplane.EventQueue
 	stop   chan struct{}
 	lanes  sync.WaitGroup
 
+	routes   routes
 	policies atomic.Pointer[spd.Table]
 	seconds  atomic.Int64 // the time of the last tick, since 1970
 	closed   atomic.Bool
@@ -202,6 +213,7 @@ func assemble(opts Options) *Plane {
 		sad: sad.New(sad.Config{Workers: 2*n + 1, Owners: n, Rand: opts.Rand}),
 	}
 	p.policies.Store(new(spd.Table))
+	p.routes.ask = opts.RouteMTU
 	p.seconds.Store(opts.Now().Unix())
 	p.held = newHoldQueue(opts.AcquireTimeout, opts.Now, p.events.Push)
 	for i := range n {
@@ -221,6 +233,11 @@ func assemble(opts Options) *Plane {
 			p.in = append(p.in, newInbound(p, x, false, d.Inner[0]))
 		}
 	}
+	for version, x := range map[uint8]netio.Device{4: d.ICMP4, 6: d.ICMP6} {
+		if x != nil {
+			p.heard = append(p.heard, newListener(p, x, version))
+		}
+	}
 	var v4, v6 netio.Device
 	if len(d.UDP4) > 0 {
 		v4 = d.UDP4[0]
@@ -238,6 +255,9 @@ func (p *Plane) start() {
 	}
 	for _, l := range p.in {
 		p.lanes.Go(func() { p.run("inbound", l.loop, &l.tally) })
+	}
+	for _, l := range p.heard {
+		p.lanes.Go(func() { p.run("path MTU", l.loop, &l.tally) })
 	}
 	p.lanes.Go(p.ticker)
 }
@@ -297,6 +317,7 @@ func (p *Plane) tick() {
 	for _, e := range p.sad.Expire(now) {
 		p.events.Push(e)
 	}
+	p.remeasure(now)
 	p.held.tick()
 	p.events.Flush()
 }
@@ -330,6 +351,8 @@ func (p *Plane) AddSA(sa ipsec.SA) error {
 		return translate(err)
 	}
 	if sa.Direction == ipsec.Out {
+		// What is known of the way; the SA may be gone meanwhile.
+		_ = p.sad.Update(sa.ID(), p.endpoint(ipsec.Out, sa.Local, sa.Remote, sa.Encap))
 		p.releaseHeld(sa.ReqID)
 	}
 	return nil
@@ -361,7 +384,7 @@ func (p *Plane) carryHeld(packets [][]byte) {
 
 // UpdateSA implements dataplane.Backend.
 func (p *Plane) UpdateSA(id ipsec.SAID, u dataplane.AddressUpdate) error {
-	return translate(p.sad.Update(id, sad.Endpoint{Local: u.Local, Remote: u.Remote, Encap: u.Encap}))
+	return translate(p.sad.Update(id, p.endpoint(id.Direction, u.Local, u.Remote, u.Encap)))
 }
 
 // DeleteSA implements dataplane.Backend.
@@ -400,6 +423,9 @@ func (p *Plane) Counters() map[string]uint64 {
 		l.tally.addTo(sums)
 	}
 	for _, l := range p.in {
+		l.tally.addTo(sums)
+	}
+	for _, l := range p.heard {
 		l.tally.addTo(sums)
 	}
 	p.release.tally.addTo(sums)

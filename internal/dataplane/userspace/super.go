@@ -16,7 +16,7 @@ func (l *outbound) super(p *netio.Packet, policy *ipsec.Policy) {
 		return
 	}
 	if policy.Action == ipsec.Protect {
-		if out := l.outbound(policy); out != nil && !out.Serial() && !out.Transport() {
+		if out := l.outbound(policy); out != nil && !out.Serial() && !out.Transport() && l.segments.PacketLen() <= out.Fits() {
 			l.seal() // what came before leaves before
 			l.sealSuper(out, policy.ReqID, n)
 			return

@@ -16,7 +16,7 @@ import (
 
 // part prepares the packet p, decoded to info, to be sealed behind its header,
 // which is moved to make room.
-func (l *outbound) part(p *netio.Packet, out *sad.Out) {
+func (l *outbound) part(p *netio.Packet, out *sad.Out) *netio.Packet {
 	r := &l.run
 	seam := packet.SeamOf(p.Data(), &l.info)
 	// The packet may be a part of the super-packet that info is about.
@@ -29,14 +29,16 @@ func (l *outbound) part(p *netio.Packet, out *sad.Out) {
 	}
 	if off < 0 || end > len(p.Buf) {
 		l.tally.add(espDrop(esp.ErrSpace), 1)
-		return
+		return nil
 	}
 	copy(p.Buf[off:], header)
-	r.pkts[r.n] = *p
-	r.pkts[r.n].Off = off
+	q := &r.pkts[r.n]
+	*q = *p
+	q.Off, q.DontFragment = off, true
 	r.items[r.n] = esp.SealItem{Dst: p.Buf[start:end], Inner: payload, NextHeader: seam.Next}
 	r.seams[r.n] = seam
 	r.n++
+	return q
 }
 
 // close finishes the header of the packet p, behind which n octets of ESP are,
@@ -71,6 +73,10 @@ func (l *outbound) close(p *netio.Packet, seam packet.Seam, n int) {
 	x := exitWhole4
 	if !dst.Is4() {
 		x = exitWhole6
+	}
+	if !p.DontFragment && p.Len > l.run.out.SealedFits() {
+		l.cutSealed(b, l.run.out.SealedFits())
+		return
 	}
 	l.leave[x] = append(l.leave[x], *p)
 }
