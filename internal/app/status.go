@@ -28,6 +28,7 @@ func (a *app) Status(_ context.Context, name string) (control.Status, error) {
 	now := time.Now()
 	counters := a.plane.Counters()
 	maps.Copy(counters, a.daemon.Counters())
+	maps.Copy(counters, a.book.Counters())
 	var mem runtime.MemStats
 	runtime.ReadMemStats(&mem)
 	s := control.Status{

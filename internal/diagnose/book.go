@@ -2,6 +2,7 @@ package diagnose
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -34,6 +35,7 @@ type Book struct {
 	second   time.Time
 	looked   int
 	missed   uint64
+	counts   map[string]uint64 // of failures, by code
 }
 
 // kept is a finding with what tells it from others.
@@ -80,6 +82,33 @@ func (b *Book) Take(a ike.Attempt) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.enter(k)
+	if b.counts == nil {
+		b.counts = make(map[string]uint64)
+	}
+	code := k.Code
+	if !known(code) {
+		code = "other" // a peer's notification: there are too many
+	}
+	b.counts["failed-"+code]++
+}
+
+// Counters returns how many negotiations failed, by stable name: "failed-" and the
+// code, for those of Codes, and "failed-other".
+func (b *Book) Counters() map[string]uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := maps.Clone(b.counts)
+	if out == nil {
+		out = make(map[string]uint64)
+	}
+	if b.missed > 0 {
+		out["failed-not-looked-into"] = b.missed
+	}
+	return out
+}
+
+func known(code string) bool {
+	return slices.ContainsFunc(Codes(), func(c Code) bool { return c.Code == code })
 }
 
 // admit bounds how much work callers can make.

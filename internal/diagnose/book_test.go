@@ -53,6 +53,9 @@ func TestBookFoldsRepetitions(t *testing.T) {
 		!got[1].Last.Equal(testNow.Add(4*time.Minute)) || got[1].Cause != errTest.Error() {
 		t.Errorf("%+v", got)
 	}
+	if n := b.Counters(); n["failed-other"] != 6 {
+		t.Errorf("counters %v", n)
+	}
 	overview, missed := b.Overview()
 	if len(overview) != 1 || overview[0].Code != "lifetime-expired" || missed != 0 {
 		t.Errorf("overview %+v, missed %d", overview, missed)

@@ -26,6 +26,8 @@ const (
 	CodeNoConnection   = ike.CodeNoConnection
 	CodeMode           = fault.CodeMode
 	CodeNotUnique      = "not-unique"
+	CodeLimit          = fault.CodeLimit
+	CodeQueueFull      = fault.CodeQueueFull
 )
 
 // Code is a row of the table of codes.
@@ -76,6 +78,8 @@ func Codes() []Code {
 		{CodeNoReturn, "the tunnel is established and packets leave, but none ever came back", "let ESP or UDP 4500 pass to this gateway, and give the peer a route back"},
 		{CodeVersion, "the peer speaks another version of IKE", "set the peer to IKEv2"},
 		{CodeNotUnique, "the peer is connected already, and the connection keeps the older IKE SA", "set unique to replace or never, or end the older connection"},
+		{CodeLimit, "a message has more payloads, proposals, transforms or fragments than this gateway looks at; it was refused unread", "configure fewer proposals at the peer; from a stranger it may be an attack"},
+		{CodeQueueFull, "so many requests wait for the peer's answers that this one was given up", "see why the peer is slow, or spread the tunnels over more connections"},
 		{CodeNoConnection, "a peer called from an address that no connection allows", "add a connection, or correct remote.address"},
 	}
 }

@@ -71,6 +71,12 @@ func Explain(a ike.Attempt, all []*conf.Connection) control.Finding {
 		x.refusedHere()
 		x.identities()
 		x.here("set %s to replace or never, or disconnect the older one", x.key("unique"))
+	case CodeLimit:
+		x.refusedHere()
+		x.peer("offer fewer proposals, or send a shorter chain of certificates")
+	case CodeQueueFull:
+		x.refusedHere()
+		x.here("see caponier status for requests that wait, and spread the tunnels over more connections")
 	default:
 		if a.Evidence.ByPeer {
 			x.peer("its log says why it answered %s", a.Evidence.Notify)

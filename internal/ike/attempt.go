@@ -8,6 +8,7 @@ import (
 
 	"caponier/internal/ike/message"
 	v2 "caponier/internal/ike/v2"
+	"caponier/internal/ike/v2/fault"
 	"caponier/internal/ike/v2/rules"
 )
 
@@ -41,6 +42,15 @@ const (
 func (d *Daemon) failed(s *sa, n v2.Notice) {
 	switch n.Kind {
 	case v2.IKEFailed, v2.IKEDown, v2.ChildFailed, v2.IKERekeyFailed:
+	case v2.PeerDropped:
+		d.mu.Lock()
+		// Of one that is up, or that we called, it says nothing: anybody may have
+		// sent it.
+		known := s.established() || s.first != nil
+		d.mu.Unlock()
+		if known || n.Code != fault.CodeLimit {
+			return
+		}
 	default:
 		return
 	}

@@ -122,6 +122,7 @@ type Daemon struct {
 // Counters.
 type counters struct {
 	received, sent, malformed, unknownSPI, halfOpenLimit, inboxFull, unmatched, dropped atomic.Uint64
+	limits                                                                              atomic.Uint64
 	cookies, wrongCookie                                                                atomic.Uint64
 }
 
@@ -143,7 +144,10 @@ func New(o Options) *Daemon {
 	for _, s := range o.Sockets {
 		d.sockets[s.LocalPort()] = s
 	}
-	d.env = v2.Env{Rand: o.Rand, AllocateSPI: o.Backend.AllocateSPI, ReleaseSPI: o.Backend.ReleaseSPI, Admit: d.admitPeer, Numbers: o.Numbers}
+	d.env = v2.Env{
+		Rand: o.Rand, AllocateSPI: o.Backend.AllocateSPI, ReleaseSPI: o.Backend.ReleaseSPI, Admit: d.admitPeer, Numbers: o.Numbers,
+		Show: d.trace,
+	}
 	for range runtime.GOMAXPROCS(0) {
 		d.shards = append(d.shards, newShard(d))
 	}
@@ -228,6 +232,7 @@ func (d *Daemon) Counters() map[string]uint64 {
 		"ike-drop-half-open":      d.counters.halfOpenLimit.Load(),
 		"ike-drop-inbox-full":     d.counters.inboxFull.Load(),
 		"ike-drop-no-connection":  d.counters.unmatched.Load(),
+		"ike-drop-beyond-limits":  d.counters.limits.Load(),
 		"ike-drop-not-acceptable": d.counters.dropped.Load(),
 	}
 }

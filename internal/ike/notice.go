@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	v2 "caponier/internal/ike/v2"
+	"caponier/internal/ike/v2/fault"
 	"caponier/internal/ipsec"
 )
 
@@ -14,6 +15,11 @@ import (
 func (d *Daemon) noticed(s *sa, n v2.Notice) {
 	if n.Kind == v2.PeerDropped {
 		d.counters.dropped.Add(1)
+		if n.Code == fault.CodeLimit {
+			d.counters.limits.Add(1)
+			d.failed(s, n)
+		}
+		d.traceDrop(s, n)
 		return
 	}
 	d.failed(s, n)
@@ -347,6 +353,8 @@ func (d *Daemon) planeEvent(ev ipsec.Event) {
 		if err != nil || child == nil || held {
 			return
 		}
+		d.log.Debug("a packet asks for the tunnel", "connection", ev.Connection, "tunnel", ev.Tunnel,
+			"source", ev.Flow.Src.String(), "destination", ev.Flow.Dst.String())
 		if err := d.bringUp(ev.Connection, child, &ev.Flow); err != nil && !gone(err) {
 			d.log.Warn("cannot connect", "connection", ev.Connection, "tunnel", ev.Tunnel, "error", err)
 		}

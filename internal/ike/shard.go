@@ -236,6 +236,8 @@ func (sh *shard) perform(s *sa, a v2.Action) v2.Event {
 			return v2.InstallFailed{ID: id, Err: err}
 		}
 		d.claim(s, id)
+		d.log.Debug("SA installed", "connection", a.SA.Connection, "tunnel", a.SA.Tunnel, "spi", id.SPI.String(),
+			"direction", id.Direction.String(), "protocol", id.Protocol.String())
 	case v2.MoveSA:
 		err := d.backend.UpdateSA(a.ID, dataplane.AddressUpdate{Local: a.Local, Remote: a.Remote, Encap: a.Encap})
 		if err != nil {
@@ -249,6 +251,8 @@ func (sh *shard) perform(s *sa, a v2.Action) v2.Event {
 		}
 	case v2.RemoveSA:
 		d.disclaim(a.ID)
+		d.log.Debug("SA removed", "connection", s.conn, "spi", a.ID.SPI.String(), "direction", a.ID.Direction.String(),
+			"protocol", a.ID.Protocol.String())
 		sh.deleteSA(a.ID)
 	case v2.Succeed:
 		d.succeed(s, a)

@@ -41,7 +41,7 @@ const criticalBit = 0x80
 func parseChain(b []byte, next PayloadType, room int) (payloads []Payload, sk *Encrypted, err error) {
 	for next != NoNextPayload {
 		if len(payloads) == room {
-			return nil, nil, syntaxf("more than %d payloads", MaxPayloads)
+			return nil, nil, limitf("more than %d payloads", MaxPayloads)
 		}
 		if len(b) < genericLen {
 			return nil, nil, syntaxf("%s payload is cut off", next)

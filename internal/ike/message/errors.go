@@ -5,7 +5,8 @@ import (
 	"fmt"
 )
 
-// Errors of the codec. Every error it returns wraps exactly one of them.
+// Errors of the codec. Every error it returns wraps exactly one of them, and
+// perhaps ErrLimit.
 var (
 	// ErrShort is returned for octets that cannot be an IKE message: fewer than
 	// a header has. Nothing can be answered.
@@ -20,6 +21,9 @@ var (
 	// authentic, so that INVALID_SYNTAX may be answered; from Parse, that nobody
 	// knows who sent it.
 	ErrSyntax = errors.New("malformed IKE message")
+	// ErrLimit is wrapped beside ErrSyntax, or ErrFragment, where something exceeds
+	// the limits of this package: its error says which.
+	ErrLimit = errors.New("beyond the limits of this gateway")
 	// ErrNotEncrypted is returned by Open for a message without SK payload, and
 	// for one that has been opened.
 	ErrNotEncrypted = errors.New("no encrypted payload to open")
@@ -46,6 +50,10 @@ func NotifyOf(err error) (NotifyType, bool) {
 
 func syntaxf(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrSyntax, fmt.Sprintf(format, args...))
+}
+
+func limitf(format string, args ...any) error {
+	return fmt.Errorf("%w, %w: %s", ErrSyntax, ErrLimit, fmt.Sprintf(format, args...))
 }
 
 func encodef(format string, args ...any) error {

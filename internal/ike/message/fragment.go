@@ -154,7 +154,7 @@ func (m *Message) OpenFragment(raw []byte, p suite.Protector, a *Assembly) (comp
 func (a *Assembly) fits(h Header, e *Encrypted) error {
 	switch {
 	case e.Fragments > MaxFragments:
-		return fmt.Errorf("%w: it is one of %d, more than %d", ErrFragment, e.Fragments, MaxFragments)
+		return fmt.Errorf("%w, %w: it is one of %d, more than %d", ErrFragment, ErrLimit, e.Fragments, MaxFragments)
 	case int(e.Fragments) < len(a.parts):
 		return fmt.Errorf("%w: it is one of %d, others are of %d", ErrFragment, e.Fragments, len(a.parts))
 	case int(e.Fragments) > len(a.parts):

@@ -60,7 +60,7 @@ func parseSA(b []byte) (*SA, error) {
 	p := &SA{}
 	for len(b) > 0 {
 		if len(p.Proposals) == MaxProposals {
-			return nil, syntaxf("more than %d proposals", MaxProposals)
+			return nil, limitf("more than %d proposals", MaxProposals)
 		}
 		body, rest, err := cutSubstructure(b, moreProposals)
 		if err != nil {
@@ -114,7 +114,7 @@ func parseProposal(b []byte) (Proposal, error) {
 		return p, syntaxf("%s SPI of %d octets", p.Protocol, spiLen)
 	}
 	if count > MaxTransforms {
-		return p, syntaxf("more than %d transforms", MaxTransforms)
+		return p, limitf("more than %d transforms", MaxTransforms)
 	}
 	p.SPI, b = clip(b[:spiLen]), b[spiLen:]
 	p.Unknown = p.Protocol < ProtocolIKE || p.Protocol > ProtocolESP

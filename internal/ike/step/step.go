@@ -50,4 +50,8 @@ type Env struct {
 	// Admit says whether a peer that has proved its identity may have another IKE
 	// SA; initial is its INITIAL_CONTACT. Nil admits all.
 	Admit func(c *conf.Connection, local, remote rules.Identity, initial bool) error
+	// Show is shown every new message, in clear: one that was received when it is
+	// opened, one that is sent before it is sealed. It keeps nothing of it. Nil is
+	// shown nothing.
+	Show func(d ipsec.Direction, m *message.Message)
 }

@@ -83,12 +83,27 @@ type waiting struct {
 func (m *Machine) enqueue(t task) { m.enqueueAfter(t, 0) }
 
 func (m *Machine) enqueueAfter(t task, d time.Duration) {
-	if len(m.queue) == maxQueue {
-		m.notice(ChildFailed, "", &fault.Fault{Code: fault.CodeQueueFull, Err: fault.ErrQueueFull})
+	// What ends the IKE SA frees all the rest.
+	if _, ends := t.(*deleteIKE); !ends && len(m.queue) >= maxQueue {
+		m.notice(ChildFailed, tunnelOf(t), &fault.Fault{Code: fault.CodeQueueFull, Err: fault.ErrQueueFull})
 		t.cancel(m)
 		return
 	}
 	m.queue = append(m.queue, waiting{task: t, notYet: m.now.Add(d)})
+}
+
+// tunnelOf is the tunnel that a task is about, or empty.
+func tunnelOf(t task) string {
+	switch t := t.(type) {
+	case *createChild:
+		return t.conf.Name
+	case *rekeyChild:
+		return t.old.conf.Name
+	case *deleteChild:
+		return t.child.conf.Name
+	default:
+		return ""
+	}
 }
 
 // pump starts the next task when nothing is outstanding.
@@ -250,7 +265,18 @@ func (m *Machine) seal(h message.Header, payloads []message.Payload) ([][]byte, 
 		}
 		limit = c.FragmentLimit(m.remote.Addr(), m.local.Port() != ikePort)
 	}
-	return msg.SealFragments(m.session.Seal, m.nextSeq, limit)
+	raw, err := msg.SealFragments(m.session.Seal, m.nextSeq, limit)
+	if err == nil {
+		m.show(ipsec.Out, &msg)
+	}
+	return raw, err
+}
+
+// show shows a message to the world, where it wants to see it.
+func (m *Machine) show(d ipsec.Direction, msg *message.Message) {
+	if m.env.Show != nil {
+		m.env.Show(d, msg)
+	}
 }
 
 // nextSeq feeds the IV, which the message ID cannot: a request and a response

@@ -195,6 +195,22 @@ func TestQueueIsBounded(t *testing.T) {
 	if len(m.queue) > maxQueue {
 		t.Errorf("%d requests wait", len(m.queue))
 	}
+	// What is given up names its tunnel.
+	child := *m.conn.Children[0]
+	child.Name = "one more"
+	named := false
+	for _, a := range m.Step(w.now, CreateChild{Child: &child}) {
+		r, ok := a.(Report)
+		named = named || ok && r.What.Code == fault.CodeQueueFull && r.What.Child == child.Name
+	}
+	if !named {
+		t.Error("a tunnel that cannot be asked for is not reported")
+	}
+	// The end finds room.
+	m.Step(w.now, Close{})
+	if len(m.queue) != 1 {
+		t.Errorf("%d requests wait at the end", len(m.queue))
+	}
 }
 
 // An SPI that another SA of the peer has, or that is reserved, is refused.

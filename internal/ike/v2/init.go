@@ -98,6 +98,7 @@ func (m *Machine) sendInit() {
 		return
 	}
 	s.firstI = raw
+	m.show(ipsec.Out, &msg)
 	m.becomeInitSent()
 	m.transmit(message.IKESAInit, [][]byte{raw}, initTask{})
 }
@@ -138,6 +139,7 @@ func (m *Machine) receiveInit(msg *message.Message, r Received) {
 		m.endIfUnborn()
 		return
 	}
+	m.show(ipsec.In, msg)
 	switch {
 	case m.initiator:
 		m.initResponse(msg, r)
@@ -290,6 +292,7 @@ func (m *Machine) refuseInit(r Received, f *fault.Fault) {
 	h.ResponderSPI = 0
 	msg := message.Message{Header: h, Payloads: []message.Payload{f.Payload()}}
 	if raw, err := msg.Append(nil); err == nil {
+		m.show(ipsec.Out, &msg)
 		m.sendTo([][]byte{raw}, r.Local, r.Remote)
 	}
 	if f.Notify == message.InvalidKEPayload {
@@ -343,6 +346,7 @@ func (m *Machine) acceptInit(msg *message.Message, r Received, c *Connection, p 
 		m.fail(fault.Internal(err))
 		return
 	}
+	m.show(ipsec.Out, &answer)
 	m.setup = &setup{
 		nonceI: slices.Clone(nonce.Data), nonceR: nr,
 		firstI: slices.Clone(r.Raw), firstR: raw,

@@ -7,6 +7,7 @@ import (
 
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/v2/rules"
+	"caponier/internal/ipsec"
 )
 
 // wellFormed checks what kinds of payloads a message has.
@@ -21,7 +22,7 @@ func wellFormed(msg *message.Message) *fault.Fault {
 func (m *Machine) receive(r Received) {
 	msg, err := message.Parse(r.Raw)
 	if err != nil {
-		m.drop(fault.DropMalformed, err)
+		m.drop(limitOr(fault.DropMalformed, err), err)
 		m.endIfUnborn()
 		return
 	}
@@ -39,6 +40,14 @@ func (m *Machine) receive(r Received) {
 	default:
 		m.receiveRequest(msg, r)
 	}
+}
+
+// limitOr is the code of an error: that of limits where it is about one.
+func limitOr(code string, err error) string {
+	if errors.Is(err, message.ErrLimit) {
+		return fault.CodeLimit
+	}
+	return code
 }
 
 // endIfUnborn ends a responder whose first datagram is not worth an IKE SA.
@@ -74,6 +83,7 @@ func (m *Machine) receiveRequest(msg *message.Message, r Received) {
 	if !ok {
 		return
 	}
+	m.show(ipsec.In, msg)
 	m.pending = &r
 	m.follow(r)
 	for _, c := range m.children {
@@ -160,7 +170,7 @@ func (m *Machine) open(msg *message.Message, r *Received, in *reassembly) (*faul
 	kind, malformed := message.NotifyOf(err)
 	switch {
 	case errors.Is(err, message.ErrFragment):
-		m.drop(fault.DropFragment, err)
+		m.drop(limitOr(fault.DropFragment, err), err)
 		return nil, false
 	case err != nil && !malformed:
 		m.drop(fault.DropNotAuthentic, err)
@@ -176,7 +186,7 @@ func (m *Machine) open(msg *message.Message, r *Received, in *reassembly) (*faul
 	*in = reassembly{}
 	msg.Payloads = m.env.Numbers.Incoming(msg.Payloads)
 	if malformed {
-		return &fault.Fault{Code: fault.CodeOf(kind), Err: err, Notify: kind}, true
+		return &fault.Fault{Code: limitOr(fault.CodeOf(kind), err), Err: err, Notify: kind}, true
 	}
 	return nil, true
 }
@@ -204,6 +214,7 @@ func (m *Machine) receiveResponse(msg *message.Message, r Received) {
 	if !ok {
 		return
 	}
+	m.show(ipsec.In, msg)
 	m.follow(r)
 	t := m.finish()
 	if f == nil {

@@ -43,6 +43,7 @@ const (
 	CodeQueueFull     = "queue-full"
 	CodeNotUnique     = "not-unique"
 	CodeMode          = "mode-mismatch"
+	CodeLimit         = "beyond-limits" // also of what is dropped
 
 	DropMalformed    = "malformed"
 	DropStray        = "stray"

@@ -1,0 +1,106 @@
+package ike
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"caponier/internal/ike/message"
+	v2 "caponier/internal/ike/v2"
+	"caponier/internal/ike/v2/rules"
+	"caponier/internal/ipsec"
+	"caponier/internal/suite"
+)
+
+// maxTrace bounds the payloads in a line of the log, in octets.
+const maxTrace = 1000
+
+// trace logs an exchange's message, for debugging: which one, and what kinds of
+// payloads it has. Nothing secret is in it: no key, no AUTH, no nonce.
+func (d *Daemon) trace(dir ipsec.Direction, m *message.Message) {
+	if !d.log.Enabled(context.Background(), slog.LevelDebug) {
+		return
+	}
+	text := "IKE message received"
+	if dir == ipsec.Out {
+		text = "IKE message sent"
+	}
+	kind := "request"
+	if m.Header.Flags.Has(message.FlagResponse) {
+		kind = "response"
+	}
+	ours := m.Header.InitiatorSPI
+	if m.Header.Flags.Has(message.FlagInitiator) == (dir == ipsec.In) {
+		ours = m.Header.ResponderSPI
+	}
+	d.mu.Lock()
+	s, conn := d.bySPI[ours], ""
+	if s != nil {
+		conn = s.conn
+	}
+	d.mu.Unlock()
+	attrs := []any{"exchange", m.Header.Exchange.String(), "kind", kind, "message-id", m.Header.MessageID, "spi", ours.String()}
+	if conn != "" {
+		attrs = append(attrs, "connection", conn)
+	}
+	words := make([]string, len(m.Payloads))
+	for i, p := range m.Payloads {
+		words[i] = payloadWords(p)
+	}
+	payloads := strings.Join(words, " ")
+	if len(payloads) > maxTrace {
+		payloads = payloads[:maxTrace] + "..."
+	}
+	d.log.Debug(text, append(attrs, "payloads", payloads)...)
+}
+
+// traceDrop logs a message that changed nothing, for debugging.
+func (d *Daemon) traceDrop(s *sa, n v2.Notice) {
+	if !d.log.Enabled(context.Background(), slog.LevelDebug) {
+		return
+	}
+	attrs := []any{"code", n.Code, "spi", s.spi.String()}
+	if s.conn != "" {
+		attrs = append(attrs, "connection", s.conn)
+	}
+	if n.Err != nil {
+		attrs = append(attrs, "error", n.Err)
+	}
+	d.log.Debug("IKE message dropped", attrs...)
+}
+
+// payloadWords is the notation of RFC 7296, with what can be told in a word.
+func payloadWords(p message.Payload) string {
+	name := p.Type().String()
+	switch p := p.(type) {
+	case *message.SA:
+		var offers []string
+		for _, o := range p.Proposals {
+			offers = append(offers, suite.ProposalString(ipsec.Proposal(o.Transforms)))
+		}
+		return name + "(" + strings.Join(offers, ",") + ")"
+	case *message.KE:
+		return name + "(" + suite.Name(ipsec.Transform{Type: ipsec.TypeKE, ID: p.Method}) + ")"
+	case *message.ID:
+		return fmt.Sprintf("%s(%q)", name, rules.IdentityOf(p).String())
+	case *message.Auth:
+		return name + "(" + p.Method.String() + ")"
+	case *message.Notify:
+		return name + "(" + p.Kind.String() + ")"
+	case *message.Delete:
+		words := []string{p.Protocol.String()}
+		for _, spi := range p.SPIs {
+			words = append(words, spi.String())
+		}
+		return name + "(" + strings.Join(words, " ") + ")"
+	case *message.TS:
+		var list []string
+		for _, s := range p.Selectors {
+			list = append(list, s.String())
+		}
+		return name + "(" + strings.Join(list, ",") + ")"
+	default:
+		return name
+	}
+}
