@@ -77,7 +77,7 @@ func payloadWords(p message.Payload) string {
 	case *message.SA:
 		var offers []string
 		for _, o := range p.Proposals {
-			offers = append(offers, suite.ProposalString(ipsec.Proposal(o.Transforms)))
+			offers = append(offers, suite.ProposalString(o.Transforms))
 		}
 		return name + "(" + strings.Join(offers, ",") + ")"
 	case *message.KE:

@@ -145,6 +145,11 @@ func collide(t *testing.T, seed uint64, left, right operation, ke string, x misc
 			t.Fatalf("%s: %s has %d machines, and reported %v", x, g.name, len(g.machines), g.notices)
 		}
 	}
+	for _, g := range []*gateway{w.left, w.right} {
+		if !does("delete child") && g.count(ChildDown) > 0 {
+			t.Errorf("%s: %s says that a tunnel is down which never was", x, g.name)
+		}
+	}
 	least, most := 1, 1
 	if does("delete child") {
 		least = 0

@@ -160,12 +160,31 @@ func (m *Machine) deletedByPeer(d *message.Delete) []ipsec.SPI {
 		if c.successor != nil && c.successor.state == childLive {
 			m.activate(c.successor) // before the old one goes
 		}
-		if c.state == childLive {
+		if c.state == childLive && !m.peerLost(c) {
 			m.notice(ChildDown, c.conf.Name, &fault.Fault{Code: fault.CodeDeleted})
 		}
 		m.retire(c)
 	}
 	return reply
+}
+
+// peerLost reports whether c, which the peer deletes, is what the peer's rekeying
+// made that crossed ours: the peer has our response and has found that its own has
+// lost (RFC 7296, Section 2.8.1), and our response is still on its way. Until it
+// comes, the old one is what there is: the tunnel is not down.
+func (m *Machine) peerLost(c *child) bool {
+	if m.outstanding == nil {
+		return false
+	}
+	t, ok := m.outstanding.task.(*rekeyChild)
+	if !ok || t.rival != c {
+		return false
+	}
+	t.rival, t.rivalLow = nil, nil
+	if t.old.state == childReplaced && t.old.successor == c {
+		t.old.state, t.old.successor = childLive, nil
+	}
+	return true
 }
 
 // endedByPeer ends the IKE SA that the peer has deleted. If the peer had
