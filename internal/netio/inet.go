@@ -52,7 +52,7 @@ func HasFamily(f Family) bool {
 // 10 Gb/s.
 const socketBuffer = 7 << 20
 
-// SocketOptions are what ListenUDP, ListenESP and OpenClear have in common.
+// SocketOptions are what ListenUDP, ListenESP, ListenAH and OpenClear have in common.
 type SocketOptions struct {
 	// Address to bind to; the zero Addr is every address of the family.
 	Address netip.Addr
@@ -78,6 +78,7 @@ type Socket struct {
 	family Family
 	port   uint16 // 0 for raw sockets
 	clear  bool   // packets bring their IP header along
+	whole  bool   // what is read has its IP header
 	trains bool   // a Reader may ask for trains of datagrams
 
 	// Owned by the goroutine that reads.
@@ -282,7 +283,10 @@ func (s *Socket) ReadBatch(pkts []Packet) (int, error) {
 		p.Local = netip.AddrPortFrom(p.Local.Addr(), s.port)
 		if s.port == 0 {
 			p.Remote = netip.AddrPortFrom(p.Remote.Addr(), 0)
-			if s.family == IPv4 {
+			switch {
+			case s.whole && s.family == IPv6:
+				rd.vec.restore(i, p)
+			case !s.whole && s.family == IPv4:
 				stripIPv4(p)
 			}
 		}

@@ -51,6 +51,8 @@ type vector struct {
 	iovs  [maxBatch]unix.Iovec
 	names [maxBatch]sockaddr
 	ctrls [maxBatch]control
+	// long replaces ctrls for a reader that asks for more (ah.go).
+	long *[maxBatch]longControl
 	// first[i] is the packet that message i starts with.
 	first [maxBatch + 1]int
 }
@@ -89,10 +91,25 @@ func (v *vector) prepareRead(pkts []Packet) {
 		v.iovs[i].SetLen(len(space))
 		h := &v.hdrs[i].hdr
 		h.Namelen = uint32(len(v.names[i]))
-		h.Control = (*byte)(unsafe.Pointer(&v.ctrls[i]))
-		h.SetControllen(controlLen)
+		c := v.control(i)
+		h.Control = unsafe.SliceData(c)
+		h.SetControllen(len(c))
 		h.Flags = 0
 	}
+}
+
+// control is the room for the control messages of the i-th message that is read.
+func (v *vector) control(i int) []byte {
+	if v.long != nil {
+		return v.long[i].octets()
+	}
+	return v.ctrls[i].octets()
+}
+
+// controls returns the control messages that the i-th message came with.
+func (v *vector) controls(i int) []byte {
+	c := v.control(i)
+	return c[:min(int(v.hdrs[i].hdr.Controllen), len(c))]
 }
 
 // received records in p what the kernel has put into the i-th message.
@@ -101,7 +118,11 @@ func (v *vector) received(i int, p *Packet) {
 	p.filled(int(m.len), m.hdr.Flags&unix.MSG_TRUNC != 0)
 	p.Remote = v.names[i].addrPort()
 	p.Local = netip.AddrPort{}
-	v.ctrls[i].read(int(m.hdr.Controllen), p)
+	for b := v.controls(i); len(b) > 0; {
+		var c message
+		c, b = nextMessage(b)
+		c.read(p)
+	}
 	if p.Segment >= p.Len {
 		p.Segment = 0
 	}
@@ -215,33 +236,44 @@ func (s *sockaddr) set(a netip.AddrPort) uint32 {
 	return unix.SizeofSockaddrInet6
 }
 
-// read takes from the first n octets of control messages the address that p came
-// to, its traffic class, and the segment size of a train. For IPv4 the address is ipi_spec_dst, the
-// one to answer from, and not the header's, which may be a broadcast.
-func (c *control) read(n int, p *Packet) {
+// message is one control message.
+type message struct {
+	level, kind int32
+	data        []byte
+}
+
+// nextMessage returns the control message at the start of b, and what follows it.
+func nextMessage(b []byte) (message, []byte) {
 	const header = unix.SizeofCmsghdr
-	b := c.octets()
-	b = b[:min(n, len(b))]
-	for len(b) >= header {
-		h := (*unix.Cmsghdr)(unsafe.Pointer(unsafe.SliceData(b)))
-		size := int(h.Len)
-		if size < header || size > len(b) {
-			return
-		}
-		data := b[header:size]
-		switch {
-		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
-			p.Local = netip.AddrPortFrom(netip.AddrFrom4([4]byte(data[4:8])), 0)
-		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
-			p.Local = netip.AddrPortFrom(netip.AddrFrom16([16]byte(data[0:16])), 0)
-		case h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(data) >= 4:
-			p.Segment = int(binary.NativeEndian.Uint32(data))
-		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_TOS && len(data) >= 1:
-			p.TrafficClass = data[0]
-		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_TCLASS && len(data) >= 4:
-			p.TrafficClass = uint8(binary.NativeEndian.Uint32(data))
-		}
-		b = b[min(unix.CmsgSpace(len(data)), len(b)):]
+	if len(b) < header {
+		return message{}, nil
+	}
+	h := (*unix.Cmsghdr)(unsafe.Pointer(unsafe.SliceData(b)))
+	size := int(h.Len)
+	if size < header || size > len(b) {
+		return message{}, nil
+	}
+	return message{h.Level, h.Type, b[header:size]}, b[min(unix.CmsgSpace(size-header), len(b)):]
+}
+
+// read takes from a control message the address that p came to, its traffic class,
+// or the segment size of a train. For IPv4 the address is ipi_spec_dst, the one to
+// answer from, and not the header's, which may be a broadcast.
+func (m message) read(p *Packet) {
+	is := func(level, kind int32, size int) bool {
+		return m.level == level && m.kind == kind && len(m.data) >= size
+	}
+	switch {
+	case is(unix.IPPROTO_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo):
+		p.Local = netip.AddrPortFrom(netip.AddrFrom4([4]byte(m.data[4:8])), 0)
+	case is(unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo):
+		p.Local = netip.AddrPortFrom(netip.AddrFrom16([16]byte(m.data[0:16])), 0)
+	case is(unix.IPPROTO_UDP, unix.UDP_GRO, 4):
+		p.Segment = int(binary.NativeEndian.Uint32(m.data))
+	case is(unix.IPPROTO_IP, unix.IP_TOS, 1):
+		p.TrafficClass = m.data[0]
+	case is(unix.IPPROTO_IPV6, unix.IPV6_TCLASS, 4):
+		p.TrafficClass = uint8(binary.NativeEndian.Uint32(m.data))
 	}
 }
 

@@ -2,12 +2,13 @@ package netio
 
 import "net/netip"
 
-// Room that every reader leaves around a packet, so that ESP can be put around
-// it, or taken off, where it lies: an ESP header with the longest IV before it
-// (RFC 4303, Section 2: 8 + 16 octets), padding, trailer and the longest ICV
-// behind it (15 + 2 + 32 octets).
+// Room that every reader leaves around a packet, so that ESP and AH can be put
+// around it, or taken off, where it lies. Before it an IPv6 header (40 octets), AH
+// with the longest ICV (RFC 4302, Section 2: 12 + 32 octets and padding of 4), and
+// an ESP header with the longest IV (RFC 4303, Section 2: 8 + 16 octets). Behind
+// it padding, trailer and the longest ICV (15 + 2 + 32 octets).
 const (
-	Headroom = 64
+	Headroom = 128
 	Tailroom = 64
 )
 
