@@ -169,6 +169,7 @@ func childStatus(child *v2.ChildStatus, in, out *ipsec.SAStatus) control.ChildSA
 		RekeyAt: child.RekeyAt, Expires: child.Expires,
 	}
 	c.In.SPI, c.Out.SPI = child.In, child.Out
+	c.PathMTU, c.InnerMTU, c.PathMTUUntil = out.PathMTU, out.InnerMTU, out.PathMTUUntil
 	return c
 }
 

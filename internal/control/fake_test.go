@@ -214,6 +214,7 @@ func sampleSAs() []SA {
 	out := status
 	out.ID = ipsec.SAID{Direction: ipsec.Out, Protocol: ipsec.ESP, SPI: 0xdecade02, Peer: netip.MustParseAddr("192.0.2.2")}
 	out.ReplayDrops, out.IntegrityDrops = 0, 0
+	out.PathMTU, out.InnerMTU, out.PathMTUUntil = 1400, 1338, sampleNow.Add(9*time.Minute)
 	manual := ipsec.SAStatus{
 		ID:     ipsec.SAID{Direction: ipsec.In, Protocol: ipsec.ESP, SPI: 0x1000},
 		Remote: netip.MustParseAddrPort("[2001:db8:1234:5678:9abc:def0:1234:5678]:0"), Added: sampleNow,
@@ -248,6 +249,7 @@ func sampleStatus() Status {
 		Protocol: ipsec.ESP, Encap: true, Proposal: "aes256gcm16-x25519",
 		LocalTS: selector("10.1.0.0/16"), RemoteTS: selector("10.2.0.0/24"),
 		Established: at(-3 * time.Minute), RekeyAt: at(50 * time.Minute), Expires: at(57 * time.Minute),
+		PathMTU: 1400, InnerMTU: 1338, PathMTUUntil: at(9 * time.Minute),
 	}
 
 	lan, spare := tunnel("lan"), tunnel("spare")

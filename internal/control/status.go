@@ -125,18 +125,24 @@ type Tunnel struct {
 
 // ChildSA is a pair of SAs, one for each direction.
 type ChildSA struct {
-	In          Half             `json:"in"`
-	Out         Half             `json:"out"`
-	Protocol    ipsec.Protocol   `json:"protocol"`
-	Mode        ipsec.Mode       `json:"mode"`
-	Encap       bool             `json:"encap"`    // ESP in UDP
-	Proposal    string           `json:"proposal"` // "aes256gcm16-x25519"
-	ESN         bool             `json:"esn"`
-	LocalTS     []ipsec.Selector `json:"local_ts"` // as negotiated
-	RemoteTS    []ipsec.Selector `json:"remote_ts"`
-	Established time.Time        `json:"established"`
-	RekeyAt     time.Time        `json:"rekey_at,omitzero"`
-	Expires     time.Time        `json:"expires,omitzero"`
+	In       Half             `json:"in"`
+	Out      Half             `json:"out"`
+	Protocol ipsec.Protocol   `json:"protocol"`
+	Mode     ipsec.Mode       `json:"mode"`
+	Encap    bool             `json:"encap"`    // ESP in UDP
+	Proposal string           `json:"proposal"` // "aes256gcm16-x25519"
+	ESN      bool             `json:"esn"`
+	LocalTS  []ipsec.Selector `json:"local_ts"` // as negotiated
+	RemoteTS []ipsec.Selector `json:"remote_ts"`
+	// PathMTU is the longest packet that the way to the peer takes, and InnerMTU
+	// the longest inner packet that fits, in octets; 0 where that is not known.
+	PathMTU  int `json:"path_mtu,omitempty"`
+	InnerMTU int `json:"inner_mtu,omitempty"`
+	// PathMTUUntil is until when PathMTU is believed where a router has told it.
+	PathMTUUntil time.Time `json:"path_mtu_until,omitzero"`
+	Established  time.Time `json:"established"`
+	RekeyAt      time.Time `json:"rekey_at,omitzero"`
+	Expires      time.Time `json:"expires,omitzero"`
 }
 
 // Half is one direction of a ChildSA.

@@ -115,6 +115,12 @@ func (l SAList) Text(w io.Writer, s Style) error {
 			plain(age(l.Time.Sub(sa.Added))), plain(octets(h.Bytes)), plain(fmt.Sprint(h.Packets)), drops)
 	}
 	out.table(t)
+	for _, sa := range l.SAs {
+		// What a route says is no news; what a router has told is.
+		if !sa.PathMTUUntil.IsZero() {
+			out.wrap("MTU of "+sa.ID.SPI.String()+": ", "  ", mtuWords(sa.PathMTU, sa.InnerMTU, sa.PathMTUUntil, l.Time))
+		}
+	}
 	return out.err
 }
 

@@ -219,6 +219,18 @@ func (sa *ChildSA) print(out *printer, t *Tunnel, now time.Time) {
 	}
 	sa.In.print(out, "in ", now)
 	sa.Out.print(out, "out", now)
+	if sa.PathMTU != 0 {
+		out.wrap("      MTU ", "        ", mtuWords(sa.PathMTU, sa.InnerMTU, sa.PathMTUUntil, now))
+	}
+}
+
+// mtuWords says how long packets may be.
+func mtuWords(path, inner int, until, now time.Time) string {
+	line := fmt.Sprintf("%d inside, %d on the way to the peer", inner, path)
+	if until.IsZero() {
+		return line + ", as the route says"
+	}
+	return line + ", as a router has told; believed for " + age(until.Sub(now))
 }
 
 func (h Half) print(out *printer, label string, now time.Time) {

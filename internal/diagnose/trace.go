@@ -229,16 +229,21 @@ func (x *tracer) mtu(sa *control.SA) error {
 		x.step("MTU", false, "there is no route to the peer %s: %s", sa.Remote.Addr(), outer.Kind)
 		return nil
 	}
-	fits, err := maxInner(outer.MTU, sa)
-	if err != nil {
+	path, fits, told := outer.MTU, sa.InnerMTU, ""
+	if sa.PathMTU != 0 {
+		path = sa.PathMTU
+	} else if fits, err = maxInner(path, sa); err != nil {
 		return err
+	}
+	if !sa.PathMTUUntil.IsZero() {
+		told = ", which a router on the way has told"
 	}
 	if inner.MTU <= fits {
 		x.step("MTU", true, "packets of up to %d octets pass: %s takes no longer ones, and %d would fit %s", inner.MTU, inner.Device, fits, outer.Device)
 		return nil
 	}
-	x.step("MTU", false, "%s takes packets of %d octets, and only %d fit %s (MTU %d) in one piece: longer ones travel in fragments",
-		inner.Device, inner.MTU, fits, outer.Device, outer.MTU)
+	x.step("MTU", false, "%s takes packets of %d octets, and only %d fit the way by %s (MTU %d%s) in one piece: longer ones are cut, or with DF refused and their sender told",
+		inner.Device, inner.MTU, fits, outer.Device, path, told)
 	return nil
 }
 

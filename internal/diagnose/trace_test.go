@@ -2,6 +2,7 @@ package diagnose
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -119,12 +120,19 @@ func TestTrace(t *testing.T) {
 		}
 		return host.Way{Device: "caponier0", Captured: true, Kind: "unicast", MTU: 1400}, nil
 	}
+	// What the SA knows of its path counts before what the route says.
+	told := narrow
+	told.SAs = slices.Clone(g.SAs)
+	for i := range told.SAs {
+		told.SAs[i].PathMTU, told.SAs[i].InnerMTU, told.SAs[i].PathMTUUntil = 1180, 1111, time.Now()
+	}
 	f, _ := control.ParseFlow("10.1.0.7", "10.2.0.9", "tcp", "443")
 	for _, test := range []struct {
 		g    Gateway
 		says string
 	}{
-		{narrow, "takes packets of 1400 octets, and only 1218 fit wan (MTU 1280)"},
+		{narrow, "takes packets of 1400 octets, and only 1218 fit the way by wan (MTU 1280)"},
+		{told, "takes packets of 1400 octets, and only 1111 fit the way by wan (MTU 1180, which a router on the way has told)"},
 		{past, "comes before the gateway's"},
 		{lost, "there is no route to the peer 198.51.100.1: none"},
 	} {
