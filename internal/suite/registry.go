@@ -187,7 +187,7 @@ func NewKeyExchange(t ipsec.Transform) (KeyExchange, error) {
 	return nil, fmt.Errorf("key exchange method %s: %w", Name(t), ErrUnknown)
 }
 
-// SelfTest runs the known-answer test of every registered algorithm.
+// SelfTest runs the known-answer test of every registered algorithm, and of SM2.
 func SelfTest() error {
 	var errs []error
 	for i := range registry {
@@ -198,6 +198,9 @@ func SelfTest() error {
 		if err := e.check(e); err != nil {
 			errs = append(errs, fmt.Errorf("self-test of %s: %w", e.words[0], err))
 		}
+	}
+	if err := checkSM2(); err != nil {
+		errs = append(errs, fmt.Errorf("self-test of %w", err))
 	}
 	return errors.Join(errs...)
 }
