@@ -130,6 +130,10 @@ func (g fakeGateway) Switch(_ context.Context, position string) (control.Switch,
 	return control.Switch{Position: position}, nil
 }
 
+func (g fakeGateway) DestroyKeys(context.Context) (control.Destroyed, error) {
+	return control.Destroyed{Keys: 1}, nil
+}
+
 func (g fakeGateway) Why(_ context.Context, connection string) (control.Why, error) {
 	if connection != "" && connection != "agw" {
 		return control.Why{}, control.UnknownConnection(connection)

@@ -79,6 +79,8 @@ type app struct {
 	reqIDs map[string]uint32
 	hand   byHand
 	sw     control.Switch
+	// destroyed says that the keys are: until a restart, nothing is switched on.
+	destroyed bool
 }
 
 // Run runs the gateway until ctx ends. It returns an error that names the cause

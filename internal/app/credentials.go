@@ -79,6 +79,17 @@ func readCredentials(c *config.Connection) (*credentials, error) {
 	return creds, nil
 }
 
+// wipe wipes the private keys, and counts them.
+func (c *credentials) wipe() (n int) {
+	for _, key := range []crypto.Signer{c.signer} {
+		if key != nil {
+			keystore.Wipe(key)
+			n++
+		}
+	}
+	return n
+}
+
 // readAllCredentials opens the files of every connection, or says everything
 // that is wrong with them.
 func readAllCredentials(cfg *config.Config) (map[string]*credentials, error) {

@@ -66,6 +66,9 @@ func (a *app) Switch(ctx context.Context, position string) (control.Switch, erro
 	if position == before.Position {
 		return before, nil
 	}
+	if position == control.SwitchOn && a.destroyed {
+		return before, errDestroyed
+	}
 	a.sw = control.Switch{Position: position, Since: time.Now()}
 	if position == control.SwitchOn {
 		return a.switchOn(before)

@@ -134,7 +134,7 @@ func Commands() []Command {
 			Name: "version", Reads: true,
 			Short: "Show the version",
 		}, func(context.Context, Gateway, Request) (Build, error) { return LocalBuild(), nil }),
-	}, manualCommands())
+	}, append(manualCommands(), destroyKeys()))
 }
 
 func status(ctx context.Context, g Gateway, r Request) (Status, error) {

@@ -166,6 +166,15 @@ func (g *fakeGateway) Switch(_ context.Context, position string) (Switch, error)
 	return Switch{Position: position, Since: sampleNow, SAs: 2}, nil
 }
 
+func (g *fakeGateway) DestroyKeys(context.Context) (Destroyed, error) {
+	g.note("destroy keys")
+	return sampleDestroyed(), nil
+}
+
+func sampleDestroyed() Destroyed {
+	return Destroyed{IKESAs: 1, SAs: 4, Keys: 2, Files: []string{"/etc/caponier/gw.key", "/etc/caponier/peer.psk"}}
+}
+
 func (g *fakeGateway) Why(_ context.Context, connection string) (Why, error) {
 	if connection != "" && connection != "agw" {
 		return Why{}, UnknownConnection(connection)

@@ -56,6 +56,10 @@ type Gateway interface {
 	// Switch sets the gateway's switch, and returns when the gateway has followed.
 	Switch(ctx context.Context, position string) (Switch, error)
 
+	// DestroyKeys wipes every key, in memory and on disk, and switches the gateway
+	// off.
+	DestroyKeys(ctx context.Context) (Destroyed, error)
+
 	// Why explains the failures that are kept of a connection, or of every
 	// connection and of peers without one if connection is empty.
 	Why(ctx context.Context, connection string) (Why, error)

@@ -55,6 +55,8 @@ func TestText(t *testing.T) {
 		"sa-none":            SAChange{Action: ActionRemoved},
 		"policy-added":       PolicyChange{Action: ActionAdded, Policies: samplePolicies()[:2]},
 		"policy-none":        PolicyChange{Action: ActionRemoved},
+		"destroyed":          sampleDestroyed(),
+		"destroyed-not":      Destroyed{Keys: 1, Failed: []string{"/etc/caponier/gw.key: read-only file system"}},
 		"switch-on":          Switch{Position: SwitchOn},
 		"switch-off":         Switch{Position: SwitchOff, Since: sampleNow, SAs: 4},
 		"switch-bypass":      Switch{Position: SwitchBypass, Since: sampleNow},

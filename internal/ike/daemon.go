@@ -207,6 +207,22 @@ func (d *Daemon) Close() error {
 	return errors.Join(errs...)
 }
 
+// Abandon ends every IKE SA at once: their keys are wiped, their SAs taken out of
+// the data plane, the peers told but not waited for. It returns how many there
+// were.
+func (d *Daemon) Abandon() int {
+	d.mu.Lock()
+	all := d.liveLocked()
+	d.mu.Unlock()
+	for _, s := range all {
+		s.shard.post(s, v2.Destroy{})
+	}
+	for _, sh := range d.shards {
+		sh.do(func() {}) // behind what was posted
+	}
+	return len(all)
+}
+
 func (d *Daemon) liveLocked() []*sa {
 	all := make([]*sa, 0, len(d.bySPI))
 	for _, s := range d.bySPI {

@@ -60,6 +60,9 @@ type (
 	DeleteChild struct{ Name string }
 	// Close deletes the IKE SA with all its children.
 	Close struct{}
+	// Destroy ends the IKE SA at once and wipes its keys. The peer is told, and not
+	// waited for.
+	Destroy struct{}
 	// Reconfigure replaces the configuration of an established connection. It takes
 	// effect with the next exchange; what is negotiated stays.
 	Reconfigure struct{ Connection *conf.Connection }
@@ -90,6 +93,7 @@ func (RekeyChild) isEvent()    {}
 func (RekeyIKE) isEvent()      {}
 func (DeleteChild) isEvent()   {}
 func (Close) isEvent()         {}
+func (Destroy) isEvent()       {}
 func (Reconfigure) isEvent()   {}
 func (CheckLiveness) isEvent() {}
 func (Expired) isEvent()       {}

@@ -63,6 +63,7 @@ type (
 	Close         = step.Close
 	Reconfigure   = step.Reconfigure
 	CheckLiveness = step.CheckLiveness
+	Destroy       = step.Destroy
 	Expired       = step.Expired
 	PeerMoved     = step.PeerMoved
 	Used          = step.Used

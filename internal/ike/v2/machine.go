@@ -130,6 +130,8 @@ func (m *Machine) handle(e Event) {
 		m.verified(e)
 	case Close:
 		m.close(&fault.Fault{Code: fault.CodeClosed})
+	case Destroy:
+		m.destroy()
 	case InstallFailed:
 		m.installFailed(e)
 	case Expired:
@@ -228,6 +230,18 @@ func (m *Machine) close(f *fault.Fault) {
 	default:
 		m.fail(f)
 	}
+}
+
+// destroy sends the Delete that close would send, if it can go at once, and ends.
+func (m *Machine) destroy() {
+	f := &fault.Fault{Code: fault.CodeClosed}
+	if m.state == Established {
+		m.down(f)
+		m.redundant = true // so that the end of the Delete does not report it again
+	}
+	m.close(f)
+	m.pump()
+	m.becomeGone()
 }
 
 // abandon gives up what waits in the queue, and the patience for what is under

@@ -1,6 +1,7 @@
 package v2
 
 import (
+	"bytes"
 	"crypto/rand"
 	"slices"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"caponier/internal/ike/v2/conf"
 
 	"caponier/internal/ipsec"
+	"caponier/internal/secret"
 )
 
 func TestProposeSelectors(t *testing.T) {
@@ -62,6 +64,36 @@ func TestSoftenTime(t *testing.T) {
 		}
 		if len(seen) < 2 {
 			t.Errorf("of %v rekeying always begins after the same time", c.life)
+		}
+	}
+}
+
+// An emergency leaves nothing at once, in whatever state: the peer hears of it,
+// but nobody waits for the peer.
+func TestDestroy(t *testing.T) {
+	for name, after := range map[string]time.Duration{"set-up": 5 * time.Millisecond, "established": 10 * time.Second} {
+		w := newWorld(t, 1)
+		w.pskPair()
+		w.initiate(Initiate{})
+		w.run(after)
+		l := w.left.machines[0]
+		session := l.session
+		w.left.step(l, Destroy{})
+		if len(w.left.machines) != 0 || len(w.left.sad) != 0 || len(w.left.reserved) != 0 {
+			t.Errorf("%s: %d machines, %d SAs and %d SPIs remain", name, len(w.left.machines), len(w.left.sad), len(w.left.reserved))
+		}
+		if session != nil {
+			for _, k := range []secret.Key{session.Keys.D, session.Keys.Ei, session.Keys.Er} {
+				if !bytes.Equal(k.Bytes(), make([]byte, k.Len())) {
+					t.Errorf("%s: a key is left", name)
+				}
+			}
+		}
+		w.run(time.Minute)
+		if name == "established" {
+			w.left.mustReport(t, IKEDown, "closed")
+			w.right.mustReport(t, IKEDown, "deleted")
+			w.check(0)
 		}
 	}
 }

@@ -1,0 +1,94 @@
+package app
+
+import (
+	"context"
+	"time"
+
+	"caponier/internal/config"
+	"caponier/internal/control"
+	"caponier/internal/keystore"
+)
+
+// errDestroyed is why a gateway without keys cannot be switched on.
+var errDestroyed = &control.Error{
+	Code: control.CodeRefused, Message: "the keys of this gateway have been destroyed",
+	Cure: "put new keys in place and restart it",
+}
+
+// DestroyKeys wipes every key that the gateway has, in memory and on disk, and
+// leaves it switched off for good: session keys first, for they carry traffic,
+// then what could make new ones.
+func (a *app) DestroyKeys(context.Context) (control.Destroyed, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var out control.Destroyed
+	a.off.Store(true)
+	a.destroyed = true
+	a.sw = control.Switch{Position: control.SwitchOff, Since: time.Now()}
+	kept := keepSwitch(a.state, a.sw)
+	if kept != nil {
+		a.slog.Error("the position of the switch cannot be kept", "error", kept)
+	}
+	out.SAs = len(a.plane.SAs())
+	out.IKESAs = a.daemon.Abandon()
+	a.daemon.Apply(nil, nil) // nobody is answered any more
+	a.keeper.SwitchOff()
+	for _, s := range a.plane.SAs() {
+		_ = a.plane.DeleteSA(s.ID) // gone is gone, whoever was first
+	}
+	err := a.enforce(a.cfg, a.reqIDs)
+
+	for _, creds := range a.auth.all() {
+		out.Keys += creds.wipe()
+	}
+	a.auth.set(nil)
+	out.Keys += wipeConfig(a.cfg)
+	for _, path := range keyFiles(a.cfg) {
+		if err := keystore.Destroy(path); err != nil {
+			out.Failed = append(out.Failed, path+": "+err.Error())
+			continue
+		}
+		out.Files = append(out.Files, path)
+	}
+	a.slog.Warn("all keys are destroyed on an operator's order", "keys", out.Keys, "files", len(out.Files), "failed", len(out.Failed))
+	return out, err
+}
+
+// wipeConfig wipes the keys that the configuration holds, and counts them.
+func wipeConfig(cfg *config.Config) (n int) {
+	for _, c := range cfg.Connections {
+		for _, p := range []*config.Party{&c.Local, &c.Remote} {
+			if !p.PSK.IsZero() {
+				p.PSK.Wipe()
+				n++
+			}
+		}
+	}
+	for _, x := range cfg.Manual.Associations {
+		x.EncrKey.Wipe()
+		x.IntegKey.Wipe()
+		n++
+	}
+	return n
+}
+
+// keyFiles are the files of the configuration that hold secrets, each once.
+func keyFiles(cfg *config.Config) []string {
+	var out []string
+	seen := map[string]bool{"": true}
+	add := func(paths ...string) {
+		for _, p := range paths {
+			if !seen[p] {
+				seen[p] = true
+				out = append(out, p)
+			}
+		}
+	}
+	for _, c := range cfg.Connections {
+		add(c.Local.Key.Path, c.Local.PSKFile, c.Remote.PSKFile)
+	}
+	for _, x := range cfg.Manual.Associations {
+		add(x.EncrKeyFile, x.IntegKeyFile)
+	}
+	return out
+}
