@@ -97,7 +97,7 @@ func newRoot(c *cli) *cobra.Command {
 	root.PersistentFlags().StringVar(&c.control, "control", "",
 		"control socket of the daemon (default $"+envControl+" or "+control.DefaultSocket+")")
 	root.AddCommand(c.controlCommands()...)
-	root.AddCommand(c.daemon(), c.check(), c.pki(), c.lab(), c.bench(), c.version())
+	root.AddCommand(c.daemon(), c.check(), c.pki(), c.gm(), c.lab(), c.bench(), c.version())
 	return root
 }
 

@@ -31,7 +31,7 @@ func Wipe(key crypto.Signer) {
 	case ed25519.PrivateKey:
 		clear(k)
 	case *sm2.PrivateKey:
-		wipe(k.D) //nolint:staticcheck // as above
+		wipe(k.D)
 	}
 }
 
