@@ -50,6 +50,7 @@ type Party struct {
 
 // Tunnel is a tunnel of a Peer.
 type Tunnel struct {
+	Mode      string   `json:"mode,omitempty"`
 	Local     []string `json:"local"`
 	Remote    []string `json:"remote"`
 	Proposals []string `json:"proposals,omitempty"`

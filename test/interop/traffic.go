@@ -59,16 +59,24 @@ func ping(ctx context.Context, from netns.NS, to netip.Addr, count, size int) er
 // in the other and back, and fails the test unless all arrive as they were.
 func Transfer(t testing.TB, from, to netns.NS, addr netip.Addr, size int) {
 	t.Helper()
+	transfer(t, from, to, addr, addr, size)
+}
+
+// transfer is Transfer to a host that knows itself by the address own, and is
+// known by addr.
+func transfer(t testing.TB, from, to netns.NS, own, addr netip.Addr, size int) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	l, err := to.Listen("tcp", netip.AddrPortFrom(addr, 0).String())
+	l, err := to.Listen("tcp", netip.AddrPortFrom(own, 0).String())
 	must(t, err)
 	defer l.Close()
 	deadline, _ := ctx.Deadline()
 	echoed := make(chan error, 1)
 	go func() { echoed <- echo(l, deadline) }()
 
-	c, err := from.Dial(ctx, "tcp", l.Addr().String())
+	port := l.Addr().(*net.TCPAddr).AddrPort().Port()
+	c, err := from.Dial(ctx, "tcp", netip.AddrPortFrom(addr, port).String())
 	must(t, err)
 	defer c.Close()
 	must(t, c.SetDeadline(deadline))
