@@ -43,6 +43,7 @@ type Table struct {
 	v4, v6  tree
 	// bundles has the ReqID of each policy that protects: whether with a bundle.
 	bundles map[uint32]bool
+	whole   bool // see Whole
 }
 
 // Compile checks the policies and builds the table. It copies what it keeps.
@@ -69,6 +70,7 @@ func Compile(policies []ipsec.Policy) (*Table, error) {
 		e.Policy.Local = slices.Clone(p.Local)
 		e.Policy.Remote = slices.Clone(p.Remote)
 		t.entries = append(t.entries, e)
+		t.whole = t.whole || needsWhole(p)
 		rules = append(rules, pairs(e)...)
 	}
 	slices.SortStableFunc(rules, precedence)
@@ -109,6 +111,17 @@ func check(p *ipsec.Policy) error {
 		return ErrFamily
 	}
 	return nil
+}
+
+// Whole reports whether fragments are to be put together before they are looked
+// up: later ones have no ports for policies to go by (RFC 4301, Section 7), and
+// transport mode takes whole packets only (RFC 4303, Section 3.3.4).
+func (t *Table) Whole() bool { return t.whole }
+
+func needsWhole(p *ipsec.Policy) bool {
+	narrow := func(s ipsec.Selector) bool { return !s.AnyPort() }
+	return p.Action == ipsec.Protect && p.Mode == ipsec.Transport ||
+		slices.ContainsFunc(p.Local, narrow) || slices.ContainsFunc(p.Remote, narrow)
 }
 
 // Entries returns the policies in the order in which they were compiled. The

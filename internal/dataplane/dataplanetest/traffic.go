@@ -33,6 +33,8 @@ var trafficTests = map[string]func(*testing.T, *link){
 	"a replay window has its size":              testReplayWindow,
 	"transport mode keeps the header":           testTransport,
 	"transport mode and lengths":                testTransportLengths,
+	"transport mode takes fragments whole":      testTransportFragments,
+	"ports of fragments":                        testPortFragments,
 	"transport mode through NAT":                testTransportNAT,
 	"selectors in transport mode":               testTransportSelectors,
 	"extended sequence numbers roll over":       testESN,

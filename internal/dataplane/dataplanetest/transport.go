@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"testing"
+	"time"
 
 	"caponier/internal/ipsec"
 	"caponier/internal/netio"
@@ -15,13 +16,23 @@ import (
 // them on the way to the socket of their protocol.
 func (l *link) carryWhole(side int, from *netio.Mem) {
 	pkts := netio.NewBatch(64, 2000)
+	fragments := packet.NewReassembler(packet.DefaultReassemblyLimits())
 	for {
 		n, err := from.ReadBatch(pkts)
 		if err != nil {
 			return
 		}
 		for i := range pkts[:n] {
-			l.deliverWhole(side, &pkts[i])
+			p := &pkts[i]
+			var info packet.Info
+			if info.Decode(p.Data()); info.IsFragment() {
+				whole, _ := fragments.Add(time.Now(), p.Data(), &info)
+				if whole == nil {
+					continue
+				}
+				p = &netio.Packet{Buf: bytes.Clone(whole), Len: len(whole)}
+			}
+			l.deliverWhole(side, p)
 		}
 	}
 }
@@ -195,6 +206,71 @@ func testTransportLengths(t *testing.T, l *link) {
 			l.expect(1, b)
 		}
 	}
+}
+
+// The system has cut a packet of its own: transport mode takes whole ones (RFC
+// 4303, Section 3.3.4), and so do policies that go by ports.
+func testTransportFragments(t *testing.T, l *link) {
+	if !l.wholeDevices() {
+		return
+	}
+	for i, c := range []struct{ v6, encap bool }{{false, false}, {false, true}, {true, false}, {true, true}} {
+		l.transport(spi+ipsec.SPI(8*i), c.v6, c.encap, nil)
+		for _, n := range []int{1800, 1700} {
+			b := hostPacket(0, c.v6, n)
+			if !c.v6 {
+				b[6] = 0 // it may be cut
+				var info packet.Info
+				info.Decode(b)
+				packet.SeamOf(b, &info).Close(b, packet.ProtocolUDP, info.Src, info.Dst)
+			}
+			l.sendCut(0, b)
+			l.expect(1, hostPacket(0, c.v6, n))
+		}
+	}
+}
+
+// sendCut puts the fragments of a packet into the protected side of a gateway.
+func (l *link) sendCut(side int, b []byte) {
+	l.t.Helper()
+	var info packet.Info
+	info.Decode(b)
+	var f packet.Fragmenter
+	const mtu = 600
+	n, ok := f.Start(b, &info, mtu, 77)
+	if !ok || n < 2 {
+		l.t.Fatalf("a packet of %d octets cannot be cut", len(b))
+	}
+	dst := make([]byte, mtu)
+	for range n {
+		l.send(side, dst[:f.Next(dst)])
+	}
+}
+
+// A tunnel for one port carries what was cut whole.
+func testPortFragments(t *testing.T, l *link) {
+	port := func(sa *ipsec.SA) (list []ipsec.Selector) {
+		if sa.Local.Addr() == addr4[0] {
+			return sa.RemoteTS
+		}
+		return sa.LocalTS
+	}
+	narrow := func(list []ipsec.Selector) {
+		for i := range list {
+			list[i].Protocol, list[i].FirstPort, list[i].LastPort = packet.ProtocolUDP, 2000, 2000
+		}
+	}
+	l.tunnel(spi, func(sa *ipsec.SA) { narrow(port(sa)) })
+	p := protect(0, false)
+	narrow(p.Remote)
+	l.policies(0, p)
+	long := append(newPacket(0, false, 1), make([]byte, 1000)...)
+	var info packet.Info
+	long[2], long[3] = byte(len(long)>>8), byte(len(long))
+	info.Decode(long)
+	packet.SeamOf(long, &info).Close(long, packet.ProtocolUDP, info.Src, info.Dst)
+	l.sendCut(0, long)
+	l.expect(1, long)
 }
 
 // Both ends are behind a NAT, and neither knows the address that the other sees.

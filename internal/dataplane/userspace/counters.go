@@ -39,6 +39,7 @@ const (
 	dropSend
 	dropDeliver
 	dropBypass
+	dropFragment
 	dropECN
 	dropTooBig
 	dropErrors
@@ -78,6 +79,7 @@ var counterNames = [espDrops]string{
 	dropSend:         "send-failed",
 	dropDeliver:      "deliver-failed",
 	dropBypass:       "bypass-failed",
+	dropFragment:     "fragment-lost",
 	dropECN:          "ecn-lost",
 	dropTooBig:       "too-big",
 	dropErrors:       "too-big-errors-limited",

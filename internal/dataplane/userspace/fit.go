@@ -59,7 +59,7 @@ func (e *errorLimit) allow(second int64, to netip.Addr) bool {
 func (l *outbound) refit(p *netio.Packet, policy *ipsec.Policy, out *sad.Out) {
 	sa := out.SA()
 	whole := packet.OuterDF(&l.info, sa.Outer)
-	mayCut := l.info.Version == 4 && !l.info.DontFragment
+	mayCut := l.info.Version == 4 && !l.info.DontFragment || l.fragments.gathered
 	if out.Transport() {
 		// Transport mode seals whole packets only (RFC 4303, Section 3.3.4).
 		if !mayCut && (l.info.Version == 4 || p.Len > packet.MinMTU6) {
@@ -70,7 +70,7 @@ func (l *outbound) refit(p *netio.Packet, policy *ipsec.Policy, out *sad.Out) {
 		return
 	}
 	switch {
-	case mayCut && (whole || sa.Fit.Fragment == ipsec.FragmentBefore && out.AnyPort()):
+	case mayCut && out.AnyPort() && l.info.Version == 4 && (whole || sa.Fit.Fragment == ipsec.FragmentBefore):
 		l.cut(p, policy, out)
 	case mayCut, !whole, l.info.Version == 6 && p.Len <= packet.MinMTU6:
 		// Every link of IPv6 carries that much, and a tunnel is one (RFC 2473,

@@ -77,6 +77,7 @@ type outbound struct {
 	// It is made when the first super-packet comes.
 	sealed []byte
 	used   int
+	fragments fragments
 	// run are the packets of one SA that follow one another.
 	run struct {
 		out   *sad.Out
@@ -133,6 +134,10 @@ func (l *outbound) process(pkts []netio.Packet) {
 		l.info.Decode(p.Data())
 		if l.info.Version == 0 {
 			l.tally.add(dropMalformed, 1)
+			continue
+		}
+		if table.Whole() && l.info.IsFragment() {
+			l.gather(p, table)
 			continue
 		}
 		entry := l.flow.entry
