@@ -71,9 +71,9 @@ func TestTransportBetweenHosts(t *testing.T) {
 				outside := StartCapture(t, n.A.Gateway, Outside)
 				h.exchange(t)
 				outside.Stop(t)
-				// Everything between the two is IKE or ESP, and ESP no more than what was
-				// sent: nothing goes round in circles.
-				if leaked := outside.Packets(t, "not udp port 500 and not udp port 4500 and not esp and not arp and not (icmp6 and ip6[40] >= 133)"); len(leaked) > 0 {
+				// Nothing of what was sent is in clear, and ESP no more than that: nothing
+				// goes round in circles.
+				if leaked := outside.Packets(t, "icmp or tcp or icmp6 and ip6[40] < 133"); len(leaked) > 0 {
 					t.Errorf("in clear:\n%s", strings.Join(leaked[:min(10, len(leaked))], "\n"))
 				}
 				kind := map[string]string{"never": "esp", "always": "udp port 4500"}[encapsulation]

@@ -75,8 +75,8 @@ type outbound struct {
 	}
 	// sealed is where packets cut from super-packets go; used octets are taken.
 	// It is made when the first super-packet comes.
-	sealed []byte
-	used   int
+	sealed    []byte
+	used      int
 	fragments fragments
 	// run are the packets of one SA that follow one another.
 	run struct {
