@@ -41,15 +41,17 @@ const MaxLen = 65535
 // or with encryption.
 var ErrUnsupported = errors.New("not an AH SA")
 
-// PeekSPI returns the SPI of the IP packet at the start of b, and false if there
-// is no AH header behind its IP headers, or the SPI is reserved.
-func PeekSPI(b []byte) (ipsec.SPI, bool) {
+// PeekSPI returns the SPI of the AH header in the IP packet at the start of b. It
+// may be a reserved one. The error is a drop.Reason.
+func PeekSPI(b []byte) (ipsec.SPI, error) {
 	l, err := locate(b)
-	if err != nil || l.total-l.at < fixedLen {
-		return 0, false
+	if err != nil {
+		return 0, err
 	}
-	spi := ipsec.SPI(binary.BigEndian.Uint32(b[l.at+4:]))
-	return spi, spi >= ipsec.MinSPI
+	if l.total-l.at < fixedLen {
+		return 0, drop.Short
+	}
+	return ipsec.SPI(binary.BigEndian.Uint32(b[l.at+4:])), nil
 }
 
 // format is what both directions of an SA know.
@@ -143,71 +145,61 @@ type layout struct {
 // locate finds the AH header behind the headers of the IP packet at the start of
 // b. It does not look at it. The error is a drop.Reason.
 func locate(b []byte) (layout, error) {
-	l, err := start(b)
-	if err != nil {
-		return l, err
-	}
-	if err := l.walk(b, isAH); err != nil {
-		return l, err
-	}
-	if b[l.pointer] != packet.ProtocolAH {
-		return l, drop.Header
-	}
-	return l, nil
-}
-
-func isAH(next uint8) bool { return next == packet.ProtocolAH }
-
-// start returns the layout of the IP packet at the start of b if AH stands right
-// behind the IP header.
-func start(b []byte) (layout, error) {
 	if len(b) < packet.IPv4HeaderLen {
 		return layout{}, drop.Short
 	}
 	var l layout
+	var err error
 	switch b[0] >> 4 {
 	case 4:
-		l = layout{version: 4, at: int(b[0]&0xf) * 4, pointer: 9, total: int(binary.BigEndian.Uint16(b[2:]))}
-		if l.at < packet.IPv4HeaderLen || l.total < l.at {
-			return l, drop.Header
-		}
-		if binary.BigEndian.Uint16(b[6:])&0x3fff != 0 { // more fragments, or an offset
-			return l, drop.Fragment
-		}
+		l, err = locate4(b)
 	case 6:
-		l = layout{version: 6, at: packet.IPv6HeaderLen, pointer: 6}
-		l.total = l.at + int(binary.BigEndian.Uint16(b[4:]))
+		l, err = locate6(b)
 	default:
-		return l, drop.Header
+		err = drop.Header
 	}
-	if l.total > len(b) {
+	if err == nil && b[l.pointer] != packet.ProtocolAH {
+		err = drop.Header
+	}
+	return l, err
+}
+
+func locate4(b []byte) (layout, error) {
+	l := layout{version: 4, at: int(b[0]&0xf) * 4, pointer: 9, total: int(binary.BigEndian.Uint16(b[2:]))}
+	switch {
+	case l.at < packet.IPv4HeaderLen || l.total < l.at:
+		return l, drop.Header
+	case l.total > len(b):
 		return l, drop.Short
+	case binary.BigEndian.Uint16(b[6:])&0x3fff != 0: // more fragments, or an offset
+		return l, drop.Fragment
 	}
 	return l, nil
 }
 
-// walk moves l over extension headers until it comes to a header that stop wants,
-// or to one that is not of those that stand before AH.
-func (l *layout) walk(b []byte, stop func(next uint8) bool) error {
-	if l.version == 4 {
-		return nil
+func locate6(b []byte) (layout, error) {
+	if len(b) < packet.IPv6HeaderLen {
+		return layout{}, drop.Short
 	}
-	for next := b[l.pointer]; !stop(next); next = b[l.pointer] {
-		switch next {
+	l := layout{version: 6, at: packet.IPv6HeaderLen, pointer: 6}
+	if l.total = l.at + int(binary.BigEndian.Uint16(b[4:])); l.total > len(b) {
+		return l, drop.Short
+	}
+	for {
+		switch b[l.pointer] {
 		case packet.ProtocolHopByHop, packet.ProtocolRouting, packet.ProtocolDestination:
 		case packet.ProtocolFragment:
-			return drop.Fragment
+			return l, drop.Fragment
 		default:
-			return nil
+			return l, nil
 		}
 		n := extensionLen(b[l.at:l.total])
 		if n == 0 || l.at+n > maxHeaders {
-			return drop.Header
+			return l, drop.Header
 		}
 		l.pointer = l.at
 		l.at += n
 	}
-	return nil
 }
 
 // extensionLen is the length of the extension header at the start of b, or 0 if

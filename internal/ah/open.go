@@ -135,3 +135,15 @@ func remove(pkt []byte, l layout, n int) []byte {
 	resize(pkt[:l.at], len(pkt))
 	return pkt
 }
+
+// resize writes the length of a packet of n octets, and the checksum, to its IP
+// headers.
+func resize(header []byte, n int) {
+	if header[0]>>4 == 6 {
+		binary.BigEndian.PutUint16(header[4:], uint16(n-packet.IPv6HeaderLen))
+		return
+	}
+	binary.BigEndian.PutUint16(header[2:], uint16(n))
+	clear(header[10:12])
+	binary.BigEndian.PutUint16(header[10:], packet.Checksum(header))
+}

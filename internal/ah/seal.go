@@ -2,6 +2,7 @@ package ah
 
 import (
 	"encoding/binary"
+	"net/netip"
 
 	"caponier/internal/drop"
 	"caponier/internal/ipsec"
@@ -88,64 +89,26 @@ func (o *Outbound) SealBatch(items []SealItem) {
 // starts at dst[HeaderLen]: then the payload stays where it is. It returns the
 // length of the result and what stands behind AH, for Seal.
 //
-// AH stands behind the hop-by-hop and routing headers, and behind destination
-// options only where those precede a routing header: the others are for the
-// final destination, as AH is (RFC 4302, Section 3.1.1). Fragments are refused.
-// The error is a drop.Reason.
+// AH stands at the packet's seam (packet.Seam). Fragments are refused. The error
+// is a drop.Reason.
 func (o *Outbound) Insert(dst, pkt []byte) (n int, nextHeader uint8, err error) {
-	l, err := place(pkt)
-	if err != nil {
-		return 0, 0, err
+	var info packet.Info
+	if info.Decode(pkt); info.Version == 0 {
+		return 0, 0, drop.Header
 	}
-	room := o.HeaderLen(l.version)
-	n = l.total + room
-	if n > len(dst) || l.version == 4 && n > MaxLen || n-packet.IPv6HeaderLen > MaxLen {
+	if info.IsFragment() {
+		return 0, 0, drop.Fragment
+	}
+	seam := packet.SeamOf(pkt, &info)
+	room := o.HeaderLen(info.Version)
+	n = info.TotalLen + room
+	if n > len(dst) || info.Version == 4 && n > MaxLen || n-packet.IPv6HeaderLen > MaxLen {
 		return 0, 0, drop.Space
 	}
-	if payload := pkt[l.at:l.total]; len(payload) > 0 && &payload[0] != &dst[l.at+room] {
-		copy(dst[l.at+room:], payload)
+	if payload := pkt[seam.At:info.TotalLen]; len(payload) > 0 && &payload[0] != &dst[seam.At+room] {
+		copy(dst[seam.At+room:], payload)
 	}
-	copy(dst, pkt[:l.at])
-	nextHeader = dst[l.pointer]
-	dst[l.pointer] = packet.ProtocolAH
-	resize(dst[:l.at], n)
-	return n, nextHeader, nil
-}
-
-// place finds where AH is to stand in the IP packet at the start of b.
-func place(b []byte) (layout, error) {
-	l, err := start(b)
-	if err == nil {
-		err = l.walk(b, mayFollowAH)
-	}
-	for err == nil && l.version == 6 && b[l.pointer] == packet.ProtocolDestination {
-		later := l
-		if err := later.walk(b, isNotDestination); err != nil || b[later.pointer] != packet.ProtocolRouting {
-			return l, err
-		}
-		l = later
-		err = l.walk(b, mayFollowAH)
-	}
-	return l, err
-}
-
-// mayFollowAH reports whether a header may stand behind AH.
-func mayFollowAH(next uint8) bool {
-	return next != packet.ProtocolHopByHop && next != packet.ProtocolRouting && next != packet.ProtocolFragment
-}
-
-func isNotDestination(next uint8) bool {
-	return next != packet.ProtocolDestination && next != packet.ProtocolFragment
-}
-
-// resize writes the length of a packet of n octets, and the checksum, to its IP
-// headers.
-func resize(header []byte, n int) {
-	if header[0]>>4 == 6 {
-		binary.BigEndian.PutUint16(header[4:], uint16(n-packet.IPv6HeaderLen))
-		return
-	}
-	binary.BigEndian.PutUint16(header[2:], uint16(n))
-	clear(header[10:12])
-	binary.BigEndian.PutUint16(header[10:], packet.Checksum(header))
+	copy(dst, pkt[:seam.At])
+	seam.Close(dst[:n], packet.ProtocolAH, netip.Addr{}, netip.Addr{})
+	return n, seam.Next, nil
 }

@@ -139,6 +139,7 @@ type Sealed struct {
 	Local, Remote netip.AddrPort
 	Protocol      ipsec.Protocol
 	UDP           bool // it travels in UDP
+	Whole         bool // Data has its IP header
 	TrafficClass  uint8
 	Data          []byte
 }
@@ -147,6 +148,9 @@ type Sealed struct {
 func (l Listeners) IPsec(d ipsec.Direction, connection, tunnel string, s *Sealed) {
 	src, dst := ends(d, s.Local, s.Remote)
 	l.of(connection).put(Packet{Side: Outer, Direction: d, Connection: connection, Tunnel: tunnel}, len(s.Data), func() []byte {
+		if s.Whole {
+			return slices.Clone(s.Data)
+		}
 		if s.UDP {
 			return inUDP(src, dst, s.TrafficClass, nil, s.Data)
 		}

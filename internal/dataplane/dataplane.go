@@ -16,6 +16,7 @@ var (
 	ErrNotFound  = errors.New("no such SA")
 	ErrLimit     = errors.New("limit reached")
 	ErrTransform = errors.New("transform not supported by this data plane")
+	ErrEncap     = errors.New("AH cannot travel in UDP, and so not through a NAT")
 	ErrClosed    = errors.New("data plane is closed")
 )
 

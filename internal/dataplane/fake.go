@@ -149,8 +149,10 @@ func (f *Fake) AddSA(sa ipsec.SA) error {
 		return fmt.Errorf("add SA %s %s: %w", id.Direction, id.SPI, err)
 	case f.index(id) >= 0:
 		return fmt.Errorf("add SA %s %s: %w", id.Direction, id.SPI, ErrExists)
-	case sa.Protocol != ipsec.ESP || sa.Encr.Type != ipsec.TypeEncr:
+	case !carriable(&sa):
 		return fmt.Errorf("add SA %s %s: %w", id.Direction, id.SPI, ErrTransform)
+	case sa.Protocol == ipsec.AH && sa.Encap:
+		return fmt.Errorf("add SA %s %s: %w", id.Direction, id.SPI, ErrEncap)
 	case len(sa.LocalTS) == 0 || len(sa.RemoteTS) == 0:
 		return errors.New("add SA: no traffic selectors")
 	}
@@ -160,6 +162,18 @@ func (f *Fake) AddSA(sa ipsec.SA) error {
 	f.sas = append(f.sas, fakeSA{sa, time.Now()})
 	f.record("add %s %s", id.Direction, id.SPI)
 	return nil
+}
+
+// carriable reports whether sa has algorithms of its protocol.
+func carriable(sa *ipsec.SA) bool {
+	switch sa.Protocol {
+	case ipsec.ESP:
+		return sa.Encr.Type == ipsec.TypeEncr
+	case ipsec.AH:
+		return sa.Encr == ipsec.Transform{} && sa.Integ.Type == ipsec.TypeInteg && sa.Integ.ID != ipsec.IntegNone
+	default:
+		return false
+	}
 }
 
 func (f *Fake) index(id ipsec.SAID) int {
@@ -175,6 +189,9 @@ func (f *Fake) UpdateSA(id ipsec.SAID, u AddressUpdate) error {
 		return fmt.Errorf("update SA %s %s: %w", id.Direction, id.SPI, ErrNotFound)
 	}
 	sa := &f.sas[i].sa
+	if sa.Protocol == ipsec.AH && u.Encap {
+		return fmt.Errorf("update SA %s %s: %w", id.Direction, id.SPI, ErrEncap)
+	}
 	sa.Local, sa.Remote, sa.Encap = u.Local, u.Remote, u.Encap
 	f.record("update %s %s", id.Direction, id.SPI)
 	return nil

@@ -38,15 +38,15 @@ func (o *Out) mtu() int {
 func (o *Out) measure() {
 	n := math.MaxUint16
 	if mtu := o.mtu(); mtu != 0 {
-		n = o.longest(mtu)
+		n = o.Longest(mtu)
 	}
 	o.fits.Store(int32(n))
 }
 
-// longest is the length of the longest inner packet for which at most mtu octets
+// Longest is the length of the longest inner packet for which at most mtu octets
 // leave. Transport mode keeps the header of the inner packet, whose options do
 // not count here.
-func (o *Out) longest(mtu int) int {
+func (o *Out) Longest(mtu int) int {
 	outer := o.Endpoint().outerLen()
 	room := mtu - outer
 	kept := 0
@@ -54,22 +54,29 @@ func (o *Out) longest(mtu int) int {
 		kept = o.Endpoint().headerLen()
 	}
 	if o.sa.Protocol == ipsec.AH {
-		version := uint8(6)
-		if o.Endpoint().Remote.Addr().Is4() {
-			version = 4
-		}
-		return kept + room - o.AHLen(version)
+		return kept + room - o.AHLen(o.Endpoint().version())
 	}
 	return kept + o.MaxInner(room)
 }
 
+// version is that of the outer IP header.
+func (e *Endpoint) version() uint8 {
+	if e.Remote.Addr().Is4() {
+		return 4
+	}
+	return 6
+}
+
 // SealedFits is what leaves for an inner packet of Fits octets, with all headers
-// outside of ESP.
+// outside of ESP or AH.
 func (o *Out) SealedFits() int {
 	ep := o.Endpoint()
 	n := o.Fits()
 	if o.Transport() {
 		n -= ep.headerLen()
+	}
+	if o.sa.Protocol == ipsec.AH {
+		return ep.outerLen() + o.AHLen(ep.version()) + n
 	}
 	return ep.outerLen() + o.SealedLen(n)
 }

@@ -137,6 +137,8 @@ func (db *DB) add(sa *ipsec.SA, now time.Time) error {
 		return ErrNoSelectors
 	case !sa.Local.Addr().IsValid() || !sa.Remote.Addr().IsValid():
 		return ErrAddress
+	case sa.Protocol == ipsec.AH && sa.Local.Addr().IsUnspecified():
+		return ErrAddress // AH covers it
 	case sa.Protocol == ipsec.AH && sa.Encap:
 		return ErrEncap
 	case !reserved && db.size() >= db.cfg.MaxSAs:
@@ -195,6 +197,8 @@ func (db *DB) Update(id ipsec.SAID, to Endpoint) error {
 	switch {
 	case err != nil:
 	case !to.Local.Addr().IsValid() || !to.Remote.Addr().IsValid():
+		err = ErrAddress
+	case id.Protocol == ipsec.AH && to.Local.Addr().IsUnspecified():
 		err = ErrAddress
 	case id.Protocol == ipsec.AH && to.Encap:
 		err = ErrEncap

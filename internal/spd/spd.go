@@ -41,15 +41,15 @@ type Entry struct {
 type Table struct {
 	entries []*Entry
 	v4, v6  tree
-	// bundles has the ReqID of each policy that protects: whether with a bundle.
-	bundles map[uint32]bool
-	whole   bool // see Whole
+	bundles map[uint32]bool // the ReqIDs of policies with AH around ESP
+	whole   bool            // see Whole
 }
 
 // Compile checks the policies and builds the table. It copies what it keeps.
 func Compile(policies []ipsec.Policy) (*Table, error) {
 	t := &Table{entries: make([]*Entry, 0, len(policies)), bundles: make(map[uint32]bool)}
 	seen := make(map[string]bool, len(policies))
+	withAH := make(map[uint32]bool) // by the ReqID of each policy that protects
 	var rules []rule
 	for i := range policies {
 		p := &policies[i]
@@ -61,10 +61,12 @@ func Compile(policies []ipsec.Policy) (*Table, error) {
 			return nil, fmt.Errorf("policy %q: %w", p.Name, err)
 		}
 		if p.Action == ipsec.Protect {
-			if with, ok := t.bundles[p.ReqID]; ok && with != p.WithAH {
+			if with, ok := withAH[p.ReqID]; ok && with != p.WithAH {
 				return nil, fmt.Errorf("policy %q: %w", p.Name, ErrBundle)
 			}
-			t.bundles[p.ReqID] = p.WithAH
+			if withAH[p.ReqID] = p.WithAH; p.WithAH {
+				t.bundles[p.ReqID] = true
+			}
 		}
 		e := &Entry{Policy: *p, Index: i}
 		e.Policy.Local = slices.Clone(p.Local)

@@ -19,6 +19,7 @@ var controlTests = map[string]func(*testing.T, *Instance){
 	"a refused SA leaves nothing":              testRefusedSA,
 	"keys that were used before go on":         testSequence,
 	"an SA moves to other addresses":           testUpdate,
+	"SAs of AH stand beside those of ESP":      testAHControl,
 	"policies are replaced as a whole":         testPolicies,
 	"Close ends everything and wipes the keys": testClose,
 }

@@ -43,11 +43,15 @@ type Outer struct {
 	ESP4, ESP6 *netio.Mem
 	// Whole4 and Whole6 get packets with their IP header.
 	Whole4, Whole6 *netio.Mem
+	// AH4 and AH6 deliver packets with their IP header.
+	AH4, AH6 *netio.Mem
 }
 
 func (o *Outer) all() []*netio.Mem { return []*netio.Mem{o.UDP4, o.UDP6, o.ESP4, o.ESP6} }
 
 func (o *Outer) whole() []*netio.Mem { return []*netio.Mem{o.Whole4, o.Whole6} }
+
+func (o *Outer) ah() []*netio.Mem { return []*netio.Mem{o.AH4, o.AH6} }
 
 // Addresses of the two gateways and port of the suite's links, and the networks
 // behind them.

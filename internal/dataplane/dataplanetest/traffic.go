@@ -38,6 +38,12 @@ var trafficTests = map[string]func(*testing.T, *link){
 	"transport mode through NAT":                testTransportNAT,
 	"selectors in transport mode":               testTransportSelectors,
 	"extended sequence numbers roll over":       testESN,
+	"AH in tunnel mode":                         testAHTunnel,
+	"AH in transport mode":                      testAHTransport,
+	"AH drops what is not authentic":            testAHDrops,
+	"AH around ESP":                             testBundle,
+	"both SAs of a bundle, and no others":       testBundleStrict,
+	"a bundle waits for both SAs":               testBundleAcquire,
 }
 
 const spi = ipsec.SPI(0xc0ffee00)

@@ -62,7 +62,13 @@ func (l *link) deliverWhole(side int, p *netio.Packet) {
 	}
 	payload := b[info.HeaderLen:]
 	to := esp
-	if info.Protocol == packet.ProtocolUDP {
+	switch info.Protocol {
+	case packet.ProtocolAH:
+		payload, to = b, outer.AH4
+		if info.Version == 6 {
+			to = outer.AH6
+		}
+	case packet.ProtocolUDP:
 		sum := binary.BigEndian.Uint16(payload[6:])
 		if int(binary.BigEndian.Uint16(payload[4:])) != len(payload) ||
 			(sum != 0 || info.Version == 6) && packet.TransportChecksum(info.Src, info.Dst, info.Protocol, payload) != 0 {

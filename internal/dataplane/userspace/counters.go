@@ -4,12 +4,12 @@ import (
 	"math/bits"
 	"sync/atomic"
 
-	"caponier/internal/esp"
+	"caponier/internal/drop"
 	"caponier/internal/ipsec"
 )
 
 // counter indexes the totals of a lane. From espDrops on stand the reasons of
-// package esp.
+// package drop for ESP, from ahDrops on those for AH.
 type counter uint8
 
 const (
@@ -50,7 +50,8 @@ const (
 	panics
 
 	espDrops
-	counters = espDrops + esp.Drops
+	ahDrops  = espDrops + drop.Count
+	counters = ahDrops + drop.Count
 )
 
 var counterNames = [espDrops]string{
@@ -90,31 +91,36 @@ var counterNames = [espDrops]string{
 }
 
 // espDrop is the counter of an error of package esp or sad.
-func espDrop(err error) counter {
-	drop, _ := err.(esp.Drop) //nolint:errorlint // the drops of esp are values, never wrapped
-	return espDrops + counter(drop)
+func espDrop(err error) counter { return dropOf(ipsec.ESP, err) }
+
+// dropOf is the counter of an error of package esp, ah or sad.
+func dropOf(p ipsec.Protocol, err error) counter {
+	reason, _ := err.(drop.Reason) //nolint:errorlint // reasons are values, never wrapped
+	if p == ipsec.AH {
+		return ahDrops + counter(reason)
+	}
+	return espDrops + counter(reason)
 }
 
 // tally counts for one goroutine, without atomics until publish.
 type tally struct {
 	own    [counters]uint64
-	dirty  uint64 // bit i: own[i] is not published
+	dirty  [(counters + 63) / 64]uint64 // a bit for each of own that is not published
 	public [counters]atomic.Uint64
 }
 
-// A compile-time check that dirty has a bit for every counter.
-const _ = uint(64 - counters)
-
 func (t *tally) add(c counter, n uint64) {
 	t.own[c] += n
-	t.dirty |= 1 << c
+	t.dirty[c/64] |= 1 << (c % 64)
 }
 
 func (t *tally) publish() {
-	for t.dirty != 0 {
-		i := bits.TrailingZeros64(t.dirty)
-		t.dirty &= t.dirty - 1
-		t.public[i].Store(t.own[i])
+	for w := range t.dirty {
+		for t.dirty[w] != 0 {
+			i := w*64 + bits.TrailingZeros64(t.dirty[w])
+			t.dirty[w] &= t.dirty[w] - 1
+			t.public[i].Store(t.own[i])
+		}
 	}
 }
 
@@ -122,10 +128,13 @@ func (t *tally) publish() {
 func (t *tally) addTo(sums map[string]uint64) {
 	for i := range t.public {
 		name := ""
-		if counter(i) < espDrops {
-			name = counterNames[i]
-		} else {
-			name = esp.Drop(counter(i) - espDrops).Name(ipsec.ESP)
+		switch c := counter(i); {
+		case c < espDrops:
+			name = counterNames[c]
+		case c < ahDrops:
+			name = drop.Reason(c - espDrops).Name(ipsec.ESP)
+		default:
+			name = drop.Reason(c - ahDrops).Name(ipsec.AH)
 		}
 		if name != "" {
 			sums[name] += t.public[i].Load()

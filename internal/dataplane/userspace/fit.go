@@ -55,40 +55,41 @@ func (e *errorLimit) allow(second int64, to netip.Addr) bool {
 }
 
 // refit deals with the packet p, decoded to info, that is too long for the way
-// that out takes, once ESP is around it (RFC 4301, Section 8.2).
-func (l *outbound) refit(p *netio.Packet, policy *ipsec.Policy, out *sad.Out) {
+// that x takes, once ESP or AH is around it (RFC 4301, Section 8.2).
+func (l *outbound) refit(p *netio.Packet, policy *ipsec.Policy, x path) {
+	out := x.out
 	sa := out.SA()
 	whole := packet.OuterDF(&l.info, sa.Outer)
 	mayCut := l.info.Version == 4 && !l.info.DontFragment || l.fragments.gathered
 	if out.Transport() {
 		// Transport mode seals whole packets only (RFC 4303, Section 3.3.4).
 		if !mayCut && (l.info.Version == 4 || p.Len > packet.MinMTU6) {
-			l.refuse(p.Data(), out.Fits())
-		} else if q := l.enqueue(p, out); q != nil {
+			l.refuse(p.Data(), x.fits())
+		} else if q := l.enqueue(p, x); q != nil {
 			q.DontFragment = false
 		}
 		return
 	}
 	switch {
 	case mayCut && out.AnyPort() && l.info.Version == 4 && (whole || sa.Fit.Fragment == ipsec.FragmentBefore):
-		l.cut(p, policy, out)
+		l.cut(p, policy, x)
 	case mayCut, !whole, l.info.Version == 6 && p.Len <= packet.MinMTU6:
 		// Every link of IPv6 carries that much, and a tunnel is one (RFC 2473,
 		// Section 7.1).
-		if q := l.enqueue(p, out); q != nil {
+		if q := l.enqueue(p, x); q != nil {
 			q.DontFragment = false
 			if out.Endpoint().Remote.Addr().Is4() {
 				l.tally.add(outFragmented, 1)
 			}
 		}
 	default:
-		l.refuse(p.Data(), out.Fits())
+		l.refuse(p.Data(), x.fits())
 	}
 }
 
 // cut seals the fragments of p one by one.
-func (l *outbound) cut(p *netio.Packet, policy *ipsec.Policy, out *sad.Out) {
-	fits := out.Fits()
+func (l *outbound) cut(p *netio.Packet, policy *ipsec.Policy, x path) {
+	fits := x.fits()
 	b := p.Data()
 	n, ok := l.fit.cutter.Start(b, &l.info, fits, 0)
 	if !ok {
@@ -104,11 +105,11 @@ func (l *outbound) cut(p *netio.Packet, policy *ipsec.Policy, out *sad.Out) {
 			l.tally.add(dropTooBig, 1)
 			return
 		}
-		if out = l.outbound(policy); out == nil { // SAs do not outlive the turn
+		if x = l.path(policy); x.out == nil { // SAs do not outlive the turn
 			l.tally.add(dropNoSA, 1)
 			return
 		}
-		if out.Fits() < fits {
+		if x.fits() < fits {
 			l.tally.add(dropTooBig, 1)
 			return
 		}
@@ -122,7 +123,7 @@ func (l *outbound) cut(p *netio.Packet, policy *ipsec.Policy, out *sad.Out) {
 			return
 		}
 		l.used += size
-		l.enqueue(&netio.Packet{Buf: buf, Off: netio.Headroom, Len: m}, out)
+		l.enqueue(&netio.Packet{Buf: buf, Off: netio.Headroom, Len: m}, x)
 	}
 }
 
@@ -258,8 +259,10 @@ func (l *inbound) clampInbound(w *sad.Worker, in *sad.In, b []byte) {
 	back := l.info
 	back.Src, back.Dst, back.SrcPort, back.DstPort = l.info.Dst, l.info.Src, l.info.DstPort, l.info.SrcPort
 	fits := netio.MaxPacket
-	if out := w.Outbound(in.SA().Protocol, in.SA().ReqID, &back); out != nil {
-		fits = out.Fits()
+	sa := in.SA()
+	policy := ipsec.Policy{Protocol: sa.Protocol, ReqID: sa.ReqID, WithAH: l.table.Bundled(sa.ReqID)}
+	if x := find(w, &policy, &back); x.out != nil {
+		fits = x.fits()
 	}
 	l.plane.clamp(b, &l.info, in.SA().Fit, fits, &l.tally)
 }

@@ -67,7 +67,7 @@ func (l *outbound) gather(p *netio.Packet, table *spd.Table) {
 		l.tally.add(dropNoPolicy, 1)
 		return
 	}
-	l.flow.entry, l.flow.out, l.flow.info = entry, nil, l.info
+	l.flow.entry, l.flow.path, l.flow.info = entry, path{}, l.info
 	if l.listeners != nil {
 		l.show(&q, &entry.Policy)
 	}

@@ -43,14 +43,14 @@ func newHoldQueue(timeout time.Duration, now func() time.Time, raise func(ipsec.
 }
 
 // hold keeps a copy of b, which met the policy and found no SA through w. It
-// returns an SA if one was added since then; the packet is not kept then. Such
-// an SA cannot be missed: whoever adds it calls take afterwards, which waits
-// for the lock that is held here.
-func (q *holdQueue) hold(w *sad.Worker, policy *ipsec.Policy, p *packet.Info, b []byte) *sad.Out {
+// returns the path if the last SA of it was added since then; the packet is not
+// kept then. Such an SA cannot be missed: whoever adds it calls take afterwards,
+// which waits for the lock that is held here.
+func (q *holdQueue) hold(w *sad.Worker, policy *ipsec.Policy, p *packet.Info, b []byte) path {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if out := w.Outbound(ipsec.ESP, policy.ReqID, p); out != nil {
-		return out
+	if x := find(w, policy, p); x.out != nil {
+		return x
 	}
 	now := q.now()
 	x := q.waits[policy.Name]
@@ -75,12 +75,12 @@ func (q *holdQueue) hold(w *sad.Worker, policy *ipsec.Policy, p *packet.Info, b 
 	}
 	if len(b) > holdOctets || q.octets+len(b) > holdTotalOctets {
 		q.overflow++
-		return nil
+		return path{}
 	}
 	x.packets = append(x.packets, append([]byte(nil), b...))
 	x.octets += len(b)
 	q.octets += len(b)
-	return nil
+	return path{}
 }
 
 func (q *holdQueue) dropOldest(x *wait) {

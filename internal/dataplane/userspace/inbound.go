@@ -4,12 +4,15 @@ import (
 	"net/netip"
 	"sync"
 
+	"caponier/internal/ah"
 	"caponier/internal/capture"
+	"caponier/internal/drop"
 	"caponier/internal/esp"
 	"caponier/internal/ipsec"
 	"caponier/internal/netio"
 	"caponier/internal/packet"
 	"caponier/internal/sad"
+	"caponier/internal/spd"
 )
 
 // owner guards the inbound SAs of one worker. Their packets arrive at one
@@ -25,11 +28,12 @@ type owner struct {
 // inbound takes packets from one outer socket to the protected side. It belongs
 // to one goroutine.
 type inbound struct {
-	plane *Plane
-	outer netio.Device
-	udp   bool // ESP in UDP, shared with IKE
-	inner netio.Device
-	tally tally
+	plane   *Plane
+	outer   netio.Device
+	carries ipsec.Protocol
+	udp     bool // ESP in UDP, shared with IKE
+	inner   netio.Device
+	tally   tally
 
 	reader *netio.Reader
 	// joins is the inner device if it takes super-packets, or nil.
@@ -38,9 +42,13 @@ type inbound struct {
 	// Scratch, used again for each batch.
 
 	listeners capture.Listeners // to this batch
+	table     *spd.Table        // for this batch
 
-	info    packet.Info
-	deliver []netio.Packet
+	info packet.Info
+	// protocol is what carries says, but for packets that come out of AH.
+	protocol ipsec.Protocol
+	nested   nested
+	deliver  []netio.Packet
 	// admitted is the flow that was admitted last, and the SA that carried it.
 	// It does not outlive the owner's turn.
 	admitted struct {
@@ -66,9 +74,9 @@ type inbound struct {
 	joinTCP, joinUDP bool // what it joins
 }
 
-func newInbound(p *Plane, outer netio.Device, udp bool, inner netio.Device) *inbound {
+func newInbound(p *Plane, outer netio.Device, carries ipsec.Protocol, udp bool, inner netio.Device) *inbound {
 	l := &inbound{
-		plane: p, outer: outer, udp: udp, inner: inner,
+		plane: p, outer: outer, carries: carries, udp: udp, inner: inner,
 		// Large enough for what a peer sends in fragments: the kernel has put
 		// them together. Pages that no packet reaches are never backed by memory.
 		reader:  netio.NewReader(outer, netio.MaxPacket),
@@ -92,8 +100,18 @@ func (l *inbound) loop() error {
 // carry takes one batch all the way.
 func (l *inbound) carry(pkts []netio.Packet) {
 	l.listeners = l.plane.opts.Tap.Listeners()
+	l.table = l.plane.policies.Load()
 	l.deliver = l.deliver[:0]
 	l.prepare(len(pkts))
+	l.protocol = l.carries
+	l.openAll(pkts)
+	l.openNested()
+	l.hand()
+	l.tally.publish()
+}
+
+// openAll opens pkts, owner by owner.
+func (l *inbound) openAll(pkts []netio.Packet) {
 	for len(pkts) > 0 {
 		spi, ok := l.demux(&pkts[0])
 		if !ok {
@@ -102,8 +120,6 @@ func (l *inbound) carry(pkts []netio.Packet) {
 		}
 		pkts = l.open(pkts, l.plane.sad.Owner(spi))
 	}
-	l.hand()
-	l.tally.publish()
 }
 
 // hand hands over what is ready to be delivered.
@@ -139,8 +155,8 @@ func (l *inbound) prepare(n int) {
 	l.coalescer.Reset()
 }
 
-// demux returns the SPI of an ESP packet, and false for anything else, which it
-// has dealt with (RFC 3948, Section 2).
+// demux returns the SPI of an ESP or AH packet, and false for anything else, which
+// it has dealt with (RFC 3948, Section 2).
 func (l *inbound) demux(p *netio.Packet) (ipsec.SPI, bool) {
 	b := p.Data()
 	if p.Truncated {
@@ -159,6 +175,18 @@ func (l *inbound) demux(p *netio.Packet) (ipsec.SPI, bool) {
 			}
 			return 0, false
 		}
+	}
+	if l.protocol == ipsec.AH {
+		spi, err := ah.PeekSPI(b)
+		if err != nil {
+			l.tally.add(dropOf(ipsec.AH, err), 1)
+			return 0, false
+		}
+		if spi < ipsec.MinSPI {
+			l.tally.add(dropReservedSPI, 1)
+			return 0, false
+		}
+		return spi, true
 	}
 	spi, ok := esp.PeekSPI(b)
 	switch {
@@ -194,19 +222,26 @@ func (l *inbound) open(pkts []netio.Packet, index int) []netio.Packet {
 			l.openRun(o.w)
 			return pkts[i:]
 		}
-		l.openOne(o.w, p, spi)
+		l.openOne(o.w, p, spi, l.outside(len(pkts)-i))
 	}
 	l.openRun(o.w)
 	return nil
 }
 
-func (l *inbound) openOne(w *sad.Worker, p *netio.Packet, spi ipsec.SPI) {
-	in := w.Inbound(ipsec.ESP, spi)
-	if l.listeners != nil {
+func (l *inbound) openOne(w *sad.Worker, p *netio.Packet, spi ipsec.SPI, outside uint32) {
+	in := w.Inbound(l.protocol, spi)
+	if l.listeners != nil && l.protocol == l.carries {
 		l.showSealed(p, in)
 	}
 	if in == nil {
-		l.tally.add(espDrop(esp.ErrNoSA), 1)
+		l.tally.add(dropOf(l.protocol, drop.NoSA), 1)
+		return
+	}
+	if l.protocol == ipsec.AH {
+		l.openAH(w, p, in)
+		return
+	}
+	if !l.bundled(in, outside) {
 		return
 	}
 	var from netip.AddrPort
@@ -227,7 +262,7 @@ func (l *inbound) openOne(w *sad.Worker, p *netio.Packet, spi ipsec.SPI) {
 	l.opened(w, in, carried{b, next, p.TrafficClass}, err)
 }
 
-// showSealed shows an ESP packet before it is opened, to those who listen; in is nil
+// showSealed shows a packet before it is opened, to those who listen; in is nil
 // where no SA takes it.
 func (l *inbound) showSealed(p *netio.Packet, in *sad.In) {
 	connection, tunnel := "", ""
@@ -235,7 +270,8 @@ func (l *inbound) showSealed(p *netio.Packet, in *sad.In) {
 		connection, tunnel = in.SA().Connection, in.SA().Tunnel
 	}
 	l.listeners.IPsec(ipsec.In, connection, tunnel, &capture.Sealed{
-		Local: p.Local, Remote: p.Remote, Protocol: ipsec.ESP, UDP: l.udp, TrafficClass: p.TrafficClass, Data: p.Data(),
+		Local: p.Local, Remote: p.Remote, Protocol: l.protocol, UDP: l.udp, Whole: l.protocol == ipsec.AH,
+		TrafficClass: p.TrafficClass, Data: p.Data(),
 	})
 }
 
@@ -254,7 +290,7 @@ func (l *inbound) openRun(w *sad.Worker) {
 	r.n = 0
 }
 
-// carried is what an ESP packet held: an IP packet, or in transport mode what
+// carried is what a packet held: an IP packet, or of ESP in transport mode what
 // follows its header, of the protocol next. class is the traffic class that it
 // came with.
 type carried struct {
@@ -268,16 +304,21 @@ func (l *inbound) opened(w *sad.Worker, in *sad.In, c carried, err error) {
 		l.tally.add(espDrop(err), 1)
 		return
 	}
-	b := c.inner
 	if in.Transport() {
-		b = l.rejoin(in, c)
+		c.inner = l.rejoin(in, c)
 	}
+	l.admit(w, in, c)
+}
+
+// admit delivers the packet that in carried if the SA is for such packets.
+func (l *inbound) admit(w *sad.Worker, in *sad.In, c carried) {
+	b := c.inner
 	l.info.Decode(b)
 	// Packets come in runs of one flow: what was admitted once need not be
 	// compared with all selectors again.
 	if in != l.admitted.in || !l.info.SameFlow(&l.admitted.info) {
 		if !w.Admit(in, &l.info) {
-			l.tally.add(espDrop(esp.ErrSelector), 1)
+			l.tally.add(dropOf(l.protocol, drop.Selector), 1)
 			return
 		}
 		l.admitted.in, l.admitted.info = in, l.info

@@ -375,7 +375,7 @@ func TestHoldQueueHasBounds(t *testing.T) {
 	}
 	for i := range 1000 {
 		for range 20 {
-			if q.hold(w, policy(i), &info, b) != nil {
+			if q.hold(w, policy(i), &info, b).out != nil {
 				t.Fatal("found an SA that is not there")
 			}
 		}

@@ -88,27 +88,28 @@ func (d *Devices) openFamily(f netio.Family, o OpenOptions) error {
 	for i, s := range socks {
 		udp[i] = s
 	}
-	raw := []*netio.Device{&d.ESP4, &d.Clear4, &d.ICMP4}
+	raw := []*netio.Device{&d.ESP4, &d.AH4, &d.Clear4}
+	icmp := &d.ICMP4
 	if f == netio.IPv4 {
 		d.UDP4 = udp
 	} else {
 		d.UDP6 = udp
-		raw = []*netio.Device{&d.ESP6, &d.Clear6, &d.ICMP6}
+		raw = []*netio.Device{&d.ESP6, &d.AH6, &d.Clear6}
+		icmp = &d.ICMP6
 	}
-	esp, err := netio.ListenESP(f, opts)
+	for i, open := range []func(netio.Family, netio.SocketOptions) (*netio.Socket, error){
+		netio.ListenESP, netio.ListenAH, netio.OpenClear,
+	} {
+		s, err := open(f, opts)
+		if err != nil {
+			return err
+		}
+		*raw[i] = s
+	}
+	heard, err := netio.ListenICMP(f, netio.SocketOptions{})
 	if err != nil {
 		return err
 	}
-	*raw[0] = esp
-	bypass, err := netio.OpenClear(f, opts)
-	if err != nil {
-		return err
-	}
-	*raw[1] = bypass
-	icmp, err := netio.ListenICMP(f, netio.SocketOptions{})
-	if err != nil {
-		return err
-	}
-	*raw[2] = icmp
+	*icmp = heard
 	return nil
 }

@@ -5,7 +5,9 @@ import (
 	"net"
 	"net/netip"
 
+	"caponier/internal/ah"
 	"caponier/internal/capture"
+	"caponier/internal/drop"
 	"caponier/internal/esp"
 	"caponier/internal/ipsec"
 	"caponier/internal/netio"
@@ -22,7 +24,7 @@ const (
 	exitUDP6
 	exitESP4
 	exitESP6
-	exitWhole4 // sealed packets with their IP header: those of transport mode, and fragments
+	exitWhole4 // sealed packets with their IP header: transport mode, AH, and fragments
 	exitWhole6
 	exitClear4
 	exitClear6
@@ -66,28 +68,67 @@ type outbound struct {
 	segments packet.Segmenter
 	fit      fitter
 	leave    [exits][]netio.Packet
-	// flow is that of the packet before, with its policy and, where it was
-	// looked up, its SA: packets come in runs. It does not outlive the batch.
+	// flow is that of the packet before, with its policy and, where they were
+	// looked up, its SAs: packets come in runs. It does not outlive the batch.
 	flow struct {
 		info  packet.Info
 		entry *spd.Entry
-		out   *sad.Out
+		path  path
 	}
 	// sealed is where packets cut from super-packets go; used octets are taken.
 	// It is made when the first super-packet comes.
 	sealed    []byte
 	used      int
 	fragments fragments
-	// run are the packets of one SA that follow one another.
+	// run are the packets of one path that follow one another.
 	run struct {
-		out   *sad.Out
+		path
 		pkts  [batchSize]netio.Packet
 		items [batchSize]esp.SealItem
 		n     int
-		// Of transport mode: the endpoint, and where the packets were parted.
 		ep    *sad.Endpoint
+		// Of transport mode: where the packets were parted.
 		seams [batchSize]packet.Seam
+		// Of AH alone: the lengths of the packets without it.
+		octets [batchSize]int
 	}
+	// wrapped are packets of the run that AH is put around.
+	wrapped struct {
+		pkts  [batchSize]netio.Packet
+		items [batchSize]ah.SealItem
+		n     int
+	}
+	identification uint16 // of the last IPv4 header that was made here
+}
+
+// path is the way of a packet through the SAs: one of ESP or AH, and in a bundle
+// one of AH around the one of ESP.
+type path struct{ out, around *sad.Out }
+
+// fits is the length of the longest inner packet whose sealed packet fits the way
+// to the peer, as far as it is known.
+func (x path) fits() int {
+	if x.around == nil {
+		return x.out.Fits()
+	}
+	return min(x.out.Fits(), x.out.Longest(x.around.Fits()))
+}
+
+// find returns the path that the policy asks for, for a packet with these
+// headers; out is nil where an SA is missing.
+func find(w *sad.Worker, policy *ipsec.Policy, p *packet.Info) path {
+	protocol := ipsec.ESP
+	if policy.Protocol == ipsec.AH {
+		protocol = ipsec.AH
+	}
+	x := path{out: w.Outbound(protocol, policy.ReqID, p)}
+	if x.out == nil || !policy.WithAH {
+		return x
+	}
+	if x.around = w.Outbound(ipsec.AH, policy.ReqID, p); x.around == nil {
+		return path{}
+	}
+	return x
 }
 
 func newOutbound(p *Plane, w *sad.Worker, inner netio.Device, exitDevices [exits]netio.Device, size int) *outbound {
@@ -147,7 +188,7 @@ func (l *outbound) process(pkts []netio.Packet) {
 				l.tally.add(dropNoPolicy, 1)
 				continue
 			}
-			l.flow.entry, l.flow.out, l.flow.info = entry, nil, l.info
+			l.flow.entry, l.flow.path, l.flow.info = entry, path{}, l.info
 		}
 		if l.listeners != nil {
 			l.show(p, &entry.Policy)
@@ -169,11 +210,13 @@ func (l *outbound) show(p *netio.Packet, policy *ipsec.Policy) {
 	}
 }
 
-// showSealed shows an ESP packet that out has sealed.
-func (l *outbound) showSealed(out *sad.Out, p *netio.Packet) {
+// showSealed shows a packet that out has sealed; whole says that it has its IP
+// header.
+func (l *outbound) showSealed(out *sad.Out, p *netio.Packet, whole bool) {
 	sa := out.SA()
 	l.listeners.IPsec(ipsec.Out, sa.Connection, sa.Tunnel, &capture.Sealed{
-		Local: p.Local, Remote: p.Remote, Protocol: sa.Protocol, UDP: out.Endpoint().Encap, TrafficClass: p.TrafficClass, Data: p.Data(),
+		Local: p.Local, Remote: p.Remote, Protocol: sa.Protocol, UDP: out.Endpoint().Encap, Whole: whole,
+		TrafficClass: p.TrafficClass, Data: p.Data(),
 	})
 }
 
@@ -191,41 +234,46 @@ func (l *outbound) follow(p *netio.Packet, policy *ipsec.Policy) {
 
 // end closes the batch, also after a panic.
 func (l *outbound) end() {
-	l.run.n, l.run.out = 0, nil
-	l.flow.entry, l.flow.out = nil, nil
+	l.run.n, l.run.path, l.wrapped.n = 0, path{}, 0
+	l.flow.entry, l.flow.path = nil, path{}
 	l.plane.report(l.w.End())
 }
 
 func (l *outbound) protect(p *netio.Packet, policy *ipsec.Policy) {
-	out := l.outbound(policy)
-	if out == nil && policy.Acquire {
-		out = l.plane.held.hold(l.w, policy, &l.info, p.Data())
-		if out == nil {
+	x := l.path(policy)
+	if x.out == nil && policy.Acquire {
+		x = l.plane.held.hold(l.w, policy, &l.info, p.Data())
+		if x.out == nil {
 			return
 		}
 	}
+	out := x.out
 	if out == nil {
 		l.tally.add(dropNoSA, 1)
 		return
 	}
 	if packet.IsSYN(p.Data(), &l.info) {
-		l.plane.clamp(p.Data(), &l.info, out.SA().Fit, out.Fits(), &l.tally)
+		l.plane.clamp(p.Data(), &l.info, out.SA().Fit, x.fits(), &l.tally)
 	}
-	if p.Len > out.Fits() {
-		l.refit(p, policy, out)
+	if p.Len > x.fits() {
+		l.refit(p, policy, x)
 		return
 	}
-	l.enqueue(p, out)
+	l.enqueue(p, x)
 }
 
-// enqueue has the packet p, decoded to info, sealed by out with those that follow
+// enqueue has the packet p, decoded to info, sealed by x with those that follow
 // one another. It returns it as it will leave, until the run is sealed, or nil.
-func (l *outbound) enqueue(p *netio.Packet, out *sad.Out) *netio.Packet {
-	if out != l.run.out || l.run.n == batchSize {
+func (l *outbound) enqueue(p *netio.Packet, x path) *netio.Packet {
+	out := x.out
+	if x != l.run.path || l.run.n == batchSize {
 		l.seal()
-		l.run.out, l.run.ep = out, out.Endpoint()
+		l.run.path, l.run.ep = x, out.Endpoint()
 	}
-	if out.Transport() {
+	switch {
+	case out.Protocol() == ipsec.AH:
+		return l.authenticate(p)
+	case out.Transport():
 		return l.part(p, out)
 	}
 	start := p.Off - out.HeadRoom()
@@ -256,16 +304,16 @@ func (l *outbound) dress(p *netio.Packet, out *sad.Out) {
 	}
 }
 
-// outbound finds the SA for the packet that info was decoded from.
-func (l *outbound) outbound(policy *ipsec.Policy) *sad.Out {
+// path finds the SAs for the packet that info was decoded from.
+func (l *outbound) path(policy *ipsec.Policy) path {
 	f := &l.flow
 	if f.entry == nil || &f.entry.Policy != policy {
-		return l.w.Outbound(ipsec.ESP, policy.ReqID, &l.info)
+		return find(l.w, policy, &l.info)
 	}
-	if f.out == nil {
-		f.out = l.w.Outbound(ipsec.ESP, policy.ReqID, &l.info)
+	if f.path.out == nil {
+		f.path = find(l.w, policy, &l.info)
 	}
-	return f.out
+	return f.path
 }
 
 func nextHeader(p *packet.Info) uint8 {
@@ -281,12 +329,20 @@ func (l *outbound) seal() {
 	if r.n == 0 {
 		return
 	}
+	if r.out.Protocol() == ipsec.ESP {
+		l.sealESP()
+	} else {
+		l.sealAH(r.out)
+	}
+	r.n, r.path = 0, path{}
+}
+
+func (l *outbound) sealESP() {
+	r := &l.run
 	items := r.items[:r.n]
 	l.w.Seal(r.out, items)
-	ep := r.ep
 	head := r.out.HeadRoom()
 	transport := r.out.Transport()
-	x := exitFor(ep.Encap, ep.Remote.Addr())
 	for i := range items {
 		p := &r.pkts[i]
 		if err := items[i].Err; err != nil {
@@ -295,23 +351,48 @@ func (l *outbound) seal() {
 		}
 		l.tally.add(outPackets, 1)
 		l.tally.add(outOctets, uint64(p.Len))
+		p.Local, p.Remote = r.ep.Local, r.ep.Remote
+		x := exitFor(r.ep.Encap, r.ep.Remote.Addr())
 		if transport {
-			l.close(p, r.seams[i], items[i].Len)
-			continue
+			x = l.close(p, r.seams[i], items[i].Len)
+		} else {
+			p.Off -= head
+			p.Len = items[i].Len
 		}
-		p.Off -= head
-		p.Len = items[i].Len
-		p.Local, p.Remote = ep.Local, ep.Remote
-		if l.listeners != nil {
-			l.showSealed(r.out, p)
+		switch {
+		case r.around == nil:
+			l.depart(p, x, r.out)
+		case r.ep.Encap: // AH would cover what a NAT changes
+			l.tally.add(espDrop(drop.Bundle), 1)
+		case transport || l.encapsulate(p, r.around.Endpoint(), packet.ProtocolESP):
+			l.wrap(p, r.around)
 		}
-		if !p.DontFragment && x%2 == 1 && p.Len > r.out.SealedLen(r.out.Fits()) {
-			l.fragment(p, r.out)
-			continue
-		}
-		l.leave[x] = append(l.leave[x], *p)
 	}
-	r.n, r.out = 0, nil
+	if r.around != nil {
+		l.sealAH(r.around)
+	}
+}
+
+// depart lets a sealed packet leave, in fragments where nobody else will cut it.
+func (l *outbound) depart(p *netio.Packet, x exit, out *sad.Out) {
+	whole := x == exitWhole4 || x == exitWhole6
+	if l.listeners != nil {
+		l.showSealed(out, p, whole)
+	}
+	switch {
+	case p.DontFragment:
+	case whole && p.Len > out.SealedFits():
+		b := p.Data()
+		if b[0]>>4 == 4 {
+			b[6] &^= 0x40 // DF
+		}
+		l.cutSealed(b, out.SealedFits())
+		return
+	case !whole && x%2 == 1 && p.Len > out.SealedLen(out.Fits()):
+		l.fragment(p, out)
+		return
+	}
+	l.leave[x] = append(l.leave[x], *p)
 }
 
 // bypass sends the packet on as it is. It carries the mark of our own packets,

@@ -34,6 +34,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"caponier/internal/ah"
 	"caponier/internal/capture"
 	"caponier/internal/dataplane"
 	"caponier/internal/esp"
@@ -89,8 +90,10 @@ type Devices struct {
 	UDPPort uint16
 	// ESP4 and ESP6 carry IP protocol 50. They may be nil.
 	ESP4, ESP6 netio.Device
+	// AH4 and AH6 read IP protocol 51, whole packets. They may be nil.
+	AH4, AH6 netio.Device
 	// Clear4 and Clear6 send whole IP packets: what a policy lets bypass, and what
-	// transport mode has sealed. They may be nil.
+	// has its header since it was sealed. They may be nil.
 	Clear4, Clear6 netio.Device
 	// ICMP4 and ICMP6 hear what routers say of long packets, and tell senders
 	// inside. They may be nil.
@@ -100,7 +103,7 @@ type Devices struct {
 func (d *Devices) all() []netio.Device {
 	all := append([]netio.Device(nil), d.Inner...)
 	all = append(append(all, d.UDP4...), d.UDP6...)
-	for _, x := range []netio.Device{d.ESP4, d.ESP6, d.Clear4, d.Clear6, d.ICMP4, d.ICMP6} {
+	for _, x := range []netio.Device{d.ESP4, d.ESP6, d.AH4, d.AH6, d.Clear4, d.Clear6, d.ICMP4, d.ICMP6} {
 		if x != nil {
 			all = append(all, x)
 		}
@@ -223,14 +226,19 @@ func assemble(opts Options) *Plane {
 	p.release = newOutbound(p, p.sad.Worker(2*n), nil, d.exits(0), opts.MTU)
 	p.released = netio.NewBatch(holdPackets, opts.MTU)
 	for i := range d.UDP4 {
-		p.in = append(p.in, newInbound(p, d.UDP4[i], true, d.Inner[i]))
+		p.in = append(p.in, newInbound(p, d.UDP4[i], ipsec.ESP, true, d.Inner[i]))
 	}
 	for i := range d.UDP6 {
-		p.in = append(p.in, newInbound(p, d.UDP6[i], true, d.Inner[i]))
+		p.in = append(p.in, newInbound(p, d.UDP6[i], ipsec.ESP, true, d.Inner[i]))
 	}
 	for _, x := range []netio.Device{d.ESP4, d.ESP6} {
 		if x != nil {
-			p.in = append(p.in, newInbound(p, x, false, d.Inner[0]))
+			p.in = append(p.in, newInbound(p, x, ipsec.ESP, false, d.Inner[0]))
+		}
+	}
+	for _, x := range []netio.Device{d.AH4, d.AH6} {
+		if x != nil {
+			p.in = append(p.in, newInbound(p, x, ipsec.AH, false, d.Inner[0]))
 		}
 	}
 	for version, x := range map[uint8]netio.Device{4: d.ICMP4, 6: d.ICMP6} {
@@ -460,6 +468,8 @@ func translate(err error) error {
 		{sad.ErrClosed, dataplane.ErrClosed},
 		{suite.ErrUnknown, dataplane.ErrTransform},
 		{esp.ErrUnsupported, dataplane.ErrTransform},
+		{ah.ErrUnsupported, dataplane.ErrTransform},
+		{sad.ErrEncap, dataplane.ErrEncap},
 	} {
 		if errors.Is(err, x.theirs) {
 			return &backendError{err, x.ours}

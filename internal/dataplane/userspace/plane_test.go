@@ -31,6 +31,8 @@ func memDevices(workers int) (Devices, *netio.Mem, dataplanetest.Outer) {
 	d.ESP6, outer.ESP6 = mem()
 	d.Clear4, outer.Whole4 = mem()
 	d.Clear6, outer.Whole6 = mem()
+	d.AH4, outer.AH4 = mem()
+	d.AH6, outer.AH6 = mem()
 	return d, inner, outer
 }
 

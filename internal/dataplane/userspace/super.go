@@ -16,13 +16,19 @@ func (l *outbound) super(p *netio.Packet, policy *ipsec.Policy) {
 		return
 	}
 	if policy.Action == ipsec.Protect {
-		if out := l.outbound(policy); out != nil && !out.Serial() && !out.Transport() && l.segments.PacketLen() <= out.Fits() {
+		if x := l.path(policy); x.direct() && l.segments.PacketLen() <= x.out.Fits() {
 			l.seal() // what came before leaves before
-			l.sealSuper(out, policy.ReqID, n)
+			l.sealSuper(x.out, policy.ReqID, n)
 			return
 		}
 	}
 	l.unroll(policy)
+}
+
+// direct reports whether packets can be sealed right from a super-packet: with ESP
+// in tunnel mode alone, by a suite that does not prefer company.
+func (x path) direct() bool {
+	return x.out != nil && x.around == nil && x.out.Protocol() == ipsec.ESP && !x.out.Transport() && !x.out.Serial()
 }
 
 // sealSuper seals the n packets of segments where they lie: that is their only
@@ -69,7 +75,7 @@ func (l *outbound) sealSuper(out *sad.Out, reqID uint32, n int) {
 			dress.Local, dress.Remote = ep.Local, ep.Remote
 			l.leave[x] = append(l.leave[x], dress)
 			if l.listeners != nil {
-				l.showSealed(out, &dress)
+				l.showSealed(out, &dress, false)
 			}
 		}
 		l.tally.add(outOctets, octets)

@@ -41,9 +41,9 @@ func (l *outbound) part(p *netio.Packet, out *sad.Out) *netio.Packet {
 	return q
 }
 
-// close finishes the header of the packet p, behind which n octets of ESP are,
-// and lets it leave.
-func (l *outbound) close(p *netio.Packet, seam packet.Seam, n int) {
+// close finishes the header of the packet p, behind which n octets of ESP are, and
+// returns the way that it leaves.
+func (l *outbound) close(p *netio.Packet, seam packet.Seam, n int) exit {
 	ep := l.run.ep
 	src, dst := ep.Local.Addr(), ep.Remote.Addr()
 	if src.IsUnspecified() {
@@ -69,16 +69,15 @@ func (l *outbound) close(p *netio.Packet, seam packet.Seam, n int) {
 			packet.PutUDP(udp, ep.Local.Port(), ep.Remote.Port(), len(udp), sum)
 		}
 	}
-	p.Local, p.Remote = ep.Local, ep.Remote
-	x := exitWhole4
-	if !dst.Is4() {
-		x = exitWhole6
+	return exitWhole(dst)
+}
+
+// exitWhole is the way of a sealed packet that has its IP header.
+func exitWhole(dst netip.Addr) exit {
+	if dst.Is4() {
+		return exitWhole4
 	}
-	if !p.DontFragment && p.Len > l.run.out.SealedFits() {
-		l.cutSealed(b, l.run.out.SealedFits())
-		return
-	}
-	l.leave[x] = append(l.leave[x], *p)
+	return exitWhole6
 }
 
 // rejoinedLen is how much memory a lane has for packets that got their headers
