@@ -217,7 +217,8 @@ func (d *decoder) checkSelectors(a *Association, path string) {
 			*s.list = []ipsec.Selector{ipsec.FromPrefix(netip.PrefixFrom(s.addr, s.addr.BitLen()))}
 			d.defaulted(path+"."+s.key, s.addr.String())
 		}
-		if a.Mode != ipsec.Transport || !s.addr.IsValid() {
+		// Around a tunnel of ESP, AH in transport mode has the selectors of the tunnel.
+		if a.Mode != ipsec.Transport || a.Protocol == ipsec.AH || !s.addr.IsValid() {
 			continue
 		}
 		host := ipsec.FromPrefix(netip.PrefixFrom(s.addr, s.addr.BitLen()))
