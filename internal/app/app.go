@@ -214,6 +214,7 @@ func (a *app) start(creds map[string]*credentials) error {
 	if err := a.keeper.Set(a.cfg.Manual.Associations); err != nil {
 		return err
 	}
+	a.daemon.SetLimits(limits(a.cfg))
 	conns := connections(a.cfg, creds, a.reqIDs)
 	a.book.Configure(conns)
 	if a.off.Load() {

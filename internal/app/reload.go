@@ -2,6 +2,8 @@ package app
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	"caponier/internal/config"
@@ -56,6 +58,7 @@ func (a *app) Reload(_ context.Context, dryRun bool) (control.ReloadReport, erro
 	}
 	a.auth.set(creds)
 	conns := connections(cfg, creds, reqIDs)
+	a.daemon.SetLimits(limits(cfg))
 	a.book.Configure(conns)
 	if !a.off.Load() {
 		a.daemon.Apply(conns, changes(plan))
@@ -69,9 +72,12 @@ func (a *app) Reload(_ context.Context, dryRun bool) (control.ReloadReport, erro
 // changes says what a plan asks of the IKE daemon.
 func changes(plan *config.Plan) map[string]ike.Change {
 	out := make(map[string]ike.Change)
+	waits := slices.ContainsFunc(plan.Gateway, func(k config.KeyChange) bool {
+		return strings.HasPrefix(k.Key, "gateway.ike.retransmit-") // every connection has them
+	})
 	for _, c := range plan.Connections {
 		var change ike.Change
-		touched := c.State == config.Changed
+		touched := waits || c.State == config.Changed
 		switch c.Effect() {
 		case config.EffectReconnect:
 			change.Reconnect = true

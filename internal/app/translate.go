@@ -2,6 +2,7 @@ package app
 
 import (
 	"caponier/internal/config"
+	"caponier/internal/ike"
 	"caponier/internal/ike/message"
 	v2 "caponier/internal/ike/v2"
 	"caponier/internal/ipsec"
@@ -52,6 +53,7 @@ func connection(gw *config.Gateway, c *config.Connection, creds *credentials, re
 		Encapsulation: encapsulation(gw.DataPlane, c.Encapsulation),
 		FragmentSize:  c.FragmentSize,
 		DPD:           c.DPD, Lifetime: c.Lifetime,
+		Retransmit: v2.Retransmit{Initial: gw.IKE.Timeout, Factor: gw.IKE.Base, Max: gw.IKE.Limit, Tries: gw.IKE.Tries},
 	}
 	for _, t := range c.Tunnels {
 		out.Children = append(out.Children, &v2.Child{
@@ -90,4 +92,8 @@ func identity(id config.Identity) v2.Identity {
 	default:
 		return v2.Identity{Kind: message.IDType(id.Kind), Data: id.Data}
 	}
+}
+
+func limits(cfg *config.Config) ike.Limits {
+	return ike.Limits{HalfOpen: cfg.Gateway.IKE.HalfOpen, HalfOpenPerAddress: cfg.Gateway.IKE.HalfOpenPerAddress}
 }

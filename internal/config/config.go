@@ -58,6 +58,7 @@ type Gateway struct {
 	// Numbers are those of algorithms that IANA has not assigned, where they are
 	// not caponier's own.
 	Numbers message.Numbers
+	IKE     IKE
 	Log     Log
 }
 

@@ -454,6 +454,7 @@ func TestDocument(t *testing.T) {
 	want := map[string][]string{
 		"the file":                      rows(rootKeys),
 		"gateway":                       rows(gatewayKeys),
+		"gateway.ike":                   rows(ikeKeys),
 		"gateway.log":                   rows(logKeys),
 		"connections.NAME":              rows(connectionKeys),
 		"connections.NAME.local":        rows(localKeys),

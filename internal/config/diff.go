@@ -125,6 +125,7 @@ func Diff(old, new *Config) *Plan {
 	plan := &Plan{
 		Gateway: changes("gateway.", gatewayKeys, &old.Gateway, &new.Gateway),
 	}
+	plan.Gateway = append(plan.Gateway, changes("gateway.ike.", ikeKeys, &old.Gateway.IKE, &new.Gateway.IKE)...)
 	plan.Gateway = append(plan.Gateway, changes("gateway.log.", logKeys, &old.Gateway.Log, &new.Gateway.Log)...)
 	pair(old.Connections, new.Connections, func(c *Connection) string { return c.Name }, func(name string, a, b *Connection) {
 		c := ConnectionPlan{Part: part(name, a, b, connectionChanges)}

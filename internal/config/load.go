@@ -63,6 +63,7 @@ func (d *decoder) parse(name string, data []byte) {
 func (d *decoder) finish(checks *Checks) (*Config, []*Problem, error) {
 	if root := d.nodes[""]; root != nil {
 		fill(d, root, "gateway", gatewayKeys, &d.cfg.Gateway)
+		fill(d, root, "gateway.ike", ikeKeys, &d.cfg.Gateway.IKE)
 		fill(d, root, "gateway.log", logKeys, &d.cfg.Gateway.Log)
 		slices.SortFunc(d.cfg.Connections, func(a, b *Connection) int { return cmp.Compare(a.Name, b.Name) })
 		for _, c := range d.cfg.Connections {

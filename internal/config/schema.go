@@ -142,6 +142,12 @@ func init() {
 			get: func(v *Gateway) any { return v.Numbers },
 		},
 		{
+			name: "ike", kind: "section", section: true,
+			set: func(d *decoder, v *Gateway, n *node, path string) {
+				decodeSection(d, n, path, ikeKeys, &v.IKE, false)
+			},
+		},
+		{
 			name: "log", kind: "section", section: true,
 			set: func(d *decoder, v *Gateway, n *node, path string) {
 				decodeSection(d, n, path, logKeys, &v.Log, false)

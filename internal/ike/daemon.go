@@ -35,10 +35,10 @@ import (
 
 // Limits on what strangers can make grow.
 const (
-	// maxHalfOpen bounds the IKE SAs whose peer has not authenticated yet.
-	maxHalfOpen = 4096
-	// maxHalfOpenPerAddr bounds them for one source address, so that one host
-	// cannot use up the whole.
+	// maxHalfOpen bounds the IKE SAs whose peer has not authenticated yet, and
+	// maxHalfOpenPerAddr those of one source address, so that one host cannot use
+	// up the whole. See SetLimits.
+	maxHalfOpen        = 4096
 	maxHalfOpenPerAddr = 64
 	// inboxSize bounds the events that wait for a shard. Datagrams beyond it are
 	// dropped: IKE repeats what is not answered.
@@ -112,6 +112,7 @@ type Daemon struct {
 	bySource map[netip.Addr]int // half-open SAs for each source address
 	bySA     map[ipsec.SAID]*sa // who answers for an SA of the data plane
 	closing  bool
+	limits   Limits
 
 	stop     chan struct{} // closed by Close
 	authJobs chan func()
@@ -138,6 +139,7 @@ func New(o Options) *Daemon {
 		strangers: logging.NewBrake(strangerLogs, time.Second),
 	}
 	d.cookies.rand = o.Rand
+	d.limits = Limits{HalfOpen: maxHalfOpen, HalfOpenPerAddress: maxHalfOpenPerAddr}
 	if d.now == nil {
 		d.now = time.Now
 	}
@@ -152,6 +154,20 @@ func New(o Options) *Daemon {
 		d.shards = append(d.shards, newShard(d))
 	}
 	return d
+}
+
+// Limits bound what strangers can make a Daemon keep.
+type Limits struct {
+	// HalfOpen is how many IKE SAs may wait for their peer to authenticate, and
+	// HalfOpenPerAddress how many of one source address.
+	HalfOpen, HalfOpenPerAddress int
+}
+
+// SetLimits replaces the limits. What is half-open already may stay.
+func (d *Daemon) SetLimits(l Limits) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.limits = l
 }
 
 // Start begins to receive, and to bring up the connections that are configured
@@ -335,7 +351,7 @@ func (d *Daemon) respond(h message.Header, ev v2.Received) {
 	key := initKey{ev.Remote, h.InitiatorSPI}
 	source := ev.Remote.Addr()
 	d.mu.Lock()
-	if d.closing || len(d.halfOpen) >= maxHalfOpen || d.bySource[source] >= maxHalfOpenPerAddr {
+	if d.closing || len(d.halfOpen) >= d.limits.HalfOpen || d.bySource[source] >= d.limits.HalfOpenPerAddress {
 		d.mu.Unlock()
 		d.counters.halfOpenLimit.Add(1)
 		return

@@ -232,6 +232,15 @@ func TestHalfOpenLimits(t *testing.T) {
 		if lines := g.logs.lines(""); len(lines) > 20 {
 			t.Errorf("%d lines in the log", len(lines))
 		}
+		before := g.Counters()["ike-drop-half-open"]
+		g.SetLimits(Limits{HalfOpen: maxHalfOpen + 200, HalfOpenPerAddress: maxHalfOpenPerAddr + 100})
+		for i := range 110 {
+			flood(one, uint64(500000+i))
+		}
+		pass(time.Second)
+		if c := g.Counters(); c["ike-half-open"] != maxHalfOpen+100 || c["ike-drop-half-open"] != before+10 {
+			t.Errorf("with other limits: counters %v", c)
+		}
 		pass(time.Minute) // nobody went on
 		g.mustBeEmpty()
 		l := n.gateway(t, leftAddr, []*v2.Connection{end("site", true)})
