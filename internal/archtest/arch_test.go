@@ -47,7 +47,7 @@ var fences = map[string][]string{
 	"github.com/cloudflare/circl":     {"internal/suite"},
 	"github.com/jsimonetti/rtnetlink": {"internal/host"},
 	"github.com/mdlayher/netlink":     {"internal/host", "internal/dataplane/kernel"},
-	"github.com/gopacket/gopacket":    {"internal/capture/pcapng"},
+	"github.com/gopacket/gopacket":    {},
 	"github.com/gaissmai/bart":        {"internal/spd"},
 	"golang.org/x/sys/cpu":            {"internal/sm"},
 	"github.com/emmansun/gmsm":        {"internal/cert", "internal/keystore", "internal/pki", "internal/suite"},

@@ -1,9 +1,14 @@
 // Package pcapng writes captures to files that Wireshark reads: packets as pcapng
-// with an interface for each side of the gateway, and keys as a directory of
-// Wireshark's tables beside them.
+// (draft-ietf-opsawg-pcapng) with an interface for each side of the gateway, and
+// keys as a directory of Wireshark's tables beside them.
+//
+// The writer is our own, although libraries have one: those bring decoders of all
+// protocols along, which a resident gateway would pay for with 3 MB of memory.
 package pcapng
 
 import (
+	"bufio"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
@@ -11,78 +16,146 @@ import (
 	"runtime"
 	"strings"
 
-	"github.com/gopacket/gopacket"
-	"github.com/gopacket/gopacket/layers"
-	"github.com/gopacket/gopacket/pcapgo"
-
 	"caponier/internal/capture"
 	"caponier/internal/ipsec"
 )
 
+// Types of blocks (Section 4).
+const (
+	blockSection   = 0x0a0d0d0a
+	blockInterface = 1
+	blockPacket    = 6
+)
+
+// Codes of options: of every block, of sections, of interfaces and of packets.
+const (
+	optComment     = 1
+	optHardware    = 2
+	optOS          = 3
+	optApplication = 4
+
+	optName        = 2
+	optDescription = 3
+	optResolution  = 9
+
+	optFlags = 2
+)
+
+const (
+	byteOrder    = 0x1a2b3c4d
+	linkTypeRaw  = 101 // packets begin with the IP header
+	nanoseconds  = 9   // 10^-9 s, as the resolution of timestamps
+	flagInbound  = 1
+	flagOutbound = 2
+)
+
 // Writer writes packets as pcapng. It belongs to one goroutine.
 type Writer struct {
-	w       *pcapgo.NgWriter
-	counted *counter
+	w      *bufio.Writer
+	block  []byte // scratch
+	octets int64
 	// Packets are how many were written, by side.
 	Packets [2]uint64
-}
-
-// counter counts octets.
-type counter struct {
-	w io.Writer
-	n int64
-}
-
-func (c *counter) Write(b []byte) (int, error) {
-	n, err := c.w.Write(b)
-	c.n += int64(n)
-	return n, err
 }
 
 // NewWriter writes the head of a file: the two interfaces. program names what
 // wrote it.
 func NewWriter(w io.Writer, program, comment string) (*Writer, error) {
-	c := &counter{w: w}
-	side := func(s capture.Side, description string) pcapgo.NgInterface {
-		return pcapgo.NgInterface{
-			Name: s.String(), Description: description, OS: runtime.GOOS, LinkType: layers.LinkTypeRaw,
-			TimestampResolution: 9, // nanoseconds
+	out := &Writer{w: bufio.NewWriter(w)}
+	out.begin(blockSection)
+	out.u32(byteOrder)
+	out.u32(1)          // version 1.0, in two halves
+	out.u32(0xffffffff) // the length of the section is not known
+	out.u32(0xffffffff)
+	out.option(optComment, comment)
+	out.option(optHardware, runtime.GOARCH)
+	out.option(optOS, runtime.GOOS)
+	out.option(optApplication, program)
+	if err := out.end(); err != nil {
+		return nil, err
+	}
+	for _, x := range []struct {
+		side        capture.Side
+		description string
+	}{
+		{capture.Inner, "what the tunnels carry, in clear"},
+		{capture.Outer, "ESP and IKE; the IP and UDP headers are rebuilt from the addresses"},
+	} {
+		out.begin(blockInterface)
+		out.u32(linkTypeRaw)
+		out.u32(0) // packets are whole
+		out.option(optName, x.side.String())
+		out.option(optDescription, x.description)
+		out.option(optResolution, string([]byte{nanoseconds}))
+		if err := out.end(); err != nil {
+			return nil, err
 		}
 	}
-	inner := side(capture.Inner, "what the tunnels carry, in clear")
-	outer := side(capture.Outer, "ESP and IKE; the IP and UDP headers are rebuilt from the addresses")
-	ng, err := pcapgo.NewNgWriterInterface(c, inner, pcapgo.NgWriterOptions{SectionInfo: pcapgo.NgSectionInfo{
-		Hardware: runtime.GOARCH, OS: runtime.GOOS, Application: program, Comment: comment,
-	}})
-	if err != nil {
-		return nil, fmt.Errorf("write capture: %w", err)
-	}
-	if _, err := ng.AddInterface(outer); err != nil {
-		return nil, fmt.Errorf("write capture: %w", err)
-	}
-	out := &Writer{w: ng, counted: c}
 	return out, out.Flush()
 }
 
 // Write writes a packet, with the names of its connection and tunnel as a
 // comment.
 func (w *Writer) Write(p *capture.Packet) error {
-	direction := pcapgo.NgEpbFlagDirectionOutbound
+	flags := uint32(flagOutbound)
 	if p.Direction == ipsec.In {
-		direction = pcapgo.NgEpbFlagDirectionInbound
+		flags = flagInbound
 	}
-	info := gopacket.CaptureInfo{
-		Timestamp: p.Time, CaptureLength: len(p.Data), Length: len(p.Data), InterfaceIndex: int(p.Side),
-	}
-	options := pcapgo.NgPacketOptions{Flags: &pcapgo.NgEpbFlags{Direction: direction}}
-	if c := comment(p); c != "" {
-		options.Comments = []string{c}
-	}
-	if err := w.w.WritePacketWithOptions(info, p.Data, options); err != nil {
-		return fmt.Errorf("write capture: %w", err)
+	at := uint64(p.Time.UnixNano())
+	w.begin(blockPacket)
+	w.u32(uint32(p.Side)) // the interfaces stand in this order
+	w.u32(uint32(at >> 32))
+	w.u32(uint32(at))
+	w.u32(uint32(len(p.Data)))
+	w.u32(uint32(len(p.Data)))
+	w.padded(p.Data)
+	w.option(optComment, comment(p))
+	w.option(optFlags, string(binary.LittleEndian.AppendUint32(nil, flags)))
+	if err := w.end(); err != nil {
+		return err
 	}
 	w.Packets[p.Side]++
 	return nil
+}
+
+// begin begins a block, end gives it its length and writes it (Section 3.1).
+func (w *Writer) begin(kind uint32) {
+	w.block = w.block[:0]
+	w.u32(kind)
+	w.u32(0)
+}
+
+func (w *Writer) end() error {
+	w.u32(0) // no more options
+	length := uint32(len(w.block) + 4)
+	w.u32(length)
+	binary.LittleEndian.PutUint32(w.block[4:], length)
+	w.octets += int64(length)
+	if _, err := w.w.Write(w.block); err != nil {
+		return fmt.Errorf("write capture: %w", err)
+	}
+	return nil
+}
+
+func (w *Writer) u32(v uint32) { w.block = binary.LittleEndian.AppendUint32(w.block, v) }
+
+// padded adds octets and fills up to 32 bits.
+func (w *Writer) padded(b []byte) {
+	w.block = append(w.block, b...)
+	for len(w.block)%4 != 0 {
+		w.block = append(w.block, 0)
+	}
+}
+
+// option adds an option (Section 3.5), if it has a value.
+func (w *Writer) option(code uint16, value string) {
+	if value == "" {
+		return
+	}
+	value = value[:min(len(value), 1<<16-4)]
+	w.block = binary.LittleEndian.AppendUint16(w.block, code)
+	w.block = binary.LittleEndian.AppendUint16(w.block, uint16(len(value)))
+	w.padded([]byte(value))
 }
 
 func comment(p *capture.Packet) string {
@@ -108,7 +181,7 @@ func (w *Writer) Flush() error {
 }
 
 // Octets is how long the file is, up to the last Flush.
-func (w *Writer) Octets() int64 { return w.counted.n }
+func (w *Writer) Octets() int64 { return w.octets }
 
 // KeyDir is a directory with keys in the form that Wireshark reads: the personal
 // configuration of one who has nothing but this capture.
