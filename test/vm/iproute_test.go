@@ -109,7 +109,11 @@ func policyLines(p *ipsec.Policy, sas []ipsec.SA) []string {
 				if dir != "out" {
 					src, dst, want = remote, local, ipsec.In
 				}
-				line := fmt.Sprintf("xfrm policy add src %s dst %s dir %s", src, dst, dir)
+				line := fmt.Sprintf("xfrm policy add src %s dst %s", src.Prefixes()[0], dst.Prefixes()[0])
+				if src.Protocol != 0 {
+					line += fmt.Sprintf(" proto %d sport %d dport %d", src.Protocol, src.FirstPort, dst.FirstPort)
+				}
+				line += " dir " + dir
 				for i := range sas {
 					sa := &sas[i]
 					if sa.Direction != want {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"caponier/internal/ipsec"
+	"caponier/internal/packet"
 	"caponier/internal/secret"
 	"caponier/internal/suite"
 	"caponier/test/interop"
@@ -40,11 +41,15 @@ func (k *keyed) outer(s *interop.Site) netip.AddrPort {
 }
 
 // selectors are what is protected: the networks behind the gateways, or in
-// transport mode the gateways.
+// transport mode the datagrams of exchange between the gateways. Neighbour
+// discovery stays in clear, which finds the address that ESP would go to, and so
+// do the datagrams that hold ESP.
 func (k *keyed) selectors(s *interop.Site) []ipsec.Selector {
 	if k.mode == ipsec.Transport {
 		a := k.outer(s).Addr()
-		return []ipsec.Selector{ipsec.FromPrefix(netip.PrefixFrom(a, a.BitLen()))}
+		udp := ipsec.FromPrefix(netip.PrefixFrom(a, a.BitLen()))
+		udp.Protocol, udp.FirstPort, udp.LastPort = packet.ProtocolUDP, testPort, testPort
+		return []ipsec.Selector{udp}
 	}
 	return []ipsec.Selector{ipsec.FromPrefix(s.LAN), ipsec.FromPrefix(s.LAN6)}
 }

@@ -134,7 +134,7 @@ func unique(t ipsec.TransformType, parse func(string) (string, ipsec.Proposal, e
 
 // short are the rows of the short form.
 var short = []string{
-	"esp tunnel aes256gcm16", "esp tunnel aes128-sha256-esn", "esp tunnel chacha20poly1305 in UDP", "esp tunnel 3des-sha256",
+	"esp tunnel aes256gcm16", "esp transport aes256gcm16", "esp tunnel aes128-sha256-esn", "esp tunnel chacha20poly1305 in UDP", "esp transport 3des-sha256",
 }
 
 // pairing is two makes of gateway.
@@ -206,7 +206,7 @@ func (r *row) carry(t *testing.T, p *pairing, n *interop.Network, a, b gateway, 
 			record(r, p.there, errors.Join(there, wired))
 			record(r, p.back, errors.Join(back, wired))
 			if err := errors.Join(there, back, wired); err != nil {
-				t.Errorf("%s over %s: from %s: %v; to it: %v; %v\n%s%s", path[0].addr, k.outer(n.A).Addr(), p.name, there, back, wired, a.tell(), b.tell())
+				t.Fatalf("%s over %s: from %s: %v; to it: %v; %v\n%s%s", path[0].addr, k.outer(n.A).Addr(), p.name, there, back, wired, a.tell(), b.tell())
 			}
 		}
 	}

@@ -18,6 +18,9 @@ import (
 // patience is how long datagrams may take: the machine is emulated, and busy.
 const patience = 3 * time.Second
 
+// testPort is the UDP port of both ends of exchange.
+const testPort = 5000
+
 // datagramSizes are the payloads of a row, in octets: every length of padding,
 // and what is long.
 var datagramSizes = append(slices.Collect(func(yield func(int) bool) {
@@ -34,7 +37,7 @@ type place struct {
 
 func (p place) listen() (conn *net.UDPConn, err error) {
 	err = p.in.Do(func() error {
-		conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.addr, 5000)))
+		conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.addr, testPort)))
 		return err
 	})
 	return conn, err
