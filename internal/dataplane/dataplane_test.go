@@ -10,7 +10,7 @@ import (
 )
 
 func TestFakeConforms(t *testing.T) {
-	dataplanetest.Run(t, func(t *testing.T) *dataplanetest.Instance {
+	dataplanetest.Run(t, func(t *testing.T, _ dataplanetest.Place) *dataplanetest.Instance {
 		f := dataplane.NewFake()
 		t.Cleanup(func() { f.Close() })
 		return &dataplanetest.Instance{Backend: f}

@@ -153,6 +153,9 @@ var pairings = []pairing{
 		t.Cleanup(func() { must(t, g.close()) })
 		return g
 	}, userKernel, kernelUser},
+	{"kernel", func(t *testing.T, in netns.NS) gateway {
+		return kernelPlane{newKernel(t, in), ipXfrm{in}}
+	}, kernelKernel, kernelKernel},
 }
 
 // TestMatrix sends packets between planes through every algorithm, protocol and

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"caponier/internal/dataplane"
 	"caponier/internal/dataplane/userspace"
 	"caponier/internal/host"
 	"caponier/internal/ipsec"
@@ -37,19 +38,24 @@ func newUser(in netns.NS) (*user, error) {
 }
 
 func (g *user) set(policies []ipsec.Policy, sas []ipsec.SA) error {
-	for _, s := range g.plane.SAs() {
-		if err := g.plane.DeleteSA(s.ID); err != nil {
-			return err
-		}
-	}
-	if err := g.plane.SetPolicies(policies); err != nil {
-		return err
-	}
 	if err := g.host.Set(host.FromPolicies(policies)); err != nil {
 		return err
 	}
+	return setPlane(g.plane, policies, sas)
+}
+
+// setPlane replaces all that a plane has.
+func setPlane(p dataplane.Backend, policies []ipsec.Policy, sas []ipsec.SA) error {
+	for _, s := range p.SAs() {
+		if err := p.DeleteSA(s.ID); err != nil {
+			return err
+		}
+	}
+	if err := p.SetPolicies(policies); err != nil {
+		return err
+	}
 	for _, sa := range sas {
-		if err := g.plane.AddSA(sa); err != nil {
+		if err := p.AddSA(sa); err != nil {
 			return err
 		}
 	}

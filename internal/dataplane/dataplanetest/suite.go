@@ -27,11 +27,14 @@ type Traits struct {
 	// stands in the way of all traffic, not only of what is routed to it.
 	Unmatched bool
 	// PolicySelectors says that what comes out of an SA is checked against the
-	// policies of its ReqID, not against selectors of its own.
+	// policies of its ReqID, where it has several selectors, and not against them.
 	PolicySelectors bool
-	// KeepsFirst says that of too many packets that wait for an SA, the first are
-	// kept and not the last.
-	KeepsFirst bool
+	// Blocks says that a packet without an SA, which may not ask for one, is
+	// counted with those of policies that discard.
+	Blocks bool
+	// KeepsFirst is how many of too many packets that wait for an SA are kept at
+	// least, where these are the first, and not counted, and not the last.
+	KeepsFirst int
 	// Coarse says that lifetimes in time are counted in seconds.
 	Coarse bool
 }
@@ -53,6 +56,19 @@ func (o *Outer) whole() []*netio.Mem { return []*netio.Mem{o.Whole4, o.Whole6} }
 
 func (o *Outer) ah() []*netio.Mem { return []*netio.Mem{o.AH4, o.AH6} }
 
+// Place is where an Instance stands: at one end of a link.
+type Place struct {
+	Addresses []netip.Addr   // of the gateway, one of each family
+	Networks  []netip.Prefix // behind it, likewise
+}
+
+func place(side int) Place {
+	return Place{
+		Addresses: []netip.Addr{addr4[side], addr6[side]},
+		Networks:  []netip.Prefix{net4[side], net6[side]},
+	}
+}
+
 // Addresses of the two gateways and port of the suite's links, and the networks
 // behind them.
 var (
@@ -64,22 +80,22 @@ var (
 
 const port = 4500
 
-// Run runs the suite. make makes a fresh Instance, which closes itself with the
-// test. Unless it is Coarse, its clock must run a hundred times in a second.
-func Run(t *testing.T, make func(t *testing.T) *Instance) {
+// Run runs the suite. make makes a fresh Instance at a place, which closes itself
+// with the test. Unless it is Coarse, its clock must run a hundred times in a second.
+func Run(t *testing.T, make func(t *testing.T, at Place) *Instance) {
 	t.Run("control", func(t *testing.T) {
 		for name, test := range controlTests {
-			t.Run(name, func(t *testing.T) { test(t, make(t)) })
+			t.Run(name, func(t *testing.T) { test(t, make(t, place(0))) })
 		}
 	})
-	if probe := make(t); probe.Inner == nil {
+	if probe := make(t, place(0)); probe.Inner == nil {
 		return
 	}
 	t.Run("traffic", func(t *testing.T) {
 		for name, test := range trafficTests {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				test(t, newLink(t, make(t), make(t)))
+				test(t, newLink(t, make(t, place(0)), make(t, place(1))))
 			})
 		}
 	})

@@ -235,12 +235,14 @@ func (p *Plane) lost(id xfrm.StateID) {
 	p.gone(e)
 }
 
-// mapping passes on that the peer's packets come from elsewhere.
+// mapping passes on that the peer's packets come from elsewhere, once for each
+// place.
 func (p *Plane) mapping(x *xfrm.Mapping) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for id, e := range p.byState {
-		if id.Dst == x.ID.Dst && id.SPI == x.ID.SPI && id.Proto == x.ID.Proto && e.sa.Direction == ipsec.In && e.sa.Remote != x.New {
+		if id.Dst == x.ID.Dst && id.SPI == x.ID.SPI && id.Proto == x.ID.Proto && e.sa.Direction == ipsec.In && e.sa.Remote != x.New && e.moved != x.New {
+			e.moved = x.New
 			p.events.Push(ipsec.AddressChanged{ID: e.sa.ID(), Connection: e.sa.Connection, Tunnel: e.sa.Tunnel, Remote: x.New})
 		}
 	}

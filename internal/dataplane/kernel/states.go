@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"net/netip"
 	"time"
 
 	"caponier/internal/dataplane/kernel/xfrm"
@@ -150,11 +151,30 @@ type entry struct {
 	order uint64 // the later, the higher
 	used  bool   // FirstUse was raised, or is not for this SA
 	soft  bool   // the soft limit was told
+
+	// The kernel reports each packet from elsewhere: where the last was from.
+	moved netip.AddrPort
+	// When the number of packets was first seen, for kernels that do not say when
+	// an SA was used.
+	packets uint64
+	usedAt  time.Time
 }
 
 func (e *entry) wipe() {
 	e.sa.EncrKey.Wipe()
 	e.sa.IntegKey.Wipe()
+}
+
+// lastUse is when the last packet passed. Linux has said it for every packet
+// since 6.2; before that, it is when the packet was noticed.
+func (e *entry) lastUse(s *xfrm.State) time.Time {
+	if s.LastUsed != 0 {
+		return xfrm.Time(s.LastUsed)
+	}
+	if s.Usage.Packets != e.packets {
+		e.packets, e.usedAt = s.Usage.Packets, time.Now().Truncate(time.Second)
+	}
+	return e.usedAt
 }
 
 // status puts together what we know and what the kernel has counted.
@@ -172,7 +192,7 @@ func (e *entry) status(s *xfrm.State) ipsec.SAStatus {
 		return out
 	}
 	out.Bytes, out.Packets = s.Usage.Bytes, s.Usage.Packets
-	out.Used = xfrm.Time(s.LastUsed)
+	out.Used = e.lastUse(s)
 	out.ReplayDrops = uint64(s.Stats.Replay) + uint64(s.Stats.ReplayWindow)
 	out.IntegrityDrops = uint64(s.Stats.IntegrityFailed)
 	if r := s.Replay; r != nil {

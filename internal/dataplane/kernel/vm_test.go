@@ -27,7 +27,7 @@ func espSA(d ipsec.Direction, spi ipsec.SPI) ipsec.SA {
 }
 
 func TestPlaneConforms(t *testing.T) {
-	dataplanetest.Run(t, func(t *testing.T) *dataplanetest.Instance {
+	dataplanetest.Run(t, func(t *testing.T, _ dataplanetest.Place) *dataplanetest.Instance {
 		return &dataplanetest.Instance{Backend: newPlane(t, newNamespace(t))}
 	})
 }

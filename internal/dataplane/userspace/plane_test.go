@@ -41,7 +41,7 @@ func TestConformance(t *testing.T) {
 	// the kernel cannot steer: half of them belong to SAs of the other.
 	for _, workers := range []int{1, 2} {
 		t.Run(fmt.Sprintf("workers=%d", workers), func(t *testing.T) {
-			dataplanetest.Run(t, func(t *testing.T) *dataplanetest.Instance {
+			dataplanetest.Run(t, func(t *testing.T, _ dataplanetest.Place) *dataplanetest.Instance {
 				d, inner, outer := memDevices(workers)
 				p, err := New(Options{Devices: d, Rand: rand.Reader, Tick: 5 * time.Millisecond})
 				if err != nil {
