@@ -45,6 +45,14 @@ func CipherKeyLength(t ipsec.Transform) (int, error) {
 	return e.keyLen, nil
 }
 
+// IntegKeyLength returns the octets of key that the integrity algorithm t takes.
+func IntegKeyLength(t ipsec.Transform) (int, error) {
+	if e := lookup(t); e != nil && e.integ != nil {
+		return e.integ.keyLen, nil
+	}
+	return 0, fmt.Errorf("integrity algorithm %s: %w", Name(t), ErrUnknown)
+}
+
 // BlockSize returns the length of a block, and of the IV, in octets.
 func (c *CBC) BlockSize() int { return c.mode.BlockSize() }
 

@@ -182,9 +182,11 @@ func SM2Decrypt(rand io.Reader, key crypto.Decrypter, ciphertext []byte) (secret
 			return secret.New(plain), SM2DER, nil
 		}
 	case ciphertext[0] == 0x04:
-		for _, encoding := range []SM2Encoding{SM2C1C3C2, SM2C1C2C3} {
+		var found secret.Key
+		var encoding SM2Encoding
+		for _, e := range []SM2Encoding{SM2C1C3C2, SM2C1C2C3} { // both, always
 			from := sm2.C1C3C2
-			if encoding == SM2C1C2C3 {
+			if e == SM2C1C2C3 {
 				from = sm2.C1C2C3
 			}
 			der, err := sm2.PlainCiphertext2ASN1(ciphertext, from)
@@ -192,8 +194,11 @@ func SM2Decrypt(rand io.Reader, key crypto.Decrypter, ciphertext []byte) (secret
 				continue
 			}
 			if plain, err := key.Decrypt(rand, der, nil); err == nil {
-				return secret.New(plain), encoding, nil
+				found, encoding = secret.New(plain), e
 			}
+		}
+		if !found.IsZero() {
+			return found, encoding, nil
 		}
 	}
 	return secret.Key{}, SM2DER, ErrSM2

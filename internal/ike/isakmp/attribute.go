@@ -67,7 +67,8 @@ func (a Attribute) Equal(b Attribute) bool {
 	return okX == okY && slices.Equal(a.Long, b.Long)
 }
 
-func parseAttributes(b []byte) ([]Attribute, error) {
+// ParseAttributes reads attributes that stand by themselves, as in RESPONDER-LIFETIME.
+func ParseAttributes(b []byte) ([]Attribute, error) {
 	var out []Attribute
 	for len(b) > 0 {
 		if len(out) == MaxAttributes {

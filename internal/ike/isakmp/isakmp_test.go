@@ -251,7 +251,7 @@ func TestLimits(t *testing.T) {
 	if _, err := sa.Body(); !errors.Is(err, ErrEncode) {
 		t.Errorf("writes %d transforms: %v", len(sa.Proposals[0].Transforms), err)
 	}
-	if _, err := parseAttributes(bytes.Repeat([]byte{0x80, 1, 0, 1}, MaxAttributes+1)); !errors.Is(err, ErrSyntax) {
+	if _, err := ParseAttributes(bytes.Repeat([]byte{0x80, 1, 0, 1}, MaxAttributes+1)); !errors.Is(err, ErrSyntax) {
 		t.Errorf("attributes: %v", err)
 	}
 	if _, err := (&Delete{SPIs: make([][]byte, MaxSPIs+1)}).Body(); !errors.Is(err, ErrEncode) {

@@ -111,7 +111,7 @@ func parseProposal(b []byte) (Proposal, error) {
 		if len(body) < 4 {
 			return Proposal{}, syntaxf("transform of %d octets", len(body))
 		}
-		attributes, err := parseAttributes(body[4:])
+		attributes, err := ParseAttributes(body[4:])
 		if err != nil {
 			return Proposal{}, err
 		}

@@ -7,6 +7,7 @@ import (
 	"caponier/internal/ike/v2/conf"
 	"caponier/internal/ike/v2/rules"
 	"caponier/internal/ipsec"
+	"caponier/internal/secret"
 	"caponier/internal/suite"
 )
 
@@ -40,6 +41,42 @@ type (
 		Auth         message.Auth
 		Octets       []byte
 	}
+	// Unwrap asks for the symmetric key in the peer's SK payload (GM/T 0022), which
+	// is encrypted to the connection's encryption certificate; the answer is an
+	// Unwrapped event.
+	Unwrap struct {
+		Token      uint64
+		Connection *conf.Connection
+		Ciphertext []byte
+	}
+	// Envelope asks for Key to be encrypted to the peer's encryption certificate,
+	// and for a signature over Octets by the connection's signing key (GM/T 0022); the
+	// answer is an Enveloped event. With Check, whether both certificates lead to the
+	// connection's CA, have the right usage and fit its remote identity must be
+	// found out before anything is encrypted to them.
+	Envelope struct {
+		Token        uint64
+		Connection   *conf.Connection
+		Check        bool
+		Certificates [][]byte // the peer's for signatures, DER, the leaf first
+		Encryption   []byte   // the peer's encryption certificate, DER
+		Key          secret.Key
+		Encoding     suite.SM2Encoding
+		Octets       []byte
+		Style        suite.SM2Style
+	}
+	// Examine asks whether the peer's two certificates lead to the connection's CA,
+	// have the right usage and speak for the identity, and whether Signature is over
+	// one of Octets (GM/T 0022); the answer is an Examined event.
+	Examine struct {
+		Token        uint64
+		Connection   *conf.Connection
+		Identity     rules.Identity
+		Certificates [][]byte // for signatures, DER, the leaf first
+		Encryption   []byte   // the encryption certificate, DER
+		Signature    []byte
+		Octets       [][]byte
+	}
 	// InstallSA adds an SA to the data plane, which takes over the keys.
 	InstallSA struct{ SA ipsec.SA }
 	// MoveSA changes the outer addresses of an SA.
@@ -59,6 +96,18 @@ type (
 		Machine   Machine
 		Redundant bool
 	}
+	// Begin starts a machine that is to replace this one, in IKEv1: the daemon adds
+	// it to its table, with the same owner, and gives it Event.
+	Begin struct {
+		Machine Machine
+		Event   Event
+	}
+	// Tell passes an event on to another machine. Where that is gone, what an
+	// Inherit event leaves is lost.
+	Tell struct {
+		To    Machine
+		Event Event
+	}
 	// Report tells the operator something that matters; it asks for nothing.
 	Report struct{ What Notice }
 	// Done ends the machine: nothing is installed, nothing more will be sent.
@@ -75,3 +124,8 @@ func (RemoveSA) isAction()      {}
 func (Succeed) isAction()       {}
 func (Report) isAction()        {}
 func (Done) isAction()          {}
+func (Unwrap) isAction()        {}
+func (Envelope) isAction()      {}
+func (Examine) isAction()       {}
+func (Begin) isAction()         {}
+func (Tell) isAction()          {}

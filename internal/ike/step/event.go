@@ -6,6 +6,8 @@ import (
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/v2/conf"
 	"caponier/internal/ipsec"
+	"caponier/internal/secret"
+	"caponier/internal/suite"
 )
 
 // Event is what the daemon tells a machine: one of the types below.
@@ -39,6 +41,28 @@ type (
 	// Verified answers Verify.
 	Verified struct {
 		Token uint64
+		Err   error
+	}
+	// Unwrapped answers Unwrap.
+	Unwrapped struct {
+		Token    uint64
+		Key      secret.Key // the machine's, which wipes it
+		Encoding suite.SM2Encoding
+		Err      error
+	}
+	// Enveloped answers Envelope.
+	Enveloped struct {
+		Token      uint64
+		Ciphertext []byte
+		Signature  []byte
+		Err        error
+	}
+	// Examined answers Examine: how the signature is made, and which of Octets it
+	// covers.
+	Examined struct {
+		Token uint64
+		Style suite.SM2Style
+		Form  int
 		Err   error
 	}
 	// InstallFailed says that an InstallSA could not be carried out.
@@ -80,22 +104,47 @@ type (
 	}
 	// Used passes on ipsec.FirstUse.
 	Used struct{ ID ipsec.SAID }
+	// Yield says that To is a newer IKE SA of IKEv1 between the same identities for
+	// the same connection: the peer, or this side, has rekeyed. It takes over.
+	Yield struct{ To Machine }
+	// Inherit hands over what a machine of IKEv1 leaves to the one that replaces it.
+	// Only machines make it, and only they read Estate.
+	Inherit struct{ Estate any }
+	// PeerDeleted passes on a Delete that came under an older IKE SA of IKEv1. SPI is
+	// that of the outbound SA.
+	PeerDeleted struct {
+		Protocol ipsec.Protocol
+		SPI      ipsec.SPI
+	}
+	// SuccessorFailed says that the machine that was to replace this one never came
+	// up.
+	SuccessorFailed struct {
+		Code string
+		Err  error
+	}
 )
 
-func (Initiate) isEvent()      {}
-func (Received) isEvent()      {}
-func (Timeout) isEvent()       {}
-func (Signed) isEvent()        {}
-func (Verified) isEvent()      {}
-func (InstallFailed) isEvent() {}
-func (CreateChild) isEvent()   {}
-func (RekeyChild) isEvent()    {}
-func (RekeyIKE) isEvent()      {}
-func (DeleteChild) isEvent()   {}
-func (Close) isEvent()         {}
-func (Destroy) isEvent()       {}
-func (Reconfigure) isEvent()   {}
-func (CheckLiveness) isEvent() {}
-func (Expired) isEvent()       {}
-func (PeerMoved) isEvent()     {}
-func (Used) isEvent()          {}
+func (Initiate) isEvent()        {}
+func (Received) isEvent()        {}
+func (Timeout) isEvent()         {}
+func (Signed) isEvent()          {}
+func (Verified) isEvent()        {}
+func (InstallFailed) isEvent()   {}
+func (CreateChild) isEvent()     {}
+func (RekeyChild) isEvent()      {}
+func (RekeyIKE) isEvent()        {}
+func (DeleteChild) isEvent()     {}
+func (Close) isEvent()           {}
+func (Destroy) isEvent()         {}
+func (Reconfigure) isEvent()     {}
+func (CheckLiveness) isEvent()   {}
+func (Expired) isEvent()         {}
+func (PeerMoved) isEvent()       {}
+func (Used) isEvent()            {}
+func (Unwrapped) isEvent()       {}
+func (Enveloped) isEvent()       {}
+func (Examined) isEvent()        {}
+func (Yield) isEvent()           {}
+func (Inherit) isEvent()         {}
+func (SuccessorFailed) isEvent() {}
+func (PeerDeleted) isEvent()     {}

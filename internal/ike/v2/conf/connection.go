@@ -30,6 +30,7 @@ type Connection struct {
 	Retransmit              Retransmit
 	KeepAlive               time.Duration // NAT keepalive interval; 0: 20 s
 	FragmentSize            int           // of IKE messages, see FragmentLimit; 0: 1280
+	GM                      *GM           // GM/T 0022 and not IKEv2
 }
 
 // Party is one end's authentication.
