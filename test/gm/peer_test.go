@@ -3,6 +3,7 @@ package gm
 import (
 	"bytes"
 	"encoding/binary"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -53,17 +54,27 @@ var variants = []variant{
 	{"AH", settings{"esp": "ah"}, func(c *conf.Connection) {
 		c.Children[0].Protocol, c.Children[0].Proposals = ipsec.AH, []ipsec.Proposal{{integSM3}}
 	}},
-	{"transport mode", settings{"mode": "transport"}, func(c *conf.Connection) { c.Children[0].Mode = ipsec.Transport }},
+	{"transport mode", settings{"mode": "transport", "local": host(theirs), "remote": host(ours)}, transport},
 	{"commit bit", settings{"commit": true}, nil},
 	{"NAT-D by SM3", settings{"nat": "sm3"}, func(c *conf.Connection) { c.Encapsulation = conf.EncapAuto }},
 	{"NAT-D by SHA-1", settings{"nat": "sha1"}, func(c *conf.Connection) {
 		c.Encapsulation, c.GM.NATHash = conf.EncapAuto, ipsec.Transform{Type: ipsec.TypePRF, ID: ipsec.PRFHMACSHA1}
 	}},
 	{"peer behind a NAT", settings{"nat": "sm3", "behind_nat": true}, func(c *conf.Connection) { c.Encapsulation = conf.EncapAuto }},
-	{"transport mode through a NAT", settings{"nat": "sm3", "behind_nat": true, "mode": "transport", "quick_hash": "rfc"}, func(c *conf.Connection) {
-		c.Encapsulation, c.Children[0].Mode, c.GM.QuickHash = conf.EncapAuto, ipsec.Transport, keys.QuickRFC
+	{"transport mode through a NAT", settings{
+		"nat": "sm3", "behind_nat": true, "mode": "transport", "quick_hash": "rfc", "local": host(theirs), "remote": host(ours),
+	}, func(c *conf.Connection) {
+		c.Encapsulation, c.GM.QuickHash = conf.EncapAuto, keys.QuickRFC
+		transport(c)
 	}},
 }
+
+// transport makes the tunnel one between the two hosts.
+func transport(c *conf.Connection) {
+	c.Children[0].Mode, c.Children[0].Local, c.Children[0].Remote = ipsec.Transport, nil, nil
+}
+
+func host(a netip.Addr) []string { return []string{a.String(), "255.255.255.255"} }
 
 // TestVariants runs every variant in both roles against a peer that takes no other.
 func TestVariants(t *testing.T) {

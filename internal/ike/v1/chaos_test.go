@@ -357,7 +357,12 @@ func TestRefusedByResponder(t *testing.T) {
 	}{
 		{"ts-unacceptable", func(l, _ *Connection) { l.Children[0].Remote = sel(t, "10.9.0.0/16") }},
 		{"no-proposal-chosen", func(l, _ *Connection) { l.Children[0].Proposals = []ipsec.Proposal{{sm4gcm}} }},
-		{"no-proposal-chosen", func(l, _ *Connection) { l.Children[0].Mode = ipsec.Transport }},
+		{"no-proposal-chosen", func(l, r *Connection) {
+			for _, c := range []*Connection{l, r} {
+				c.Children[0].Local, c.Children[0].Remote = nil, nil
+			}
+			l.Children[0].Mode = ipsec.Transport
+		}},
 	} {
 		w := newWorld(t, 16)
 		l, r := w.connect()
@@ -368,7 +373,7 @@ func TestRefusedByResponder(t *testing.T) {
 		for _, g := range []*gateway{w.left, w.right} {
 			g.live()
 			if g.count(step.ChildFailed) != 1 || g.notices[len(g.notices)-1].Code != test.code {
-				t.Errorf("%s: %s", g.name, g.failure())
+				t.Errorf("%s, %s: %s %v", test.code, g.name, g.failure(), g.notices)
 			}
 		}
 	}

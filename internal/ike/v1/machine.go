@@ -164,7 +164,7 @@ func (m *Machine) handle(e step.Event) {
 		m.enveloped(e)
 	case step.Examined:
 		m.examined(e)
-	case step.Close:
+	case step.Close, step.Destroy: // nothing waits for the peer in any case
 		m.close(&failure{code: fault.CodeClosed})
 	case step.InstallFailed:
 		m.installFailed(e)

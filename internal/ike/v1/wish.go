@@ -39,6 +39,9 @@ func (m *Machine) wishes(c *Child, flow *ipsec.Flow) []*wish {
 			}
 		}
 	}
+	if len(out) == 0 {
+		m.notice(step.ChildFailed, c.Name, failf(isakmp.InvalidIDInfo, "the tunnel has no traffic between %s and %s", m.local.Addr(), m.remote.Addr()))
+	}
 	return out
 }
 
