@@ -32,7 +32,7 @@ func (a *app) DestroyKeys(context.Context) (control.Destroyed, error) {
 	out.SAs = len(a.plane.SAs())
 	out.IKESAs = a.daemon.Abandon()
 	a.daemon.Apply(nil, nil) // nobody is answered any more
-	a.keeper.SwitchOff()
+	a.keeper.Close()         // with the keys of commands
 	for _, s := range a.plane.SAs() {
 		_ = a.plane.DeleteSA(s.ID) // gone is gone, whoever was first
 	}

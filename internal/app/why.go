@@ -9,6 +9,7 @@ import (
 	"caponier/internal/control"
 	"caponier/internal/diagnose"
 	"caponier/internal/ipsec"
+	"caponier/internal/manual"
 )
 
 // Why explains what failed. A tunnel through which nothing comes back is looked
@@ -54,7 +55,11 @@ func (a *app) Trace(ctx context.Context, flow ipsec.Flow) (control.Trace, error)
 	if err != nil {
 		return control.Trace{}, err
 	}
-	return diagnose.Trace(diagnose.Gateway{
+	t, err := diagnose.Trace(diagnose.Gateway{
 		Time: time.Now(), Policies: a.plane.Policies(), SAs: sas, Counters: a.plane.Counters(), Route: a.host.Lookup,
 	}, flow)
+	if t.Verdict == control.DroppedNoSA && a.off.Load() {
+		t.Words, t.Cure = "the data plane drops it, for the gateway is switched off", manual.Off().Cure
+	}
+	return t, err
 }

@@ -180,16 +180,28 @@ func (x *tracer) covered(in []ipsec.Selector, a netip.Addr, port uint16) bool {
 	return false
 }
 
+// cureOf is what brings a policy its SA.
+func cureOf(p *ipsec.Policy) string {
+	if p.Connection == "" {
+		return fmt.Sprintf("caponier sa add, with reqid %d: the policy is keyed by hand", p.ReqID)
+	}
+	return fmt.Sprintf("caponier connect %s; caponier why %s says why it is not up", p.Name, p.Connection)
+}
+
 func (x *tracer) noSA(p *ipsec.Policy, others int) {
 	if others > 0 {
 		x.step("SA", false, "%s has %d SAs, none of whose selectors cover it: the peer has narrowed them", p.Name, others)
 		x.t.Cure = "give this traffic a tunnel of its own, or widen the selectors at the peer"
 	} else {
 		x.step("SA", false, "%s has none", p.Name)
-		x.t.Cure = fmt.Sprintf("caponier connect %s; caponier why %s says why it is not up", p.Name, p.Connection)
+		x.t.Cure = cureOf(p)
 	}
 	if p.Acquire {
 		x.verdict(control.Held, false, "hold-timeout", "it waits for the tunnel, which is asked for, and is dropped if that fails")
+		return
+	}
+	if p.Connection == "" {
+		x.verdict(control.DroppedNoSA, false, "no-sa", "the data plane drops it, for nobody asks for SAs that are keyed by hand")
 		return
 	}
 	x.verdict(control.DroppedNoSA, false, "no-sa", "the data plane drops it, for the tunnel does not start by itself")
@@ -313,5 +325,5 @@ func (x *tracer) arrive(p *ipsec.Policy) {
 	}
 	x.step("SA", false, "no inbound SA of %s covers it", p.Name)
 	x.verdict(control.ArrivesNowhere, false, "sa-not-found", "it cannot come in: there is no SA for it")
-	x.t.Cure = fmt.Sprintf("caponier connect %s; caponier why %s says why it is not up", p.Name, p.Connection)
+	x.t.Cure = cureOf(p)
 }

@@ -27,6 +27,7 @@ func TestTrace(t *testing.T) {
 		tunnel("site/narrowed", "10.1.0.0/16", "10.6.0.0/16", 4, true),
 		{Name: "stay", Action: ipsec.Bypass, Local: sel("10.1.0.0/16"), Remote: sel("10.2.9.0/24"), Priority: 10},
 		{Name: "nothing-else", Local: sel("10.1.0.0/16"), Remote: sel("10.5.0.0/16"), Priority: -10},
+		{Name: "by-hand", Action: ipsec.Protect, Local: sel("10.1.0.0/16"), Remote: sel("10.8.0.0/16"), ReqID: 9, Protocol: ipsec.ESP},
 	}
 	gcm := suite.DefaultESP()[0].First(ipsec.TypeEncr)
 	sa := func(d ipsec.Direction, reqID uint32, remoteTS string, packets uint64) control.SA {
@@ -69,6 +70,7 @@ func TestTrace(t *testing.T) {
 		{"10.1.0.7", "10.2.9.9", control.Bypassed, true, "bypass-packets", []string{"stay", "before site/lan"}},
 		{"10.1.0.7", "10.3.0.9", control.Held, false, "hold-timeout", []string{"site/down has none", "caponier connect site/down"}},
 		{"10.1.0.7", "10.4.0.9", control.DroppedNoSA, false, "no-sa", []string{"does not start by itself"}},
+		{"10.1.0.7", "10.8.0.9", control.DroppedNoSA, false, "no-sa", []string{"nobody asks for SAs", "caponier sa add, with reqid 9"}},
 		{"10.1.0.7", "10.5.0.9", control.DroppedPolicy, false, "policy-discard", []string{"nothing-else discards it"}},
 		{"10.1.0.7", "10.6.2.9", control.Held, false, "hold-timeout", []string{"none of whose selectors cover it: the peer has narrowed them"}},
 		{"10.9.0.7", "10.2.0.9", control.DroppedNone, false, "no-policy", []string{"no policy matches; near: site/lan", "add 10.9.0.7 to local"}},

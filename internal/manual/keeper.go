@@ -434,7 +434,8 @@ func (k *Keeper) remember(leaving []*held) {
 	}
 }
 
-// Close takes all associations out of the data plane and wipes the keys.
+// Close takes all associations out of the data plane, wipes their keys and
+// forgets them.
 func (k *Keeper) Close() {
 	k.SwitchOff()
 	k.mu.Lock()
@@ -443,4 +444,5 @@ func (k *Keeper) Close() {
 		h.wipe()
 	}
 	clear(k.sas)
+	k.file = nil
 }

@@ -387,3 +387,30 @@ func TestManualReload(t *testing.T) {
 		t.Errorf("left:\n%s", text)
 	}
 }
+
+// TestManualProtocols: AH, and a counter mode that has been allowed by name,
+// against the same far end. AH covers the outer header (RFC 4302, Section 3.3.3).
+func TestManualProtocols(t *testing.T) {
+	t.Parallel()
+	for _, m := range []*manualSA{
+		{protocol: "ah", mode: "tunnel", algorithms: "sha256", farAlgorithms: "null+sha256", integ: 32},
+		{protocol: "esp", mode: "tunnel", algorithms: "aes256gcm16", farAlgorithms: "aes-gcm+none", encr: 36},
+	} {
+		t.Run(m.protocol+" "+m.algorithms, func(t *testing.T) {
+			m.local, m.remote = net4in4.A, net4in4.B
+			s := newSite(t)
+			far := startFarEnd(t, s, m, m.keyFiles(t, s.gwA))
+			text := m.yaml()
+			if strings.Contains(m.algorithms, "gcm") {
+				text = strings.ReplaceAll(text, "      reqid:", "      unsafe-counter-mode: yes\n      reqid:")
+			}
+			s.gwA.write("gateway: { name: gwA, state: state, control: sock }\n" + text)
+			s.gwA.start()
+			mustPing(t, s.hostA, net4in4.hostA, net4in4.hostB, 3)
+			s.gwA.kill()
+			s.gwA.start()
+			mustPing(t, s.hostA, net4in4.hostA, net4in4.hostB, 3)
+			far.mustAgree(t, "after kill -9 and a start")
+		})
+	}
+}

@@ -58,6 +58,8 @@ def main():
         except Exception as e:  # whatever scapy makes of it, the test is to know
             print("REFUSED", type(e).__name__, e, flush=True)
             continue
+        if IP not in inner:  # scapy does not look into tunnels of AH
+            inner = IP(bytes(inner))
         print("REPLAY" if layer.seq <= highest else "packet", layer.seq, inner.summary(), flush=True)
         highest = max(highest, layer.seq)
         if ICMP not in inner or inner[ICMP].type != 8:
