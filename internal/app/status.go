@@ -135,7 +135,7 @@ func ikeStatus(sa *v2.Status) control.IKESA {
 	out := control.IKESA{
 		InitiatorSPI: initiator, ResponderSPI: responder, State: ikeState(sa.State), Role: "responder",
 		Local: sa.Local, Remote: sa.Remote, LocalID: sa.LocalID, RemoteID: sa.RemoteID, Proposal: sa.Proposal,
-		NATLocal: sa.LocalNAT, NATRemote: sa.RemoteNAT, Established: sa.Established, RekeyAt: sa.RekeyAt,
+		NATLocal: sa.LocalNAT, NATRemote: sa.RemoteNAT, Vendors: sa.Vendors, Established: sa.Established, RekeyAt: sa.RekeyAt,
 	}
 	if sa.Initiator {
 		out.Role = "initiator"

@@ -94,6 +94,7 @@ type IKESA struct {
 	Proposal     string         `json:"proposal,omitempty"` // "aes256gcm16-prfsha512-x25519"
 	NATLocal     bool           `json:"nat_local"`          // this gateway is behind a NAT
 	NATRemote    bool           `json:"nat_remote"`
+	Vendors      []string       `json:"vendors,omitempty"` // what the peer calls its software, unproven
 	Established  time.Time      `json:"established,omitzero"`
 	RekeyAt      time.Time      `json:"rekey_at,omitzero"`
 }

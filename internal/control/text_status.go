@@ -170,6 +170,9 @@ func (sa *IKESA) print(out *printer, now time.Time) {
 	if sa.Proposal != "" {
 		out.wrap("    ", "    ", sa.Proposal)
 	}
+	if len(sa.Vendors) > 0 {
+		out.wrap("    ", "    ", "the peer's software: "+strings.Join(sa.Vendors, ", "))
+	}
 }
 
 func (sa *IKESA) nat() string {

@@ -51,6 +51,7 @@ func (f *Finding) print(out *printer, y Why) {
 	f.ids(out)
 	f.sides(out, "proposals", f.Ours.Proposals, f.Theirs.Proposals)
 	f.sides(out, "traffic", f.Ours.traffic(), f.Theirs.traffic())
+	f.field(out, "software", strings.Join(f.Theirs.Vendors, ", "))
 	f.sides(out, "certs", f.Ours.certificates(y.Time), f.Theirs.certificates(y.Time))
 	f.field(out, "nearest", f.Nearest)
 	for i, c := range f.Cures {

@@ -60,6 +60,8 @@ type Offer struct {
 	ID    string `json:"id,omitempty"`    // what it calls itself
 	Wants string `json:"wants,omitempty"` // what it wants the other end to be
 	Auth  string `json:"auth,omitempty"`  // how it authenticates: "cert", "psk"
+	// Vendors are what the peer calls its software.
+	Vendors []string `json:"vendors,omitempty"`
 	// Proposals are in the configuration's words.
 	Proposals []string `json:"proposals,omitempty"`
 	// Local and Remote are traffic selectors, from this gateway's view for both

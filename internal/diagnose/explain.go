@@ -48,6 +48,7 @@ func Explain(a ike.Attempt, all []*conf.Connection) control.Finding {
 	if a.Evidence.ByPeer {
 		x.f.RefusedBy = control.AtPeer
 	}
+	x.f.Theirs.Vendors = a.Vendors
 	switch a.Code {
 	case CodeNoProposal:
 		x.noProposal()

@@ -26,6 +26,7 @@ type Attempt struct {
 	// were claimed; zero where none was.
 	Local, Remote     netip.AddrPort
 	LocalID, RemoteID v2.Identity
+	Vendors           []string // what the peer calls its software
 	Code              string
 	Err               error
 	Evidence          rules.Evidence
@@ -64,6 +65,7 @@ func (d *Daemon) failed(s *sa, n v2.Notice) {
 	}
 	a.Local, a.Remote = m.Addrs()
 	a.LocalID, a.RemoteID = m.Identities()
+	a.Vendors = m.Status().Vendors
 	d.mu.Lock()
 	a.Proven = s.established()
 	d.mu.Unlock()

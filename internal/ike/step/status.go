@@ -50,7 +50,8 @@ type Status struct {
 	Proposal    string         `json:"proposal,omitempty"`
 	LocalNAT    bool           `json:"local_nat"`
 	RemoteNAT   bool           `json:"remote_nat"`
-	Encap       bool           `json:"encap"` // ESP travels in UDP
+	Encap       bool           `json:"encap"`             // ESP travels in UDP
+	Vendors     []string       `json:"vendors,omitempty"` // what the peer calls its software
 	Established time.Time      `json:"established,omitzero"`
 	Heard       time.Time      `json:"heard,omitzero"` // when something authentic was last received
 	RekeyAt     time.Time      `json:"rekey_at,omitzero"`

@@ -144,6 +144,7 @@ func (m *Machine) receiveInit(msg *message.Message, r Received) {
 	case m.initiator:
 		m.initResponse(msg, r)
 	case m.state == Idle:
+		m.vendors = rules.Vendors(msg)
 		m.initRequest(msg, r)
 	case m.state == HalfOpen && m.repeats(r):
 		m.sendTo(m.answered.response, r.Local, r.Remote)
@@ -188,6 +189,7 @@ func (m *Machine) initResponse(msg *message.Message, r Received) {
 		m.drop(fault.DropMalformed, nil)
 		return
 	}
+	m.vendors = rules.Vendors(msg)
 	p, ok := rules.Accepted(sa, m.conn.Proposals, message.ProtocolIKE)
 	if !ok || p.Transforms.First(ipsec.TypeKE) != s.group || ke.Method != s.group.ID {
 		m.drop(fault.DropMalformed, errors.New("the peer chose what was not offered"))

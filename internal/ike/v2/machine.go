@@ -34,6 +34,7 @@ type Machine struct {
 	setup         *setup        // nil once established
 
 	localID, remoteID Identity
+	vendors           []string // the peer's vendor IDs
 	established       time.Time
 	rekeyAt           time.Time // when this side will rekey the IKE SA
 	heard             time.Time // when something authentic was last received

@@ -155,7 +155,7 @@ func (m *Machine) successor(chosen ipsec.Proposal, shared secret.Key, ni, nr []b
 	n := &Machine{
 		env: m.env, initiator: initiator, conn: m.conn, state: Established, now: m.now,
 		spiI: spiI, spiR: spiR, local: m.local, remote: m.remote, nat: m.nat, session: session,
-		localID: m.localID, remoteID: m.remoteID, established: m.now,
+		localID: m.localID, remoteID: m.remoteID, vendors: m.vendors, established: m.now,
 	}
 	n.fragments, n.onePair = m.fragments, m.onePair
 	return n, nil

@@ -25,6 +25,7 @@ func (m *Machine) Status() Status {
 	if m.remoteID != (Identity{}) {
 		s.RemoteID = m.remoteID.String()
 	}
+	s.Vendors = m.vendors
 	if m.session != nil {
 		s.Proposal = suite.ProposalString(m.session.Chosen)
 	}
