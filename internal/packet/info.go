@@ -78,6 +78,38 @@ type Info struct {
 // IsFragment reports whether the packet is a part of a larger one.
 func (p *Info) IsFragment() bool { return p.MoreFragments || p.FragmentOffset != 0 }
 
+// Obscure reports whether the packet belongs to a flow with ports, or may do so,
+// which it does not show: a later fragment, or one that is cut short.
+func (p *Info) Obscure() bool {
+	if p.FragmentOffset != 0 {
+		return true
+	}
+	if p.HasPorts {
+		return false
+	}
+	switch p.Protocol {
+	case ProtocolTCP, ProtocolUDP, ProtocolUDPLite, ProtocolSCTP, ProtocolDCCP, ProtocolICMP, ProtocolICMPv6, ProtocolMobility:
+		return true
+	default:
+		return false
+	}
+}
+
+// Headed reports whether the packet is a later IPv6 fragment that begins with an
+// extension header, as far as can be told: then Protocol is not that of the
+// next layer.
+func (p *Info) Headed() bool {
+	if p.FragmentOffset == 0 {
+		return false
+	}
+	switch p.Protocol {
+	case ProtocolHopByHop, ProtocolRouting, ProtocolDestination:
+		return p.Version == 6
+	default:
+		return false
+	}
+}
+
 // SameFlow reports whether policies and selectors cannot tell the packets p and q
 // apart: they have the same addresses, protocol and ports.
 func (p *Info) SameFlow(q *Info) bool {

@@ -17,7 +17,7 @@ const tcpSYN = 1 << 1
 // IsSYN reports whether b, which p was decoded from, begins or accepts a TCP
 // connection.
 func IsSYN(b []byte, p *Info) bool {
-	return p.Protocol == ProtocolTCP && p.HasPorts &&
+	return p.Protocol == ProtocolTCP && p.HasPorts && p.FragmentOffset == 0 &&
 		len(b) >= p.HeaderLen+TCPHeaderLen && b[p.HeaderLen+tcpFlags]&tcpSYN != 0
 }
 

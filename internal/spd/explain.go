@@ -22,10 +22,11 @@ func (t *Table) Explain(d ipsec.Direction, p *packet.Info) (matching, near []*En
 		for _, r := range pairs(e) {
 			local := r.local.Contains(q.local, q.protocol, q.localPort, q.hasPorts)
 			remote := r.remote.Contains(q.remote, q.protocol, q.remotePort, q.hasPorts)
-			if local && remote {
+			match := r.matches(&q)
+			if match {
 				found = append(found, r)
 			}
-			half = half || local || remote
+			half = half || local || remote || match
 		}
 		if half {
 			near = append(near, e)
@@ -35,6 +36,9 @@ func (t *Table) Explain(d ipsec.Direction, p *packet.Info) (matching, near []*En
 		return nil, near
 	}
 	slices.SortStableFunc(found, precedence)
+	if q.obscure && !found[0].sees(&q) {
+		return nil, near
+	}
 	for _, r := range found {
 		if !slices.Contains(matching, r.entry) {
 			matching = append(matching, r.entry)

@@ -152,19 +152,25 @@ func (t *Table) Bundled(reqID uint32) bool { return t.bundles[reqID] }
 // specific selectors, then the earlier policy. It returns nil where no policy
 // matches, and for malformed packets: the caller must discard those (RFC 4301,
 // Section 5.1).
+//
+// Nor does a policy match a packet whose ports cannot be seen, such as a later
+// fragment, where ports decide whether it is for this policy or for one of lower
+// precedence (RFC 4301, Section 7): it might leave in clear what is to be
+// protected.
 func (t *Table) Lookup(d ipsec.Direction, p *packet.Info) *Entry {
 	if p.Version == 0 {
 		return nil
 	}
 	q := queryOf(d, p)
-	if r := t.family(q.remote.Is4()).find(&q); r != nil {
-		return r.entry
+	r := t.family(q.remote.Is4()).find(&q)
+	if r == nil || q.obscure && !r.sees(&q) {
+		return nil
 	}
-	return nil
+	return r.entry
 }
 
 func queryOf(d ipsec.Direction, p *packet.Info) query {
-	q := query{protocol: p.Protocol, hasPorts: p.HasPorts}
+	q := query{protocol: p.Protocol, hasPorts: p.HasPorts, obscure: !p.HasPorts && p.Obscure(), headed: !p.HasPorts && p.Headed()}
 	if d == ipsec.Out {
 		q.local, q.localPort, q.remote, q.remotePort = p.Src, p.SrcPort, p.Dst, p.DstPort
 	} else {

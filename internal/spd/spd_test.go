@@ -66,9 +66,15 @@ func TestLookup(t *testing.T) {
 		policy(t, "last", -5, "10.1.0.0/16", "10.3.0.1/32"),
 		policy(t, "range", 0, "10.1.0.0/16", "172.16.0.3-172.16.0.9"),
 		policy(t, "six", 0, "2001:db8:1::/48", "2001:db8:2::/48"),
+		policy(t, "six, UDP", 0, "2001:db8:1::/48", "[2001:db8:4::]/48:udp"),
+		policy(t, "six, others", -1, "2001:db8:1::/48", "2001:db8:4::/48"),
 	)
 	fragment := flow("10.1.0.1", "10.2.0.1", 6, 0, 0)
 	fragment.HasPorts = false
+	udp := flow("10.1.0.1", "10.2.0.1", 17, 0, 0)
+	udp.HasPorts, udp.FragmentOffset = false, 8
+	headed := flow("2001:db8:1::1", "2001:db8:4::1", packet.ProtocolDestination, 0, 0)
+	headed.HasPorts, headed.FragmentOffset = false, 8
 	tests := []struct {
 		what string
 		d    ipsec.Direction
@@ -81,7 +87,9 @@ func TestLookup(t *testing.T) {
 		{"port", ipsec.Out, flow("10.1.0.1", "10.2.0.1", 6, 9999, 80), "web"},
 		{"port, inbound", ipsec.In, flow("10.2.0.1", "10.1.0.1", 6, 80, 9999), "web"},
 		{"other port", ipsec.Out, flow("10.1.0.1", "10.2.0.1", 6, 80, 81), "tcp"},
-		{"fragment without ports", ipsec.Out, fragment, "tcp"},
+		{"fragment that may be of web or of tcp", ipsec.Out, fragment, "none"},
+		{"fragment of UDP, which has no rule with ports", ipsec.Out, udp, "narrow"},
+		{"fragment that begins with some header", ipsec.Out, headed, "none"},
 		{"outside of narrow", ipsec.Out, flow("10.1.0.1", "10.4.0.1", 6, 1, 1), "wide"},
 		{"priority before specific", ipsec.Out, flow("10.1.9.1", "10.2.0.1", 6, 1, 80), "first"},
 		{"low priority though specific", ipsec.Out, flow("10.1.0.1", "10.3.0.1", 6, 1, 1), "wide"},
@@ -118,7 +126,10 @@ func reference(policies []ipsec.Policy, d ipsec.Direction, p *packet.Info) strin
 		e := &Entry{Policy: policies[i], Index: i}
 		for _, l := range policies[i].Local {
 			for _, r := range policies[i].Remote {
-				if l.Contains(local, p.Protocol, localPort, p.HasPorts) && r.Contains(remote, p.Protocol, remotePort, p.HasPorts) {
+				if !p.HasPorts { // whatever they are
+					localPort, remotePort = l.FirstPort, r.FirstPort
+				}
+				if l.Contains(local, p.Protocol, localPort, true) && r.Contains(remote, p.Protocol, remotePort, true) {
 					this := rule{entry: e, local: l, remote: r}
 					if best == nil || precedence(this, *best) < 0 {
 						best = &this
@@ -127,7 +138,7 @@ func reference(policies []ipsec.Policy, d ipsec.Direction, p *packet.Info) strin
 			}
 		}
 	}
-	if best == nil {
+	if best == nil || !p.HasPorts && (!best.local.AnyPort() || !best.remote.AnyPort()) {
 		return "none"
 	}
 	return best.entry.Policy.Name

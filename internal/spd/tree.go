@@ -25,11 +25,33 @@ type query struct {
 	localPort, remotePort uint16
 	protocol              uint8
 	hasPorts              bool
+	// obscure says that there are ports which cannot be seen: rules match whatever
+	// they want of them. headed says the same of the protocol.
+	obscure, headed bool
 }
 
 func (r *rule) matches(q *query) bool {
+	if q.obscure {
+		return r.mayMatch(q)
+	}
 	return r.local.Contains(q.local, q.protocol, q.localPort, q.hasPorts) &&
 		r.remote.Contains(q.remote, q.protocol, q.remotePort, q.hasPorts)
+}
+
+// mayMatch reports whether the rule would match the packet if its ports were the
+// right ones.
+func (r *rule) mayMatch(q *query) bool {
+	local, remote := r.local, r.remote
+	local.FirstPort, local.LastPort, remote.FirstPort, remote.LastPort = 0, 0xffff, 0, 0xffff
+	if q.headed {
+		local.Protocol, remote.Protocol = 0, 0
+	}
+	return local.Contains(q.local, q.protocol, 0, false) && remote.Contains(q.remote, q.protocol, 0, false)
+}
+
+// sees reports whether the rule decides without what q does not show.
+func (r *rule) sees(q *query) bool {
+	return r.local.AnyPort() && r.remote.AnyPort() && (!q.headed || r.protocols() == 0)
 }
 
 // pairs returns the rules of a policy, one for each two selectors that a packet

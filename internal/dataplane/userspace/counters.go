@@ -42,6 +42,7 @@ const (
 	dropFragment
 	dropECN
 	dropTooBig
+	dropObscure
 	dropErrors
 	pathUnverified
 
@@ -83,6 +84,7 @@ var counterNames = [espDrops]string{
 	dropFragment:     "fragment-lost",
 	dropECN:          "ecn-lost",
 	dropTooBig:       "too-big",
+	dropObscure:      "ports-unknown",
 	dropErrors:       "too-big-errors-limited",
 	pathUnverified:   "path-mtu-unverified",
 	eventsLost:       "events-lost",

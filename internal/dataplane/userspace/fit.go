@@ -164,11 +164,22 @@ func (l *outbound) fragment(p *netio.Packet, out *sad.Out) {
 // cutSealed sends the sealed packet b, which has its outer header, in fragments of
 // at most mtu octets (RFC 791, Section 3.2; RFC 8200, Section 4.5).
 func (l *outbound) cutSealed(b []byte, mtu int) {
+	x := exitWhole6
+	if b[0]>>4 == 4 {
+		x = exitWhole4
+	}
+	if l.cutTo(x, b, mtu) {
+		l.tally.add(outFragmented, 1)
+	}
+}
+
+// cutTo sends the IP packet b by x in fragments of at most mtu octets.
+func (l *outbound) cutTo(x exit, b []byte, mtu int) bool {
 	f := &l.fit
 	info := packet.Info{Version: b[0] >> 4, HeaderLen: packet.IPv6HeaderLen, TotalLen: len(b)}
-	x := exitWhole6
-	if info.Version == 4 {
-		x = exitWhole4
+	if info.Version == 6 && (b[6] == packet.ProtocolHopByHop || b[6] == packet.ProtocolRouting) {
+		l.tally.add(dropTooBig, 1) // these would have to stand in each fragment
+		return false
 	}
 	var cutter packet.Fragmenter // the lane's is in use where its fragments fill a run
 	n, ok := 0, false
@@ -183,14 +194,13 @@ func (l *outbound) cutSealed(b []byte, mtu int) {
 	}
 	if !ok || f.taken+n*mtu > len(f.outer) {
 		l.tally.add(dropTooBig, 1)
-		return
+		return false
 	}
-	l.tally.add(outFragmented, 1)
 	for {
 		dst := f.outer[f.taken:][:mtu:mtu]
 		m := cutter.Next(dst)
 		if m == 0 {
-			return
+			return true
 		}
 		f.taken += m
 		l.leave[x] = append(l.leave[x], netio.Packet{Buf: dst[:m:m], Len: m})

@@ -64,7 +64,7 @@ func (l *outbound) gather(p *netio.Packet, table *spd.Table) {
 	l.info.Decode(q.Data())
 	entry := table.Lookup(ipsec.Out, &l.info)
 	if entry == nil {
-		l.tally.add(dropNoPolicy, 1)
+		l.tally.add(unmatched(&l.info), 1)
 		return
 	}
 	l.flow.entry, l.flow.path, l.flow.info = entry, path{}, l.info

@@ -49,6 +49,7 @@ type inbound struct {
 	protocol ipsec.Protocol
 	nested   nested
 	deliver  []netio.Packet
+	pieces   pieces
 	// admitted is the flow that was admitted last, and the SA that carried it.
 	// It does not outlive the owner's turn.
 	admitted struct {
@@ -314,6 +315,9 @@ func (l *inbound) opened(w *sad.Worker, in *sad.In, c carried, err error) {
 func (l *inbound) admit(w *sad.Worker, in *sad.In, c carried) {
 	b := c.inner
 	l.info.Decode(b)
+	if l.info.IsFragment() && !in.Transport() {
+		l.trace(in)
+	}
 	// Packets come in runs of one flow: what was admitted once need not be
 	// compared with all selectors again.
 	if in != l.admitted.in || !l.info.SameFlow(&l.admitted.info) {
@@ -340,6 +344,17 @@ func (l *inbound) admit(w *sad.Worker, in *sad.In, c carried) {
 		return
 	}
 	l.deliver = append(l.deliver, netio.Packet{Buf: b, Len: len(b)})
+}
+
+// trace finds out to which flow the fragment that info was decoded from, and that
+// in carried, belongs.
+func (l *inbound) trace(in *sad.In) {
+	now, within := l.plane.seconds.Load(), uint32(in.SA().SPI)
+	if l.info.FragmentOffset != 0 {
+		l.pieces.recall(&l.info, within, now)
+	} else {
+		l.pieces.remember(&l.info, within, now)
+	}
 }
 
 // undress takes over to the packet b, which info was decoded from, what its outer

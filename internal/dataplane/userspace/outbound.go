@@ -185,7 +185,7 @@ func (l *outbound) process(pkts []netio.Packet) {
 		if entry == nil || !l.info.SameFlow(&l.flow.info) {
 			entry = table.Lookup(ipsec.Out, &l.info)
 			if entry == nil {
-				l.tally.add(dropNoPolicy, 1)
+				l.tally.add(unmatched(&l.info), 1)
 				continue
 			}
 			l.flow.entry, l.flow.path, l.flow.info = entry, path{}, l.info
@@ -218,6 +218,14 @@ func (l *outbound) showSealed(out *sad.Out, p *netio.Packet, whole bool) {
 		Local: p.Local, Remote: p.Remote, Protocol: sa.Protocol, UDP: out.Endpoint().Encap, Whole: whole,
 		TrafficClass: p.TrafficClass, Data: p.Data(),
 	})
+}
+
+// unmatched counts a packet for which no policy decides.
+func unmatched(p *packet.Info) counter {
+	if !p.HasPorts && p.Obscure() {
+		return dropObscure
+	}
+	return dropNoPolicy
 }
 
 // follow does with the packet p, decoded to info, what the policy says.
@@ -403,6 +411,10 @@ func (l *outbound) bypass(p *netio.Packet) {
 		x = exitClear6
 	}
 	l.tally.add(bypassPackets, 1)
+	if l.fragments.gathered && p.Len > l.plane.opts.MTU {
+		l.cutTo(x, p.Data(), l.plane.opts.MTU)
+		return
+	}
 	l.leave[x] = append(l.leave[x], *p)
 }
 
