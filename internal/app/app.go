@@ -157,8 +157,12 @@ func (a *app) report(ctx context.Context) (stop func(), err error) {
 
 // serve follows orders until ctx ends.
 func (a *app) serve(ctx context.Context) {
+	round := time.NewTicker(expiryRound)
+	defer round.Stop()
 	for {
 		select {
+		case now := <-round.C:
+			a.warnExpiry(now)
 		case <-ctx.Done():
 			return
 		case <-a.opts.Reload:

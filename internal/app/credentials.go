@@ -26,6 +26,7 @@ type credentials struct {
 	verifier    *pki.Verifier // nil where the peer has no certificate
 	authorities [][]byte
 	peerSM2     bool // whom we trust has keys of SM2
+	validities  []validity
 }
 
 // readCredentials opens the files of a connection.
@@ -39,6 +40,7 @@ func readCredentials(c *config.Connection) (*credentials, error) {
 		for _, c := range certs {
 			creds.chain = append(creds.chain, c.Raw)
 		}
+		creds.validities = append(creds.validities, validities("local.cert", certs)...)
 		if creds.signer, err = keystore.Open(c.Local.Key.Path); err != nil {
 			return nil, fmt.Errorf("connection %s: %w", c.Name, err)
 		}
@@ -51,6 +53,7 @@ func readCredentials(c *config.Connection) (*credentials, error) {
 				return nil, fmt.Errorf("connection %s: %w", c.Name, err)
 			}
 			anchors = append(anchors, certs...)
+			creds.validities = append(creds.validities, validities("remote.ca", certs)...)
 		}
 		var pin *x509.Certificate
 		if !c.Remote.Pin.IsZero() {
@@ -59,6 +62,7 @@ func readCredentials(c *config.Connection) (*credentials, error) {
 				return nil, fmt.Errorf("connection %s: %w", c.Name, err)
 			}
 			pin = certs[0]
+			creds.validities = append(creds.validities, validities("remote.pin", certs[:1])...)
 		}
 		var err error
 		if creds.verifier, err = pki.NewVerifier(anchors, pin); err != nil {

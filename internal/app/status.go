@@ -58,6 +58,9 @@ func (a *app) Status(_ context.Context, name string) (control.Status, error) {
 		if c.LastError != nil {
 			c.LastError = a.explained(c.Name, c.LastError)
 		}
+		if creds := a.auth.of(c.Name); creds != nil {
+			c.Warnings = creds.expiring(now)
+		}
 		c.Settle(now)
 		s.Connections = append(s.Connections, c)
 	}

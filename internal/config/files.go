@@ -18,10 +18,10 @@ type Checks struct {
 	Now time.Time
 }
 
-const (
-	maxNamedFile  = 1 << 20
-	expiryWarning = 30 * 24 * time.Hour
-)
+const maxNamedFile = 1 << 20
+
+// ExpiryWarning is how long before its end a certificate is warned of.
+const ExpiryWarning = 30 * 24 * time.Hour
 
 // checkFiles reads the files that a connection names.
 func (d *decoder) checkFiles(c *Connection, path string, checks *Checks) {
@@ -92,7 +92,7 @@ func (d *decoder) certificate(f *File, path string, checks *Checks) *x509.Certif
 			d.warnf(n, "the certificate of %s expired on %s", cert.Subject, day)
 		case checks.Now.Before(cert.NotBefore):
 			d.warnf(n, "the certificate of %s is not valid before %s", cert.Subject, cert.NotBefore.UTC().Format(time.DateOnly))
-		case cert.NotAfter.Sub(checks.Now) < expiryWarning:
+		case cert.NotAfter.Sub(checks.Now) < ExpiryWarning:
 			d.warnf(n, "the certificate of %s expires on %s", cert.Subject, day)
 		}
 	}

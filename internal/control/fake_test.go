@@ -268,6 +268,10 @@ func sampleStatus() Status {
 		Name: "agw", Version: "ikev2", Local: local,
 		Remote: Endpoint{Address: []string{"%any"}, ID: "C=FI, O=netsecvpn, CN=agw", Auth: "cert"},
 		IKE:    []IKESA{ike}, Tunnels: []Tunnel{lan, spare},
+		Warnings: []Warning{{
+			Code: "certificate-expires", Message: "the certificate of CN=cloudgw expires on 2026-12-01",
+			Cure: "renew the file that local.cert names, and caponier reload",
+		}},
 	}
 
 	quiet := tunnel("lan")

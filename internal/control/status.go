@@ -62,8 +62,17 @@ type Connection struct {
 	Local     Endpoint `json:"local"`
 	Remote    Endpoint `json:"remote"`
 	LastError *Failure `json:"last_error,omitempty"`
-	IKE       []IKESA  `json:"ike_sas"`
-	Tunnels   []Tunnel `json:"tunnels"`
+	// Warnings tell of what will fail if nobody acts.
+	Warnings []Warning `json:"warnings,omitempty"`
+	IKE      []IKESA   `json:"ike_sas"`
+	Tunnels  []Tunnel  `json:"tunnels"`
+}
+
+// Warning is something that an operator should do in time.
+type Warning struct {
+	Code    string `json:"code"` // stable: "certificate-expires", "certificate-expired"
+	Message string `json:"message"`
+	Cure    string `json:"cure,omitempty"`
 }
 
 // Endpoint is one end of a connection, as configured.

@@ -65,6 +65,10 @@ func (st Status) overview(out *printer) {
 			out.printf("\n")
 			f.failure.print(out, "", clean(f.name)+": ", c.Name, st.Time)
 		}
+		for _, w := range c.Warnings {
+			out.printf("\n")
+			w.print(out, "", clean(c.Name)+": ")
+		}
 	}
 }
 
@@ -128,12 +132,22 @@ func (f *Failure) print(out *printer, indent, prefix, connection string, now tim
 	out.wrap(indent+"  more: ", indent+"    ", "caponier why "+connection)
 }
 
+func (w *Warning) print(out *printer, indent, prefix string) {
+	out.wrap(indent+prefix, indent+"  ", w.Code+": "+w.Message)
+	if w.Cure != "" {
+		out.wrap(indent+"  cure: ", indent+"    ", w.Cure)
+	}
+}
+
 func (c *Connection) detail(out *printer, now time.Time) {
 	out.printf("%s: %s, %s\n", out.s.paint(bold, clean(c.Name)), out.s.paint(c.State.colour(), string(c.State)), c.Version)
 	c.Local.print(out, "local ")
 	c.Remote.print(out, "remote")
 	if c.LastError != nil {
 		c.LastError.print(out, "  ", "last error: ", c.Name, now)
+	}
+	for _, w := range c.Warnings {
+		w.print(out, "  ", "warning: ")
 	}
 	for i := range c.IKE {
 		c.IKE[i].print(out, now)
