@@ -259,12 +259,12 @@ func icmpMasks(p pair) (kind, code []portMask, err error) {
 	switch {
 	case s.AnyPort():
 		return []portMask{{}}, []portMask{{}}, nil
-	case s.FirstPort == s.LastPort:
-		return []portMask{{s.FirstPort >> 8, 0xffff}}, []portMask{{s.FirstPort & 0xff, 0xffff}}, nil
 	case s.FirstPort&0xff == 0 && s.LastPort&0xff == 0xff:
 		return portMasks(s.FirstPort>>8, s.LastPort>>8), []portMask{{}}, nil
+	case s.FirstPort>>8 == s.LastPort>>8:
+		return []portMask{{s.FirstPort >> 8, 0xffff}}, portMasks(s.FirstPort&0xff, s.LastPort&0xff), nil
 	default:
-		return nil, nil, fmt.Errorf("%s: the kernel takes one ICMP type with one code, or types with every code", s)
+		return nil, nil, fmt.Errorf("%s: the kernel takes one ICMP type with codes, or types with every code", s)
 	}
 }
 

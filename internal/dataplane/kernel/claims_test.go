@@ -174,9 +174,16 @@ func TestICMPSelectors(t *testing.T) {
 	if back := reversed(sels[0]); back.SrcPort != 8 || back.Src != sels[0].Dst {
 		t.Errorf("the other way: %+v", back)
 	}
-	echo.LastPort = 8<<8 | 7
+	if sels, err := (pair{selector("10.1.0.0/16:icmp/3.4"), selector("10.2.0.0/16")}).selectors(); err != nil || len(sels) != 1 ||
+		sels[0].SrcPort != 3 || sels[0].DstPort != 4 || sels[0].DstMask != 0xffff {
+		t.Errorf("one code: %+v, %v", sels, err)
+	}
+	if sels, err := (pair{selector("10.1.0.0/16"), selector("10.2.0.0/16:icmp/3.0-5")}).selectors(); err != nil || len(sels) != 2 {
+		t.Errorf("codes 0 to 3, and 4 to 5: %+v, %v", sels, err)
+	}
+	echo.LastPort = 9<<8 | 7
 	if _, err := (pair{echo, selector("10.2.0.0/16")}).selectors(); err == nil {
-		t.Error("a type with a range of codes is taken")
+		t.Error("a range that ends within the codes of a type is taken")
 	}
 }
 

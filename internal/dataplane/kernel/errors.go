@@ -54,6 +54,8 @@ var transforms = map[[2]bool]MissingError{ // AH, IPv6
 	{true, true}:   {"AH over IPv6", "CONFIG_INET6_AH or module ah6"},
 }
 
+const offloadNeeds = "a device and driver with ESP offload (ethtool -k shows esp-hw-offload)"
+
 // explainState says in words why the kernel refused a state.
 func explainState(err error, s *xfrm.State) error {
 	switch {
@@ -71,7 +73,7 @@ func explainState(err error, s *xfrm.State) error {
 	case errors.Is(err, unix.ENOENT):
 		return &MissingError{What: algorithmsOf(s), Needs: modulesOf(s) + ", and CONFIG_CRYPTO_AUTHENC, SEQIV, ECHAINIV, DRBG or their modules"}
 	case errors.Is(err, unix.EOPNOTSUPP) && s.Offload.IfIndex != 0:
-		return &MissingError{What: "offload to this network device", Needs: "a device and driver with ESP offload (ethtool -k shows esp-hw-offload)"}
+		return &MissingError{What: "offload to this network device", Needs: offloadNeeds}
 	case errors.Is(err, fs.ErrPermission):
 		return needsAdmin(err)
 	default:

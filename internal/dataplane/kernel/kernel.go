@@ -209,7 +209,7 @@ func (p *Plane) addLocked(sa ipsec.SA) error {
 	if err := p.req.addState(&s); err != nil {
 		return err
 	}
-	if err := p.checkCPU(&s); err != nil {
+	if err := p.checkWishes(&s); err != nil {
 		return errors.Join(err, p.req.deleteState(s.ID))
 	}
 	p.order++
@@ -229,18 +229,23 @@ func (p *Plane) addLocked(sa ipsec.SA) error {
 	return nil
 }
 
-// checkCPU reads back whether the kernel has bound the state to its CPU: one
-// that cannot ignores the wish.
-func (p *Plane) checkCPU(s *xfrm.State) error {
-	if s.CPU == 0 {
+// checkWishes reads back what a kernel ignores that cannot do it.
+func (p *Plane) checkWishes(s *xfrm.State) error {
+	if s.CPU == 0 && s.Offload == (xfrm.Offload{}) {
 		return nil
 	}
 	got, err := p.req.state(s.ID)
 	defer got.Wipe()
-	if err == nil && got.CPU != s.CPU {
-		err = &MissingError{What: "SAs for each CPU", Needs: "Linux 6.13 or newer"}
+	switch {
+	case err != nil:
+		return err
+	case got.CPU != s.CPU:
+		return &MissingError{What: "SAs for each CPU", Needs: "Linux 6.13 or newer"}
+	case got.Offload.IfIndex != s.Offload.IfIndex:
+		return &MissingError{What: "offload to this network device", Needs: offloadNeeds}
+	default:
+		return nil
 	}
-	return err
 }
 
 // DeleteSA implements dataplane.Backend.

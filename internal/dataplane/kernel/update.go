@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"caponier/internal/dataplane"
 	"caponier/internal/dataplane/kernel/xfrm"
@@ -50,15 +51,24 @@ func (p *Plane) move(e *entry, u dataplane.AddressUpdate) error {
 	defer old.Wipe()
 	s.Replay, s.Usage, s.KeepUsage = old.Replay, old.Usage, true
 	if s.ID == e.state {
-		err = p.replace(e, &s)
-	} else if err = p.req.addState(&s); err == nil {
-		err = p.switchOver(e, moved, s.ID)
+		if err := p.replace(e, &s); err != nil {
+			return err
+		}
+		p.rename(e, moved, s.ID)
+		return p.serve(&moved) // by its new address
 	}
-	if err != nil {
+	if err := p.req.addState(&s); err != nil {
 		return err
 	}
-	p.rename(e, moved, s.ID)
-	return nil
+	return p.switchOver(e, moved, s.ID)
+}
+
+// serve brings the policies of an outbound SA in line with it.
+func (p *Plane) serve(sa *ipsec.SA) error {
+	if sa.Direction == ipsec.In {
+		return nil
+	}
+	return p.serveLocked(sa.ReqID)
 }
 
 // replace makes a state anew under the same name: the old one has to go first.
@@ -84,22 +94,19 @@ func (p *Plane) replace(e *entry, s *xfrm.State) error {
 
 // switchOver brings the policies to the new state, then removes the old one.
 func (p *Plane) switchOver(e *entry, moved ipsec.SA, to xfrm.StateID) error {
-	before := e.sa
-	e.sa = moved
-	if moved.Direction == ipsec.Out {
-		if err := p.serveLocked(moved.ReqID); err != nil {
-			e.sa = before
-			return errors.Join(err, p.req.deleteState(to))
-		}
+	before, from := e.sa, e.state
+	p.rename(e, moved, to)
+	if err := p.serve(&moved); err != nil {
+		p.rename(e, before, from)
+		return errors.Join(err, p.req.deleteState(to))
 	}
-	e.sa = before // until rename
-	return p.req.deleteState(e.state)
+	return p.req.deleteState(from)
 }
 
 // rename puts an SA into the tables under its new name.
 func (p *Plane) rename(e *entry, moved ipsec.SA, state xfrm.StateID) {
 	delete(p.sas, e.sa.ID())
 	delete(p.byState, e.state)
-	e.sa, e.state = moved, state
+	e.sa, e.state, e.moved = moved, state, netip.AddrPort{}
 	p.sas[moved.ID()], p.byState[state] = e, e
 }
