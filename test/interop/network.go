@@ -115,24 +115,27 @@ func newNetwork(t testing.TB) *Network {
 	require(t)
 	sweep(t)
 	number := networks.Add(1)
-	site := func(letter string, lan, lan6 string) *Site {
-		s := &Site{LAN: netip.MustParsePrefix(lan), LAN6: netip.MustParsePrefix(lan6)}
-		s.Gateway, s.Host = create(t, number, "gw"+letter), create(t, number, "host"+letter)
-		must(t, s.Gateway.Forward())
-		must(t, netns.Link(s.Gateway, Inside, s.Host, "eth0"))
-		for _, p := range []netip.Prefix{s.LAN, s.LAN6} {
-			must(t, s.Gateway.Addr(Inside, netip.PrefixFrom(nth(p, 1), p.Bits())))
-			must(t, s.Host.Addr("eth0", netip.PrefixFrom(nth(p, 10), p.Bits())))
-			must(t, s.Host.Route(defaultRoute(nth(p, 1)), nth(p, 1)))
-		}
-		return s
-	}
 	return &Network{
 		number: number,
 
-		A: site("A", "10.1.0.0/24", "fd00:1::/64"),
-		B: site("B", "10.2.0.0/24", "fd00:2::/64"),
+		A: newSite(t, number, "A", "10.1.0.0/24", "fd00:1::/64"),
+		B: newSite(t, number, "B", "10.2.0.0/24", "fd00:2::/64"),
 	}
+}
+
+// newSite makes a gateway and a host behind it.
+func newSite(t testing.TB, number int32, letter, lan, lan6 string) *Site {
+	t.Helper()
+	s := &Site{LAN: netip.MustParsePrefix(lan), LAN6: netip.MustParsePrefix(lan6)}
+	s.Gateway, s.Host = create(t, number, "gw"+letter), create(t, number, "host"+letter)
+	must(t, s.Gateway.Forward())
+	must(t, netns.Link(s.Gateway, Inside, s.Host, "eth0"))
+	for _, p := range []netip.Prefix{s.LAN, s.LAN6} {
+		must(t, s.Gateway.Addr(Inside, netip.PrefixFrom(nth(p, 1), p.Bits())))
+		must(t, s.Host.Addr("eth0", netip.PrefixFrom(nth(p, 10), p.Bits())))
+		must(t, s.Host.Route(defaultRoute(nth(p, 1)), nth(p, 1)))
+	}
+	return s
 }
 
 // connect gives the outside interface its addresses and routes.

@@ -1,6 +1,7 @@
 package interop
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,6 +31,20 @@ func TestPeers(t *testing.T) {
 		}
 		if n := strings.Count(p.s.Log(), "with RSA_EMSA_PSS_SHA2_256"); n < 4 {
 			t.Errorf("charon speaks %d times of RSASSA-PSS", n)
+		}
+	})
+	t.Run("vendor-id", func(t *testing.T) {
+		record(t, "strongSwan says what it is (`send_vendor_id`): shown by status, and by why when it fails", "initiator, responder")
+		t.Parallel()
+		s := directSetup(t)
+		s.StrongSwan.Settings = append(s.StrongSwan.Settings, "send_vendor_id = yes")
+		p := s.start(t)
+		for _, role := range bothRoles {
+			p.up(t, role)
+			if sa := p.ike(t); !slices.Contains(sa.Vendors, "strongSwan") {
+				t.Errorf("caponier as %s shows the vendors %q", role, sa.Vendors)
+			}
+			p.down(t, role)
 		}
 	})
 	// strongSwan has a child for each family, caponier one tunnel for both. What the

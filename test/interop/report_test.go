@@ -29,6 +29,8 @@ var sections = []section{
 		"RFC 7427, certificates use\nthe methods of RFC 7296 and RFC 4754."},
 	{"TestIdentity", "Identities", "Each type of identity at both ends."},
 	{"TestPath", "Addresses and NAT", "What lies between the gateways."},
+	{"TestNAT", "NAT", "Both ends are behind a NAT, the NAT takes another address and other ports, or several gateways are behind one."},
+	{"TestSelectors", "Selectors", "Tunnels for single protocols, ports and ICMP types."},
 	{"TestNegotiation", "Negotiation", "What both ends must find out before they agree."},
 	{"TestFragmentation", "Long messages", "IKE_AUTH is longer than a datagram, and IP fragments are dropped on the way."},
 	{"TestPeers", "Particular peers", "What single kinds of peers need."},
