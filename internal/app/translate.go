@@ -1,6 +1,8 @@
 package app
 
 import (
+	"slices"
+
 	"caponier/internal/config"
 	"caponier/internal/ike"
 	"caponier/internal/ike/message"
@@ -21,7 +23,7 @@ func policies(cfg *config.Config, reqIDs map[string]uint32) []ipsec.Policy {
 			out = append(out, ipsec.Policy{
 				Name: name, Action: ipsec.Protect, Priority: config.PriorityNormal,
 				Local: t.Local, Remote: t.Remote,
-				ReqID: reqIDs[name], Protocol: t.Protocol, Mode: t.Mode,
+				ReqID: reqIDs[name], Protocol: t.Protocol, WithAH: t.WithAH, Mode: t.Mode,
 				Acquire: t.Start != config.StartNone, Connection: c.Name, Tunnel: t.Name,
 			})
 		}
@@ -50,7 +52,7 @@ func connection(gw *config.Gateway, c *config.Connection, creds *credentials, re
 		LocalAddrs: c.Local.Addresses, RemoteAddrs: c.Remote.Addresses,
 		Proposals:     c.Proposals,
 		Unique:        v2.Uniqueness(c.Unique),
-		Encapsulation: encapsulation(gw.DataPlane, c.Encapsulation),
+		Encapsulation: encapsulation(gw.DataPlane, c),
 		FragmentSize:  c.FragmentSize,
 		DPD:           c.DPD, Lifetime: c.Lifetime,
 		Retransmit: v2.Retransmit{Initial: gw.IKE.Timeout, Factor: gw.IKE.Base, Max: gw.IKE.Limit, Tries: gw.IKE.Tries},
@@ -69,14 +71,15 @@ func connection(gw *config.Gateway, c *config.Connection, creds *credentials, re
 // encapsulation says when ESP travels in UDP. The user-space plane moves trains
 // of UDP datagrams with one call, for which raw sockets have nothing like it:
 // what is left to the gateway asks for UDP. The kernel's plane uses it where a NAT
-// is.
-func encapsulation(plane config.DataPlane, e config.Encapsulation) v2.Encapsulation {
+// is, and so does a connection with a tunnel of AH, which cannot travel in UDP.
+func encapsulation(plane config.DataPlane, c *config.Connection) v2.Encapsulation {
+	isAH := func(t *config.Tunnel) bool { return t.Protocol == ipsec.AH }
 	switch {
-	case e == config.EncapsulationAlways:
+	case c.Encapsulation == config.EncapsulationAlways:
 		return v2.EncapAlways
-	case e == config.EncapsulationNever:
+	case c.Encapsulation == config.EncapsulationNever:
 		return v2.EncapNever
-	case plane == config.DataPlaneKernel:
+	case plane == config.DataPlaneKernel, slices.ContainsFunc(c.Tunnels, isAH):
 		return v2.EncapAuto
 	default:
 		return v2.EncapAsk

@@ -142,6 +142,7 @@ type Tunnel struct {
 	Source        Position
 	Mode          ipsec.Mode
 	Protocol      ipsec.Protocol
+	WithAH        bool // a bundle: ESP, and AH around it
 	Local, Remote []ipsec.Selector
 	Proposals     []ipsec.Proposal // in order of preference
 	ProposalWords []string         // Proposals as configured; empty for the default

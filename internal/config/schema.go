@@ -333,8 +333,8 @@ func init() {
 			set: func(d *decoder, v *Tunnel, n *node, _ string) {
 				var i uint8
 				word(d, &i, n, protocolWords)
-				v.Protocol = ipsec.ESP
-			}, get: func(v *Tunnel) any { return v.Protocol },
+				v.Protocol, v.WithAH = []ipsec.Protocol{ipsec.ESP, ipsec.AH, ipsec.ESP}[i], i == 2
+			}, get: func(v *Tunnel) any { return tunnelProtocol{v.Protocol, v.WithAH} },
 		},
 		{
 			name: "local", kind: kindSelectors, required: true, effect: EffectRenegotiate,
@@ -348,9 +348,9 @@ func init() {
 		},
 		{
 			name: "proposals", kind: kindProposals, implied: "built in", effect: EffectRekey,
-			set: func(d *decoder, v *Tunnel, n *node, path string) {
-				d.proposals(&v.Proposals, &v.ProposalWords, n, path, suite.ParseESP)
-			}, get: func(v *Tunnel) any { return v.Proposals },
+			// They are read when the protocol is known: see validateTunnel.
+			set: func(*decoder, *Tunnel, *node, string) {},
+			get: func(v *Tunnel) any { return v.Proposals },
 		},
 		{
 			name: "start", kind: startWords.String(), def: "none", effect: EffectAtOnce,

@@ -170,9 +170,15 @@ func (d *decoder) needs(path string, auth Auth, required ...string) {
 }
 
 func (d *decoder) validateTunnel(c *Connection, t *Tunnel, path string) {
-	if len(t.Proposals) == 0 && !d.set(path+".proposals") {
-		t.Proposals = suite.DefaultESP()
-		d.defaulted(path+".proposals", ProposalText(t.Proposals))
+	d.tunnelProposals(t, path+".proposals")
+	switch at := path + ".protocol"; {
+	case t.WithAH:
+		d.errorf(d.at(at), "IKEv2 cannot negotiate ah+esp: RFC 7296 has no bundles of SAs any more; "+
+			"esp checks integrity too, and under manual a bundle can be keyed by hand")
+	case t.Protocol == ipsec.AH && c.Encapsulation == EncapsulationAlways:
+		d.errorf(d.at(at), "AH does not travel in UDP, and encapsulation: always asks for it")
+	case t.Protocol == ipsec.AH:
+		d.warnf(d.at(at), "AH does not encrypt: everybody on the way can read")
 	}
 	if t.Start != StartNone {
 		switch {
@@ -205,6 +211,35 @@ func (d *decoder) validateTunnel(c *Connection, t *Tunnel, path string) {
 			}
 		}
 	}
+}
+
+// tunnelProposals reads the proposals of a tunnel, whose words depend on its
+// protocol.
+func (d *decoder) tunnelProposals(t *Tunnel, path string) {
+	parse, builtIn := suite.ParseESP, suite.DefaultESP
+	if t.Protocol == ipsec.AH {
+		parse, builtIn = suite.ParseAH, suite.DefaultAH
+	}
+	if n := d.nodes[path]; n != nil {
+		d.proposals(&t.Proposals, &t.ProposalWords, n, path, parse)
+		return
+	}
+	t.Proposals = builtIn()
+	d.defaulted(path, ProposalText(t.Proposals))
+}
+
+// tunnelProtocol is the value of a tunnel's protocol, to be compared.
+type tunnelProtocol struct {
+	protocol ipsec.Protocol
+	withAH   bool
+}
+
+// String is the configuration's word.
+func (p tunnelProtocol) String() string {
+	if p.withAH {
+		return "ah+esp"
+	}
+	return p.protocol.String()
 }
 
 // validateHosts checks that a tunnel in transport mode is for the hosts that the

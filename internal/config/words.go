@@ -138,7 +138,7 @@ var (
 	uniqueWords        = wordList{[]string{"replace", "keep", "never"}, nil}
 	encapsulationWords = wordList{[]string{"auto", "always", "never"}, nil}
 	modeWords          = wordList{[]string{"tunnel", "transport"}, nil}
-	protocolWords      = wordList{[]string{"esp"}, []string{"ah", "ah+esp"}}
+	protocolWords      = wordList{[]string{"esp", "ah", "ah+esp"}, nil}
 	startWords         = wordList{[]string{"none", "trap", "start"}, nil}
 	fragmentWords      = wordList{[]string{"before", "after"}, nil}
 	actionWords        = wordList{[]string{"discard", "bypass"}, nil}

@@ -58,6 +58,8 @@ func Explain(a ike.Attempt, all []*conf.Connection) control.Finding {
 		x.selectors()
 	case CodeMode:
 		x.mode()
+	case CodeThroughNAT:
+		x.throughNAT()
 	case CodeAuthentication:
 		x.authentication()
 	case CodeNoAnswer:

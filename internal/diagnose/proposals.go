@@ -96,6 +96,14 @@ func toward(want, have ipsec.Proposal) ipsec.Proposal {
 	return out
 }
 
+// parserOf reads the words of a tunnel's proposals.
+func parserOf(child *conf.Child) func(string) (ipsec.Proposal, error) {
+	if child.Protocol == ipsec.AH {
+		return suite.ParseAH
+	}
+	return suite.ParseESP
+}
+
 // noProposal explains that no proposal was chosen, for the IKE SA or a tunnel.
 func (x *explainer) noProposal() {
 	x.refusedHere()
@@ -121,13 +129,17 @@ func (x *explainer) noProposal() {
 	x.f.Tunnel = child.Name
 	x.f.Ours.Local, x.f.Ours.Remote = child.Selectors(x.a.Local.Addr(), x.a.Remote.Addr())
 	x.f.Theirs.Local, x.f.Theirs.Remote = x.a.Evidence.LocalTS, x.a.Evidence.RemoteTS
+	if x.otherProtocol(child) {
+		x.f.Ours.Proposals, x.f.Theirs.Proposals = words(child.Proposals), words(theirs)
+		return
+	}
 	ours := child.Proposals
 	if x.a.Evidence.Exchange == message.IKEAuth {
 		// There, the key exchange of the proposals does not count (RFC 7296, Section
 		// 1.2).
 		ours, theirs = rules.WithoutKE(ours), rules.WithoutKE(theirs)
 	}
-	x.proposals("tunnel "+child.Name, x.key("tunnels."+child.Name+".proposals"), child.Proposals, ours, theirs, suite.ParseESP)
+	x.proposals("tunnel "+child.Name, x.key("tunnels."+child.Name+".proposals"), child.Proposals, ours, theirs, parserOf(child))
 }
 
 // proposals compares what the ends have. whole is what is configured, ours the
@@ -246,7 +258,7 @@ func (x *explainer) keyExchange() {
 		if child == nil {
 			return
 		}
-		ours, key, parse = child.Proposals, x.key("tunnels."+child.Name+".proposals"), suite.ParseESP
+		ours, key, parse = child.Proposals, x.key("tunnels."+child.Name+".proposals"), parserOf(child)
 	}
 	x.f.Ours.Proposals = words(ours)
 	want := transformsOf(x.a.Evidence.Proposals)

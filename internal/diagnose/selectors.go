@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 
+	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/conf"
 	"caponier/internal/ike/v2/rules"
 	"caponier/internal/ipsec"
 )
@@ -90,6 +92,44 @@ func (x *explainer) mode() {
 	}
 	x.here("set %s to %s", x.key("tunnels."+child.Name+".mode"), theirs)
 	x.peer("set the mode of the tunnel to %s", ours)
+}
+
+// throughNAT explains that AH cannot pass a NAT.
+func (x *explainer) throughNAT() {
+	x.refusedHere()
+	if x.c == nil {
+		return
+	}
+	child := x.child()
+	if child == nil {
+		return
+	}
+	x.f.Tunnel = child.Name
+	x.here("set %s to esp, with proposals for it", x.key("tunnels."+child.Name+".protocol"))
+	x.peer("set the protocol of the tunnel to esp too, or take the NAT out of the way")
+}
+
+// otherProtocol explains that the peer asks for another protocol than the
+// tunnel's, and reports whether that is so.
+func (x *explainer) otherProtocol(child *conf.Child) bool {
+	var theirs ipsec.Protocol
+	for _, p := range x.a.Evidence.Proposals {
+		switch p.Protocol {
+		case conf.WireProtocol(child.Protocol):
+			return false
+		case message.ProtocolESP:
+			theirs = ipsec.ESP
+		case message.ProtocolAH:
+			theirs = ipsec.AH
+		}
+	}
+	if theirs == 0 {
+		return false
+	}
+	x.f.Cause = fmt.Sprintf("the peer asks for %s, and tunnel %s is of %s", theirs, child.Name, child.Protocol)
+	x.here("set %s to %s, with proposals for it", x.key("tunnels."+child.Name+".protocol"), theirs)
+	x.peer("set the protocol of the tunnel to %s", child.Protocol)
+	return true
 }
 
 func list(s []ipsec.Selector) string {

@@ -218,7 +218,7 @@ func (x *tracer) protect(p *ipsec.Policy, sa *control.SA) error {
 		return err
 	}
 	x.back(p, sa)
-	how := "ESP to " + sa.Remote.Addr().String()
+	how := strings.ToUpper(sa.ID.Protocol.String()) + " to " + sa.Remote.Addr().String()
 	if sa.Encap {
 		how = "ESP in UDP to " + sa.Remote.String()
 	}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"time"
 
+	"caponier/internal/ipsec"
+
 	"caponier/internal/control"
 )
 
@@ -47,7 +49,10 @@ func noReturn(now time.Time, c *control.Connection, t *control.Tunnel, sa *contr
 		}
 	}
 	way := "ESP (IP protocol 50)"
-	if sa.Encap {
+	switch {
+	case sa.Protocol == ipsec.AH:
+		way = "AH (IP protocol 51)"
+	case sa.Encap:
 		way = "UDP 4500"
 	}
 	f.Cause = fmt.Sprintf("the tunnel is established, %d packets left in SA %s, and none ever came back in SA %s", sa.Out.Packets, sa.Out.SPI, sa.In.SPI)
@@ -55,7 +60,7 @@ func noReturn(now time.Time, c *control.Connection, t *control.Tunnel, sa *contr
 		{At: control.AtPeer, Edit: fmt.Sprintf("give what is behind it a route to %s through %s, and let it answer", list(sa.LocalTS), peer)},
 		{At: control.AtPeer, Edit: fmt.Sprintf("let %s from %s pass on the way, in both directions", way, peer)},
 	}
-	if !sa.Encap {
+	if !sa.Encap && sa.Protocol != ipsec.AH {
 		f.Cures = append(f.Cures, control.Cure{
 			At: control.Here, Edit: fmt.Sprintf("set connections.%s.encapsulation to always, if only UDP passes on the way", c.Name),
 		})

@@ -43,6 +43,9 @@ func (m *Machine) bareOffer(c *Child) (*childOffer, *fault.Fault) {
 // or nil.
 func (m *Machine) newOffer(c *Child, flow *ipsec.Flow) (*childOffer, *fault.Fault) {
 	hosts := ipsec.Pair{Local: m.local.Addr(), Remote: m.remote.Addr()}
+	if f := m.passes(c, message.CreateChildSA); f != nil {
+		return nil, f
+	}
 	ours, theirs := c.Selectors(hosts.Local, hosts.Remote)
 	if len(ours) == 0 || len(theirs) == 0 {
 		return nil, fault.NotHosts(c, hosts)
@@ -59,6 +62,14 @@ func (m *Machine) newOffer(c *Child, flow *ipsec.Flow) (*childOffer, *fault.Faul
 		o.localTS, o.remoteTS = rules.Pair(ours, theirs, flow)
 	}
 	return o, nil
+}
+
+// passes returns the Fault of a tunnel whose packets cannot reach the peer.
+func (m *Machine) passes(c *Child, in message.ExchangeType) *fault.Fault {
+	if c.Protocol == ipsec.AH && m.nat.Encap {
+		return fault.ThroughNAT(c, in)
+	}
+	return nil
 }
 
 // discard gives the SPI back when nothing came of the offer.
@@ -435,13 +446,15 @@ func (m *Machine) matchChild(r conf.Request, old *child) (conf.Match, *fault.Fau
 	}
 	switch {
 	case match.Child != nil:
+		return match, m.passes(match.Child, seen.Exchange)
 	case met.Mode:
 		return match, fault.OtherMode(met.Child.Mode, seen.Exchange).Showing(seen)
 	case met.Child == nil:
 		return match, fault.Newf(message.TSUnacceptable, "no tunnel fits the peer's traffic selectors %s === %s", r.TSr, r.TSi).Showing(seen)
+	case !slices.ContainsFunc(r.Offered, func(p message.Proposal) bool { return p.Protocol == conf.WireProtocol(met.Child.Protocol) }):
+		return match, fault.OtherProtocol(met.Child, r.Offered).Showing(seen)
 	default:
 		return match, fault.Newf(message.NoProposalChosen, "tunnel %s accepts none of the peer's proposals: %s",
 			met.Child.Name, rules.Describe(r.Offered)).Showing(seen)
 	}
-	return match, nil
 }

@@ -43,6 +43,7 @@ const (
 	CodeQueueFull     = "queue-full"
 	CodeNotUnique     = "not-unique"
 	CodeMode          = "mode-mismatch"
+	CodeThroughNAT    = "ah-through-nat"
 	CodeLimit         = "beyond-limits" // also of what is dropped
 
 	DropMalformed    = "malformed"
@@ -136,6 +137,20 @@ func OtherMode(configured ipsec.Mode, in message.ExchangeType) *Fault {
 	f := Newf(message.NoProposalChosen, "the peer takes %s mode, and %s mode is configured", other, configured)
 	f.Code = CodeMode
 	return f.Showing(rules.Evidence{Exchange: in})
+}
+
+// ThroughNAT is the Fault of a tunnel of AH where a NAT is between the ends: what
+// it changes is what AH covers (RFC 3715, Section 2.1), and there is no AH in UDP.
+func ThroughNAT(c *conf.Child, in message.ExchangeType) *Fault {
+	f := Newf(message.NoProposalChosen, "tunnel %s is of AH, which no NAT lets through, and there is one on the way", c.Name)
+	f.Code = CodeThroughNAT
+	return f.Showing(rules.Evidence{Exchange: in})
+}
+
+// OtherProtocol is the Fault of a tunnel for which the peer offers another
+// protocol.
+func OtherProtocol(c *conf.Child, offered []message.Proposal) *Fault {
+	return Newf(message.NoProposalChosen, "tunnel %s is of %s, and the peer offers none of it: %s", c.Name, c.Protocol, rules.Describe(offered))
 }
 
 // NotHosts is the Fault of a tunnel in transport mode whose selectors are not for
