@@ -112,15 +112,11 @@ func (x *explainer) throughNAT() {
 // otherProtocol explains that the peer asks for another protocol than the
 // tunnel's, and reports whether that is so.
 func (x *explainer) otherProtocol(child *conf.Child) bool {
+	names := map[message.ProtocolID]ipsec.Protocol{message.ProtocolESP: ipsec.ESP, message.ProtocolAH: ipsec.AH}
 	var theirs ipsec.Protocol
 	for _, p := range x.a.Evidence.Proposals {
-		switch p.Protocol {
-		case conf.WireProtocol(child.Protocol):
+		if theirs = names[p.Protocol]; theirs == child.Protocol {
 			return false
-		case message.ProtocolESP:
-			theirs = ipsec.ESP
-		case message.ProtocolAH:
-			theirs = ipsec.AH
 		}
 	}
 	if theirs == 0 {

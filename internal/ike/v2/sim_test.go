@@ -351,7 +351,11 @@ func (g *gateway) perform(m *Machine, a Action) {
 			}
 			delete(g.reserved, a.SA.SPI)
 		}
-		if a.SA.EncrKey.IsZero() || slices.Max(a.SA.EncrKey.Bytes()) == 0 {
+		key := a.SA.EncrKey
+		if a.SA.Protocol == ipsec.AH {
+			key = a.SA.IntegKey
+		}
+		if key.IsZero() || slices.Max(key.Bytes()) == 0 {
 			w.t.Errorf("%s installs %v without a key", g.name, id)
 		}
 		g.sad[id] = a.SA
