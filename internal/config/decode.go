@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"caponier/internal/ipsec"
+	"caponier/internal/nearest"
 	"caponier/internal/suite"
 )
 
@@ -187,7 +188,7 @@ func (d *decoder) duplicate(n, first *node, message string) {
 
 func (d *decoder) unknownKey(n *node, valid []string) {
 	p := d.errorf(n, "%q is not a key of this section", n.text)
-	if p.Suggestion = nearest(n.text, valid); p.Suggestion == "" {
+	if p.Suggestion = nearest.Word(n.text, valid); p.Suggestion == "" {
 		p.Message += "; valid: " + strings.Join(valid, ", ")
 	}
 }
@@ -291,7 +292,7 @@ func word[T ~uint8](d *decoder, v *T, n *node, list wordList) {
 		}
 	}
 	p := d.errorf(n, "%q is not valid here; valid: %s", text, valid)
-	p.Suggestion = nearest(text, list.words)
+	p.Suggestion = nearest.Word(text, list.words)
 }
 
 // number sets *v to a decimal number from low to high.

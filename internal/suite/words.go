@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"caponier/internal/ipsec"
+	"caponier/internal/nearest"
 )
 
 // WordError says which word of a proposal is wrong.
@@ -85,45 +86,14 @@ func parseWord(word string) (*entry, error) {
 			}
 		}
 	}
-	return nil, &WordError{Word: word, Reason: "is not an algorithm", Nearest: nearest(word)}
+	return nil, &WordError{Word: word, Reason: "is not an algorithm", Nearest: nearestWord(word)}
 }
 
-// nearest returns the registered word that takes the fewest edits to reach, or
-// nothing where that would be another word altogether.
-func nearest(word string) string {
-	const longest = 24
-	if len(word) > longest {
-		return ""
-	}
-	word = strings.ToLower(word)
-	best, bestEdits := "", 1+max(1, len(word)/3)
+// nearestWord returns what was probably meant by word, or nothing.
+func nearestWord(word string) string {
+	var all []string
 	for i := range registry {
-		for _, w := range registry[i].words {
-			if d := edits(word, w); d < bestEdits {
-				best, bestEdits = w, d
-			}
-		}
+		all = append(all, registry[i].words...)
 	}
-	return best
-}
-
-// edits is the Levenshtein distance of a and b in octets.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, diagonal+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
+	return nearest.Word(word, all)
 }
