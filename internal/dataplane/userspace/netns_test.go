@@ -33,6 +33,9 @@ type lab struct {
 	plane [2]*Plane
 	host  [2]*host.Host
 
+	outer ipsec.Outer // of the SAs
+	fit   ipsec.Fit
+
 	mu       sync.Mutex
 	seen     map[string]int // what was on the wire between the gateways
 	tooBig   int
@@ -218,7 +221,7 @@ func (l *lab) connect(wan string, encap bool, encr ipsec.Transform, keyLen int, 
 		err := l.plane[side].AddSA(ipsec.SA{
 			SPI: spi, Protocol: ipsec.ESP, Direction: d, Local: addr(side), Remote: addr(1 - side), Encap: encap,
 			Encr: encr, EncrKey: secret.Copy(keys[spi][0]), Integ: integ, IntegKey: secret.Copy(keys[spi][1]),
-			ReqID: 1, LocalTS: l.side(side), RemoteTS: l.side(1 - side),
+			ReqID: 1, LocalTS: l.side(side), RemoteTS: l.side(1 - side), Outer: l.outer, Fit: l.fit,
 		})
 		if err != nil {
 			l.t.Fatal(err)
