@@ -405,14 +405,14 @@ func (d *Daemon) bringUp(conn string, child *v2.Child, flow *ipsec.Flow) error {
 	if err != nil {
 		return err
 	}
-	m := v2.NewInitiator(d.env, cfg, local, remote)
+	m, owner := d.newInitiator(cfg, local, remote)
 	d.mu.Lock()
 	if err := d.servesLocked(conn, c); err != nil || c.cfg != cfg { // changed meanwhile
 		d.mu.Unlock()
 		return cmp.Or(err, ErrRemoved)
 	}
 	known := d.knowsPeerLocked(c)
-	s := d.adoptLocked(m, d.shardFor(m), conn)
+	s := d.adoptLocked(m, owner, conn)
 	s.first = child
 	d.mu.Unlock()
 	d.log.Info("connecting", "connection", conn, "tunnel", child.Name, "remote", remote)

@@ -68,6 +68,7 @@ type Options struct {
 	Log           *slog.Logger
 	Now           func() time.Time // nil: time.Now
 	Numbers       message.Numbers  // see v2.Env
+	Enveloper     Enveloper        // for GM/T 0022; nil where no connection speaks it
 	// OnFailure is told of each negotiation that fails, at once and from several
 	// goroutines. It must not block.
 	OnFailure func(Attempt)
@@ -81,13 +82,14 @@ type Options struct {
 // Daemon runs all IKE SAs of the gateway.
 type Daemon struct {
 	// Constant after New.
-	backend dataplane.Backend
-	auth    Authenticator
-	log     *slog.Logger
-	now     func() time.Time
-	sockets map[uint16]netio.IKESocket // by local port
-	shards  []*shard
-	env     v2.Env
+	backend   dataplane.Backend
+	auth      Authenticator
+	enveloper Enveloper // or nil
+	log       *slog.Logger
+	now       func() time.Time
+	sockets   map[uint16]netio.IKESocket // by local port
+	shards    []*shard
+	env       v2.Env
 
 	onFailure func(Attempt)     // or nil
 	onEvent   func(ipsec.Event) // or nil
@@ -131,7 +133,7 @@ type counters struct {
 func New(o Options) *Daemon {
 	d := &Daemon{
 		backend: o.Backend, auth: o.Authenticator, log: o.Log, now: o.Now, onFailure: o.OnFailure, onEvent: o.OnEvent,
-		tap: o.Tap, keys: o.Keys,
+		tap: o.Tap, keys: o.Keys, enveloper: o.Enveloper,
 		sockets: make(map[uint16]netio.IKESocket), conns: make(map[string]*connection),
 		bySPI: make(map[message.SPI]*sa), halfOpen: make(map[initKey]*sa),
 		bySource: make(map[netip.Addr]int), bySA: make(map[ipsec.SAID]*sa),
@@ -321,9 +323,12 @@ func (d *Daemon) dispatch(dg netio.Datagram) {
 	d.mu.Unlock()
 	d.show(ipsec.In, conn, dg)
 	switch {
+	case h.Major == 1 && d.dispatchV1(h, ev):
 	case h.Major != 2:
 		d.counters.malformed.Add(1)
 		d.otherVersion(s, h, ev)
+	case s != nil && s.v1():
+		d.counters.malformed.Add(1)
 	case s != nil:
 		s.shard.post(s, ev)
 	case ours == 0 && h.Exchange == message.IKESAInit && h.Flags&message.FlagInitiator != 0 &&
@@ -339,7 +344,7 @@ func (d *Daemon) dispatch(dg netio.Datagram) {
 // respond makes the machine for a new IKE_SA_INIT request, if some connection
 // allows the addresses and the limits leave room.
 func (d *Daemon) respond(h message.Header, ev v2.Received) {
-	candidates := d.candidates(ev.Local.Addr(), ev.Remote.Addr())
+	candidates := speakers(d.candidates(ev.Local.Addr(), ev.Remote.Addr()), false)
 	if len(candidates) == 0 {
 		d.counters.unmatched.Add(1)
 		d.turnedAway(ev, CodeNoConnection, errNoConnection)
@@ -348,6 +353,13 @@ func (d *Daemon) respond(h message.Header, ev v2.Received) {
 	if !d.admit(h, ev) {
 		return
 	}
+	m := v2.NewResponder(d.env, candidates, ev.Local, ev.Remote)
+	d.adoptResponder(m, d.shardFor(m), h, ev)
+}
+
+// adoptResponder enters the machine for a stranger's first message, if the limits
+// leave room, and gives it that.
+func (d *Daemon) adoptResponder(m step.Machine, owner *shard, h message.Header, ev v2.Received) {
 	key := initKey{ev.Remote, h.InitiatorSPI}
 	source := ev.Remote.Addr()
 	d.mu.Lock()
@@ -356,8 +368,7 @@ func (d *Daemon) respond(h message.Header, ev v2.Received) {
 		d.counters.halfOpenLimit.Add(1)
 		return
 	}
-	m := v2.NewResponder(d.env, candidates, ev.Local, ev.Remote)
-	s := d.adoptLocked(m, d.shardFor(m), "")
+	s := d.adoptLocked(m, owner, "")
 	s.initKey = key
 	d.halfOpen[key] = s
 	d.bySource[source]++

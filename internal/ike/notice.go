@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 
+	"caponier/internal/ike/step"
 	v2 "caponier/internal/ike/v2"
 	"caponier/internal/ike/v2/fault"
 	"caponier/internal/ipsec"
@@ -46,8 +47,13 @@ func (d *Daemon) book(s *sa, n v2.Notice) (stranger bool, doomed []*sa) {
 		s.up = d.now()
 		s.identities[0], s.identities[1] = s.machine.Identities()
 		d.releaseInitLocked(s)
-		if n.InitialContact && (c == nil || c.cfg.Unique != v2.UniqueNever) {
+		switch {
+		case n.InitialContact && (c == nil || c.cfg.Unique != v2.UniqueNever):
 			doomed = d.forgottenLocked(s)
+		default:
+			for _, x := range d.eldersLocked(s) {
+				s.shard.tell(x, step.Yield{To: s.machine})
+			}
 		}
 		if c != nil {
 			c.sas[s] = struct{}{}
@@ -58,9 +64,15 @@ func (d *Daemon) book(s *sa, n v2.Notice) (stranger bool, doomed []*sa) {
 	case v2.IKEDown, v2.IKEFailed:
 		s.closing = true
 		clear(s.children)
+	case v2.IKERekeyed:
+		if s.v1() { // a newer IKE SA has everything; this one only waits to be deleted
+			s.closing, s.over = true, true
+		}
 	case v2.ChildUp:
 		s.children[n.Child]++
-		doomed = d.replacedLocked(s)
+		if !s.v1() {
+			doomed = d.replacedLocked(s)
+		}
 	case v2.ChildDown:
 		if s.children[n.Child]--; s.children[n.Child] <= 0 {
 			delete(s.children, n.Child)

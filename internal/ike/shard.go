@@ -52,6 +52,7 @@ type shard struct {
 	d     *Daemon
 	inbox chan item
 	queue deadlines
+	told  []item // what machines have said to one another, to be given at once
 }
 
 // item is one thing for a shard to do: an event for a machine, or a function to
@@ -155,6 +156,11 @@ func (sh *shard) step(s *sa, ev v2.Event) {
 		sh.feed(s, order)
 	}
 	sh.d.settle(s)
+	for len(sh.told) > 0 {
+		it := sh.told[0]
+		sh.told = sh.told[1:]
+		sh.step(it.sa, it.ev)
+	}
 }
 
 var errPanic = errors.New("the machine of the IKE SA failed")
@@ -260,6 +266,8 @@ func (sh *shard) perform(s *sa, a v2.Action) v2.Event {
 		d.noticed(s, a.What)
 	case v2.Done:
 		sh.remove(s)
+	default:
+		return sh.performV1(s, a)
 	}
 	return nil
 }

@@ -120,7 +120,7 @@ func TestCures(t *testing.T) {
 		{settings{"prehash": "bare"}, "`pre-hash: bare`"},
 		{settings{"bare_cert": true}, "`signed-certificate: der`"},
 		{settings{"ike_sm4": 127}, "set `ike-sm4-id: 127`"},
-		{settings{"key_length": true}, "set `key-length: true`"},
+		{settings{"key_length": true}, "set `key-length: yes`"},
 		{settings{"esp_sm4": 129}, "set `esp-sm4-id: 129`"},
 		{settings{"minor": 0}, "set `isakmp-version: 1.0`"},
 	} {

@@ -62,10 +62,10 @@ func (f *failure) with(cure string) *failure {
 // settings of the connection's gm section.
 const (
 	cureFirst = "if it is reachable, it may speak the version of 2010: set `isakmp-version: 1.0`"
-	cureOffer = "it may number SM4 by the draft (set `ike-sm4-id: 127`), want the key's length (set `key-length: true`), " +
+	cureOffer = "it may number SM4 by the draft (set `ike-sm4-id: 127`), want the key's length (set `key-length: yes`), " +
 		"or speak the version of 2010 (set `isakmp-version: 1.0`)"
 	cureEnvelope = "it may not read our envelope: try `envelope: c1c3c2` or `envelope: c1c2c3`, `signature: raw`, " +
 		"`pre-hash: bare`, `signed-certificate: der`, `id-from: signature`"
 	cureQuickHash = "the peer hashes quick mode %s; set `quick-mode-hash: %s`"
-	cureChild     = "it may number SM4 otherwise (set `esp-sm4-id: 129`) or want the key's length (set `key-length: true`)"
+	cureChild     = "it may number SM4 otherwise (set `esp-sm4-id: 129`) or want the key's length (set `key-length: yes`)"
 )
