@@ -36,6 +36,7 @@ func (a *app) DestroyKeys(context.Context) (control.Destroyed, error) {
 	for _, s := range a.plane.SAs() {
 		_ = a.plane.DeleteSA(s.ID) // gone is gone, whoever was first
 	}
+	a.keyring.Allow(false) // with the copies for captures
 	err := a.enforce(a.cfg, a.reqIDs)
 
 	for _, creds := range a.auth.all() {
