@@ -53,6 +53,10 @@ test-race: ## unit tests under the race detector
 test-fuzz: ## every fuzz target with FUZZ inputs (5000x), or for FUZZ each (10m)
 	scripts/fuzz.sh $(FUZZ)
 
+.PHONY: fuzz
+fuzz: ## every fuzz target for ten minutes (FUZZ=1h for an hour); appends what it did to docs/fuzzing.jsonl
+	FUZZ_RECORD=$(CURDIR)/docs/fuzzing.jsonl scripts/fuzz.sh $(if $(filter 5000x,$(FUZZ)),10m,$(FUZZ))
+
 # One package after the other: each has namespaces, daemons and the CPUs for itself.
 .PHONY: test-system
 test-system: ## the program itself: interoperability with strongSwan, operation, attacks (root)
