@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"caponier/internal/suite"
+
 	"caponier/internal/config"
 	"caponier/internal/control"
 	"caponier/internal/ike"
@@ -61,6 +63,7 @@ func (a *app) Status(_ context.Context, name string) (control.Status, error) {
 		if creds := a.auth.of(c.Name); creds != nil {
 			c.Warnings = creds.expiring(now)
 		}
+		c.Warnings = append(c.Warnings, legacy(&c)...)
 		c.Settle(now)
 		s.Connections = append(s.Connections, c)
 	}
@@ -174,6 +177,36 @@ func childStatus(child *v2.ChildStatus, in, out *ipsec.SAStatus) control.ChildSA
 	c.In.SPI, c.Out.SPI = child.In, child.Out
 	c.PathMTU, c.InnerMTU, c.PathMTUUntil = out.PathMTU, out.InnerMTU, out.PathMTUUntil
 	return c
+}
+
+// legacy warns of the weak algorithms that the SAs of a connection are in use
+// with, each once.
+func legacy(c *control.Connection) []control.Warning {
+	var out []control.Warning
+	seen := make(map[string]bool)
+	warn := func(what, proposal string) {
+		for word := range strings.SplitSeq(proposal, "-") {
+			why, weak := suite.WeakWord(word)
+			if !weak || seen[what+word] {
+				continue
+			}
+			seen[what+word] = true
+			out = append(out, control.Warning{
+				Code:    "legacy-algorithm",
+				Message: fmt.Sprintf("%s uses %s: %s", what, word, why),
+				Cure:    "propose something better at both ends, and take it out of the proposals",
+			})
+		}
+	}
+	for _, sa := range c.IKE {
+		warn("the IKE SA", sa.Proposal)
+	}
+	for _, t := range c.Tunnels {
+		for _, sa := range t.SAs {
+			warn("tunnel "+t.Name, sa.Proposal)
+		}
+	}
+	return out
 }
 
 // ikeState says where an IKE SA stands in the operator's words.

@@ -70,7 +70,7 @@ type Connection struct {
 
 // Warning is something that an operator should do in time.
 type Warning struct {
-	Code    string `json:"code"` // stable: "certificate-expires", "certificate-expired"
+	Code    string `json:"code"` // stable: "certificate-expires", "certificate-expired", "legacy-algorithm"
 	Message string `json:"message"`
 	Cure    string `json:"cure,omitempty"`
 }

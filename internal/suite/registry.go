@@ -108,6 +108,15 @@ func Weak(t ipsec.Transform) (why string, weak bool) {
 	return e.weak, e.weak != ""
 }
 
+// WeakWord is Weak for the transform that a word of a proposal stands for.
+func WeakWord(word string) (why string, weak bool) {
+	e, err := parseWord(word)
+	if err != nil {
+		return "", false
+	}
+	return e.weak, e.weak != ""
+}
+
 // KeyLengths returns the octets of key material that encr and integ take from
 // KEYMAT (RFC 7296, Section 2.17). For the algorithms that have one,
 // encrOctets includes the salt (RFC 4106, Section 8.1). integ is the zero

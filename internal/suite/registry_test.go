@@ -90,6 +90,9 @@ func TestWeak(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if why, weak := WeakWord(word); weak != want || weak != (why != "") {
+			t.Errorf("word %s: weak: %v, %q", word, weak, why)
+		}
 		if why, weak := Weak(e.transform); weak != want || weak != (why != "") {
 			t.Errorf("%s: weak: %v, %q", word, weak, why)
 		}
