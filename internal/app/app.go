@@ -89,7 +89,7 @@ type app struct {
 // memory that lanes read packets to counts as living, although most of its pages
 // are never touched: by Go's default, as much garbage again could pile up while
 // peers, or attackers, keep IKE busy. Packets make none.
-const gcPercent = 20
+const gcPercent = 10
 
 // Run runs the gateway until ctx ends. It returns an error that names the cause
 // where the gateway cannot start; then nothing of it is left behind.

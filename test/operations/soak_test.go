@@ -109,7 +109,7 @@ func TestSoak(t *testing.T) {
 		if late[i] > early[i]+2<<10 {
 			t.Errorf("%s: the heap has grown from %d to %d KiB in %d rounds", g.name, early[i], late[i], rounds-warm)
 		}
-		// Beside it there may be garbage, a fifth of what counts as living.
+		// Beside it there may be garbage, a tenth of what counts as living.
 		if now.resident > before[i].resident+10<<10 {
 			t.Errorf("%s: the memory has grown from %d to %d KiB in %d rounds", g.name, before[i].resident, now.resident, rounds-warm)
 		}
