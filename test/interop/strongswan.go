@@ -88,7 +88,11 @@ func (s *StrongSwan) strongswanConf(c Config) string {
 		w.lines(c.Settings)
 		w.section("plugins", func() {
 			w.line("include /etc/strongswan.d/charon/*.conf")
-			w.section("kernel-libipsec", func() { w.plain("load", "yes") })
+			libipsec := "yes"
+			if c.Kernel {
+				libipsec = "no"
+			}
+			w.section("kernel-libipsec", func() { w.plain("load", libipsec) })
 			for _, p := range unwanted {
 				w.section(p, func() { w.plain("load", "no") })
 			}
@@ -118,7 +122,7 @@ func (s *StrongSwan) configure(t testing.TB, c Config) {
 
 func (s *StrongSwan) awaitControl(t testing.TB) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		select {
 		case err := <-s.done:
 			s.done <- err

@@ -15,6 +15,9 @@ type Config struct {
 	// Settings are lines for the daemon's section of strongswan.conf, like
 	// "retransmit_tries = 2".
 	Settings []string
+	// Kernel has the kernel carry ESP, which must have it: kernel-libipsec knows
+	// tunnel mode in UDP only.
+	Kernel bool
 	// LogKeys has charon write the keys of all SAs to its log.
 	LogKeys bool
 }
