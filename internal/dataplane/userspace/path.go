@@ -128,7 +128,10 @@ func (l *listener) hear(b []byte) {
 		return
 	}
 	id, mtu, known, changed := l.plane.sad.TooBig(&m, l.plane.opts.Now())
+	udp := m.Protocol == packet.ProtocolUDP && m.SrcPort == l.plane.opts.Devices.UDPPort
 	switch {
+	case !known && !udp && m.Protocol != packet.ProtocolESP && m.Protocol != packet.ProtocolAH:
+		// It is about somebody else's packet.
 	case !known:
 		l.tally.add(pathUnverified, 1)
 	case changed:
