@@ -19,6 +19,7 @@ import (
 	"caponier/internal/config"
 	"caponier/internal/control"
 	"caponier/internal/dataplane"
+	"caponier/internal/dataplane/kernel"
 	"caponier/internal/dataplane/userspace"
 	"caponier/internal/diagnose"
 	"caponier/internal/host"
@@ -60,6 +61,7 @@ type app struct {
 	slog    *slog.Logger
 	lock    *stateLock
 	plane   dataplane.Backend
+	kernel  *kernel.Plane // the same, where it is the kernel's; else nil
 	host    *host.Host
 	daemon  *ike.Daemon
 	auth    *authenticator
@@ -238,6 +240,9 @@ func (a *app) start(creds map[string]*credentials) error {
 		a.daemon.Apply(conns, nil)
 	}
 	a.serving.Go(func() { a.keeper.Run(a.stop) })
+	if a.kernel != nil && gw.XfrmInterfaces {
+		a.serving.Go(func() { a.follow(a.stop) })
+	}
 	a.serving.Go(func() {
 		if err := a.server.Serve(); err != nil {
 			a.slog.Error("the control socket is gone", "error", err)

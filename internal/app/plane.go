@@ -90,8 +90,22 @@ func (a *app) openKernel() (device string, err error) {
 	if err != nil {
 		return "", err
 	}
-	a.plane = plane
+	a.plane, a.kernel = plane, plane
 	return ditch[0].Name(), nil
+}
+
+// follow lets routes follow the state of tunnels, where these have interfaces.
+func (a *app) follow(stop <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		case <-a.kernel.Changed():
+		}
+		if err := a.host.Up(a.kernel.Carrying()); err != nil {
+			a.slog.Error("routes do not follow the tunnels", "error", err)
+		}
+	}
 }
 
 // checkKernel says what the kernel lacks for cfg, before anything of it is

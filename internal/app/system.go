@@ -8,6 +8,7 @@ import (
 
 	"caponier/internal/config"
 	"caponier/internal/dataplane/kernel"
+	"caponier/internal/host"
 	"caponier/internal/ipsec"
 )
 
@@ -99,6 +100,9 @@ func checkKernel(cfg *config.Config) (Requirements, error) {
 	out := Requirements{}
 	for _, f := range features {
 		out = append(out, Requirement{Name: f.Name, For: needed[f.Name], err: f.Err}.settled())
+	}
+	if cfg.Gateway.XfrmInterfaces {
+		out = append(out, Requirement{Name: "xfrm interfaces", For: "gateway", err: host.CheckInterfaces()}.settled())
 	}
 	ours := Requirement{Name: "no policies of others in the way", For: "gateway", err: kernel.CheckPolicies(policies(cfg, config.ReqIDs(cfg, nil)))}
 	return append(out, ours.settled()), nil

@@ -18,13 +18,18 @@ func policyName(connection, tunnel string) string { return connection + "/" + tu
 func policies(cfg *config.Config, reqIDs map[string]uint32) []ipsec.Policy {
 	var out []ipsec.Policy
 	for _, c := range cfg.Connections {
+		var own ipsec.KernelPolicy
+		if cfg.Gateway.XfrmInterfaces && len(c.Tunnels) > 0 {
+			// One interface for the connection, by a number that stays with it.
+			own.IfID = reqIDs[policyName(c.Name, c.Tunnels[0].Name)]
+		}
 		for _, t := range c.Tunnels {
 			name := policyName(c.Name, t.Name)
 			out = append(out, ipsec.Policy{
 				Name: name, Action: ipsec.Protect, Priority: config.PriorityNormal,
 				Local: t.Local, Remote: t.Remote,
 				ReqID: reqIDs[name], Protocol: t.Protocol, WithAH: t.WithAH, Mode: t.Mode,
-				Acquire: t.Start != config.StartNone, Connection: c.Name, Tunnel: t.Name,
+				Acquire: t.Start != config.StartNone, Connection: c.Name, Tunnel: t.Name, Kernel: own,
 			})
 		}
 	}

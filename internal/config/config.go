@@ -49,10 +49,12 @@ type Gateway struct {
 	State     string // absolute path of the directory for keys, audit and leases
 	Control   string // absolute path of the control socket
 	DataPlane DataPlane
-	Capture   Capture
-	Workers   int // 0: one for each CPU
-	MTU       int // of the inner interface, in octets; 0: from the outer path
-	Shutdown  Shutdown
+	// XfrmInterfaces gives each connection an xfrm interface (kernel only).
+	XfrmInterfaces bool
+	Capture        Capture
+	Workers        int // 0: one for each CPU
+	MTU            int // of the inner interface, in octets; 0: from the outer path
+	Shutdown       Shutdown
 	// CaptureKeys lets "caponier capture --keys" have the keys in use.
 	CaptureKeys CaptureKeys
 	// Numbers are those of algorithms that IANA has not assigned, where they are

@@ -12,6 +12,9 @@ const maxKernelWindow = 4096
 // validateDataPlane checks what only one of the data planes has.
 func (d *decoder) validateDataPlane() {
 	if d.cfg.Gateway.DataPlane != DataPlaneKernel {
+		if d.cfg.Gateway.XfrmInterfaces {
+			d.errorf(d.keys["gateway.xfrm-interfaces"], "xfrm-interfaces is for dataplane kernel alone")
+		}
 		return
 	}
 	for _, k := range []string{"gateway.capture", "gateway.workers"} {

@@ -117,6 +117,11 @@ func init() {
 			get: func(v *Gateway) any { return v.Capture },
 		},
 		{
+			name: "xfrm-interfaces", kind: yesWords.String(), implied: "no", effect: EffectRestart,
+			set: func(d *decoder, v *Gateway, n *node, _ string) { yes(d, &v.XfrmInterfaces, n) },
+			get: func(v *Gateway) any { return v.XfrmInterfaces },
+		},
+		{
 			name: "workers", kind: "number, 0 to 256", def: "0", effect: EffectRestart,
 			set: func(d *decoder, v *Gateway, n *node, _ string) { number(d, &v.Workers, n, 0, 256) },
 			get: func(v *Gateway) any { return v.Workers },

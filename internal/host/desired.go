@@ -22,6 +22,18 @@ type Route struct {
 	// Local are the prefixes on this side. An address of this host in one of
 	// them is the source of the host's own packets.
 	Local []netip.Prefix
+	// Interface is the xfrm interface that leads to the tunnel; nil for the TUN
+	// device.
+	Interface *Interface
+}
+
+// Interface is an xfrm interface of a connection.
+type Interface struct {
+	ID    uint32 // if_id
+	Alias string // what `ip link` shows beside its name
+	// Always says that packets shall go there while no SA is up: they ask for
+	// one. Otherwise they go to the TUN device, as to a ditch.
+	Always bool
 }
 
 // Pair is the way between two prefixes.
@@ -33,12 +45,17 @@ type Pair struct{ From, To netip.Prefix }
 func FromPolicies(policies []ipsec.Policy) Desired {
 	var d Desired
 	local := make(map[netip.Prefix][]netip.Prefix)
+	leads := make(map[netip.Prefix]*Interface)
 	for _, p := range policies {
 		from, to := prefixes(p.Local), prefixes(p.Remote)
 		switch p.Action {
 		case ipsec.Protect:
 			for _, r := range to {
 				local[r] = append(local[r], sameFamily(r, from)...)
+				// An interface of a policy that was keyed by hand is its maker's.
+				if p.Kernel.IfID != 0 && p.Connection != "" && leads[r] == nil {
+					leads[r] = &Interface{ID: p.Kernel.IfID, Alias: "caponier " + p.Connection, Always: p.Acquire}
+				}
 			}
 		case ipsec.Discard:
 			for _, r := range to {
@@ -50,7 +67,7 @@ func FromPolicies(policies []ipsec.Policy) Desired {
 		}
 	}
 	for to, from := range local {
-		d.Protect = append(d.Protect, Route{to, sorted(from)})
+		d.Protect = append(d.Protect, Route{to, sorted(from), leads[to]})
 	}
 	slices.SortFunc(d.Protect, func(a, b Route) int { return a.To.Compare(b.To) })
 	slices.SortFunc(d.Discard, func(a, b Pair) int {

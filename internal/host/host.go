@@ -83,8 +83,10 @@ type Host struct {
 	route   *rtnetlink.Conn // guarded by mu, as the rest
 	rule    *netlink.Conn
 	changes int
-	desired *Desired // by the last Set; nil before it and after Release
-	watch   *watch   // nil before Watch
+	xfrm    map[uint32]uint32 // indexes of our xfrm interfaces by their if_id
+	up      map[uint32]bool   // of those, which lead to an SA
+	desired *Desired          // by the last Set; nil before it and after Release
+	watch   *watch            // nil before Watch
 	closed  bool
 }
 
@@ -197,6 +199,9 @@ func (h *Host) setLocked(d Desired) error {
 	if err != nil {
 		return fmt.Errorf("host: read routes: %w", err)
 	}
+	if err := h.setInterfaces(d); err != nil {
+		return err
+	}
 	routes := h.routesFor(d, addrs)
 	for p := range deliveries(d, list) {
 		routes[route{table: TableDeliver, kind: unix.RTN_UNREACHABLE, to: p, metric: metricBlock}] = true
@@ -207,13 +212,14 @@ func (h *Host) setLocked(d Desired) error {
 // Release gives up the TUN device. With keepBlocked, packets that were protected
 // or discarded are refused from now on; otherwise nothing of ours is left, and
 // they go where the system's other routes lead.
-func (h *Host) Release(keepBlocked bool) error {
+func (h *Host) Release(keepBlocked bool) (err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.desired = nil
 	if !keepBlocked {
-		return h.apply(nil, nil)
+		return errors.Join(h.apply(nil, nil), h.setInterfaces(Desired{}))
 	}
+	defer func() { err = errors.Join(err, h.setInterfaces(Desired{})) }()
 	routes, err := h.ourRoutes()
 	if err != nil {
 		return fmt.Errorf("host: read routes: %w", err)

@@ -367,8 +367,8 @@ func TestFromPolicies(t *testing.T) {
 	p := netip.MustParsePrefix
 	want := Desired{
 		Protect: []Route{
-			{p("10.2.0.0/23"), []netip.Prefix{p("10.1.0.0/16")}},
-			{p("10.2.2.0/24"), []netip.Prefix{p("10.1.0.0/16"), p("10.5.0.0/16")}},
+			{To: p("10.2.0.0/23"), Local: []netip.Prefix{p("10.1.0.0/16")}},
+			{To: p("10.2.2.0/24"), Local: []netip.Prefix{p("10.1.0.0/16"), p("10.5.0.0/16")}},
 		},
 		Discard: []Pair{{p("10.1.0.0/16"), p("0.0.0.0/0")}},
 	}

@@ -143,6 +143,9 @@ func (h *Host) decodeWay(b []byte) (foundWay, error) {
 		return w, nil
 	}
 	w.Captured = w.index == h.index
+	for _, index := range h.xfrm {
+		w.Captured = w.Captured || w.index == index
+	}
 	links, err := h.route.Link.List()
 	if err != nil {
 		return foundWay{}, err

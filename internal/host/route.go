@@ -34,18 +34,18 @@ func (r route) String() string {
 
 func (h *Host) routesFor(d Desired, addrs []netip.Addr) map[route]bool {
 	out := make(map[route]bool)
-	capture := func(table uint32, to netip.Prefix, src netip.Addr) {
+	capture := func(table uint32, to netip.Prefix, src netip.Addr, device uint32) {
 		out[route{table: table, kind: unix.RTN_UNREACHABLE, to: to, metric: metricBlock}] = true
-		out[route{table: table, kind: unix.RTN_UNICAST, to: to, metric: metricTUN, device: h.index, src: src}] = true
+		out[route{table: table, kind: unix.RTN_UNICAST, to: to, metric: metricTUN, device: device, src: src}] = true
 	}
 	for _, r := range d.Protect {
-		capture(TableProtect, r.To, source(r.Local, addrs))
+		capture(TableProtect, r.To, source(r.Local, addrs), h.deviceOf(r.Interface))
 	}
 	for _, p := range d.throws() {
 		out[route{table: TableProtect, kind: unix.RTN_THROW, to: p, metric: metricTUN}] = true
 	}
 	for _, p := range d.Discard {
-		capture(TableDiscard, anywhere(p.To.Addr()), netip.Addr{})
+		capture(TableDiscard, anywhere(p.To.Addr()), netip.Addr{}, h.index)
 	}
 	return out
 }

@@ -310,8 +310,23 @@ func claimsOf(p *ipsec.Policy, number int, level uint32, serving []*ipsec.SA) ([
 		if err := w.in(x, action, in); err != nil {
 			return nil, err
 		}
+		if p.Action == ipsec.Protect && p.Connection != "" && p.Kernel.IfID != 0 {
+			if err := w.guard(x); err != nil {
+				return nil, err
+			}
+		}
 	}
 	return w.claims, nil
+}
+
+// guard blocks what comes past the policy's xfrm interface, in clear.
+func (w *claimer) guard(x pair) error {
+	past := *w.p
+	past.Kernel.IfID = 0
+	g := claimer{p: &past, number: w.number, level: w.level}
+	err := g.in(x, xfrm.ActionBlock, nil)
+	w.claims = append(w.claims, g.claims...)
+	return err
 }
 
 // nowhere stands in templates for any address.

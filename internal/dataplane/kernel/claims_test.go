@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -221,5 +222,26 @@ func TestSASelectorsNarrowPolicies(t *testing.T) {
 	}
 	if tm := choice("10.77.0.1"); tm != nil {
 		t.Errorf("what the policy does not cover: %+v", tm)
+	}
+}
+
+// What comes past the interface of a connection, in clear, is blocked.
+func TestInterfacesAreGuarded(t *testing.T) {
+	p := lan(true)
+	p.Kernel.IfID = 7
+	b, _, err := compile([]ipsec.Policy{p}, func(uint32) []*ipsec.SA { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[[2]uint32]uint8)
+	for s, list := range b.slots {
+		got[[2]uint32{uint32(s.dir), s.ifID}] = list[0].want.Action
+	}
+	want := map[[2]uint32]uint8{
+		{uint32(xfrm.DirOut), 7}: xfrm.ActionAllow, {uint32(xfrm.DirIn), 7}: xfrm.ActionAllow, {uint32(xfrm.DirForward), 7}: xfrm.ActionAllow,
+		{uint32(xfrm.DirIn), 0}: xfrm.ActionBlock, {uint32(xfrm.DirForward), 0}: xfrm.ActionBlock,
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("actions by direction and interface %v, want %v", got, want)
 	}
 }

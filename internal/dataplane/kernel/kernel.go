@@ -64,6 +64,7 @@ type Plane struct {
 	larvals sysctl
 	events  *dataplane.EventQueue
 	stop    chan struct{}
+	changed chan struct{} // outbound SAs came or went; has room for one
 	wg      sync.WaitGroup
 	close   sync.Once
 
@@ -116,7 +117,7 @@ func New(opts Options) (*Plane, error) {
 	}
 	p := &Plane{
 		opts: opts, log: opts.Logger, req: req,
-		events: dataplane.NewEventQueue(eventDepth), stop: make(chan struct{}),
+		events: dataplane.NewEventQueue(eventDepth), stop: make(chan struct{}), changed: make(chan struct{}, 1),
 		sas: make(map[ipsec.SAID]*entry), byState: make(map[xfrm.StateID]*entry),
 		reserved: make(map[reservation]bool), book: newBook(), levels: map[int32]uint32{0: normalLevel},
 		installed: make(map[slot]*xfrm.Policy), waiting: make(map[uint32]larval),
@@ -201,6 +202,7 @@ func (p *Plane) addLocked(sa ipsec.SA) error {
 	if sa.Kernel.OutputMark == (ipsec.Mark{}) && sa.Direction == ipsec.Out {
 		sa.Kernel.OutputMark = p.opts.OutputMark
 	}
+	p.inherit(&sa)
 	s, err := stateOf(&sa)
 	if err != nil {
 		return err
@@ -227,6 +229,40 @@ func (p *Plane) addLocked(sa ipsec.SA) error {
 	}
 	p.endWait(sa.ReqID)
 	return nil
+}
+
+// inherit gives an SA the interface and the mark of the policies that it serves,
+// where it names none: without them it would not be found.
+func (p *Plane) inherit(sa *ipsec.SA) {
+	for i := range p.policies {
+		k := &p.policies[i].Kernel
+		if p.policies[i].Action != ipsec.Protect || p.policies[i].ReqID != sa.ReqID {
+			continue
+		}
+		if sa.Kernel.IfID == 0 {
+			sa.Kernel.IfID = k.IfID
+		}
+		if sa.Kernel.Mark == (ipsec.Mark{}) {
+			sa.Kernel.Mark = k.Mark
+		}
+		return
+	}
+}
+
+// Changed says that outbound SAs came or went since it was last read.
+func (p *Plane) Changed() <-chan struct{} { return p.changed }
+
+// Carrying are the xfrm interfaces, by their number, that have an outbound SA.
+func (p *Plane) Carrying() map[uint32]bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make(map[uint32]bool)
+	for _, e := range p.sas {
+		if e.sa.Direction == ipsec.Out && e.sa.Kernel.IfID != 0 {
+			out[e.sa.Kernel.IfID] = true
+		}
+	}
+	return out
 }
 
 // checkWishes reads back what a kernel ignores that cannot do it.

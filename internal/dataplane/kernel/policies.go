@@ -123,6 +123,10 @@ func (p *Plane) serving(reqID uint32) []*ipsec.SA {
 
 // serveLocked brings the policies of a reqid in line with its SAs.
 func (p *Plane) serveLocked(reqID uint32) error {
+	select {
+	case p.changed <- struct{}{}:
+	default: // it is known already
+	}
 	var errs []error
 	for i := range p.policies {
 		policy := &p.policies[i]
