@@ -1,12 +1,8 @@
 package config
 
-import (
-	"fmt"
-	"slices"
-)
+import "slices"
 
-// maxKernelWindow is the widest anti-replay window of the Linux kernel
-// (XFRMA_REPLAY_ESN_MAX), in packets.
+// maxKernelWindow is the widest window of the Linux kernel (XFRMA_REPLAY_ESN_MAX).
 const maxKernelWindow = 4096
 
 // validateDataPlane checks what only one of the data planes has.
@@ -17,17 +13,16 @@ func (d *decoder) validateDataPlane() {
 		}
 		return
 	}
-	for _, k := range []string{"gateway.capture", "gateway.workers"} {
-		if d.set(k) {
-			d.errorf(d.keys[k], "%s has no meaning with dataplane kernel: the kernel captures and works by itself", k[len("gateway."):])
+	for _, k := range []string{"capture", "workers"} {
+		if path := "gateway." + k; d.set(path) {
+			d.errorf(d.keys[path], "%s has no meaning with dataplane kernel: the kernel captures and works by itself", k)
 		}
-		d.cfg.Defaults = slices.DeleteFunc(d.cfg.Defaults, func(x Default) bool { return x.Key == k })
+		d.cfg.Defaults = slices.DeleteFunc(d.cfg.Defaults, func(x Default) bool { return x.Key == "gateway."+k })
 	}
 	for _, c := range d.cfg.Connections {
 		for _, t := range c.Tunnels {
-			if t.ReplayWindow > maxKernelWindow {
-				d.errorf(d.at(fmt.Sprintf("connections.%s.tunnels.%s.replay-window", c.Name, t.Name)),
-					"the kernel's window has at most %d packets", maxKernelWindow)
+			if n := d.at("connections." + c.Name + ".tunnels." + t.Name + ".replay-window"); t.ReplayWindow > maxKernelWindow {
+				d.errorf(n, "the kernel's window has at most %d packets", maxKernelWindow)
 			}
 		}
 	}
