@@ -339,7 +339,7 @@ func init() {
 				var i uint8
 				word(d, &i, n, protocolWords)
 				v.Protocol, v.WithAH = []ipsec.Protocol{ipsec.ESP, ipsec.AH, ipsec.ESP}[i], i == 2
-			}, get: func(v *Tunnel) any { return tunnelProtocol{v.Protocol, v.WithAH} },
+			}, get: func(v *Tunnel) any { return v.protocol() },
 		},
 		{
 			name: "local", kind: kindSelectors, required: true, effect: EffectRenegotiate,

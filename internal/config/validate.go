@@ -228,18 +228,12 @@ func (d *decoder) tunnelProposals(t *Tunnel, path string) {
 	d.defaulted(path, ProposalText(t.Proposals))
 }
 
-// tunnelProtocol is the value of a tunnel's protocol, to be compared.
-type tunnelProtocol struct {
-	protocol ipsec.Protocol
-	withAH   bool
-}
-
-// String is the configuration's word.
-func (p tunnelProtocol) String() string {
-	if p.withAH {
+// protocol is the configuration's word for what protects the tunnel.
+func (t *Tunnel) protocol() string {
+	if t.WithAH {
 		return "ah+esp"
 	}
-	return p.protocol.String()
+	return t.Protocol.String()
 }
 
 // validateHosts checks that a tunnel in transport mode is for the hosts that the
