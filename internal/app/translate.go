@@ -60,6 +60,7 @@ func connection(gw *config.Gateway, c *config.Connection, creds *credentials, re
 		Encapsulation: encapsulation(gw.DataPlane, c),
 		FragmentSize:  c.FragmentSize,
 		DPD:           c.DPD, Lifetime: c.Lifetime,
+		Use:        c.Use,
 		Retransmit: v2.Retransmit{Initial: gw.IKE.Timeout, Factor: gw.IKE.Base, Max: gw.IKE.Limit, Tries: gw.IKE.Tries},
 	}
 	for _, t := range c.Tunnels {

@@ -87,6 +87,7 @@ type Connection struct {
 	FragmentSize  int           // octets of the IP datagrams that long IKE messages are cut to
 	DPD           time.Duration // 0: no liveness checks
 	Lifetime      time.Duration // of the IKE SA, before jitter
+	Use           ipsec.Limit   // of the IKE SA: octets and datagrams of IKE, without Time
 	Tunnels       []*Tunnel     // in order of name
 }
 

@@ -28,12 +28,10 @@ func init() {
 		{
 			name: "retransmit-base", kind: "number, 1 to 10", def: "1.8", effect: EffectAtOnce,
 			set: func(d *decoder, v *IKE, n *node, _ string) {
-				text, ok := d.scalar(n)
-				x, err := strconv.ParseFloat(text, 64)
-				if ok && (err != nil || !(x >= 1 && x <= 10)) {
-					d.errorf(n, "%q is not a number from 1 to 10, such as 1.8", text)
+				var err error
+				if v.Base, err = strconv.ParseFloat(n.text, 64); err != nil || !(v.Base >= 1 && v.Base <= 10) {
+					d.errorf(n, "%q is not a number from 1 to 10, such as 1.8", n.text)
 				}
-				v.Base = x
 			}, get: func(v *IKE) any { return v.Base },
 		},
 		{

@@ -368,16 +368,6 @@ func init() {
 			get: func(v *Tunnel) any { return v.Lifetime.Time },
 		},
 		{
-			name: "lifetime-bytes", kind: "octets, with k, M, G or T", implied: "no limit", effect: EffectNext,
-			set: func(d *decoder, v *Tunnel, n *node, _ string) { d.size(&v.Lifetime.Bytes, n) },
-			get: func(v *Tunnel) any { return v.Lifetime.Bytes },
-		},
-		{
-			name: "lifetime-packets", kind: "number", implied: "no limit", effect: EffectNext,
-			set: func(d *decoder, v *Tunnel, n *node, _ string) { number(d, &v.Lifetime.Packets, n, 1, 1<<63) },
-			get: func(v *Tunnel) any { return v.Lifetime.Packets },
-		},
-		{
 			name: "replay-window", kind: "number, 32 to 65536", def: "4096", effect: EffectNext,
 			set: func(d *decoder, v *Tunnel, n *node, _ string) { number(d, &v.ReplayWindow, n, 32, 65536) },
 			get: func(v *Tunnel) any { return v.ReplayWindow },
@@ -416,6 +406,8 @@ func init() {
 			get: func(v *Tunnel) any { return v.ReqID },
 		},
 	}
+	tunnelKeys = append(tunnelKeys, useKeys(func(v *Tunnel) *ipsec.Limit { return &v.Lifetime })...)
+	connectionKeys = append(connectionKeys, useKeys(func(v *Connection) *ipsec.Limit { return &v.Use })...)
 	policyKeys = []key[Policy]{
 		{
 			name: "name", kind: kindName, required: true,
@@ -444,6 +436,21 @@ func init() {
 			name: "priority", kind: "low | normal | high, or a number", def: "normal", effect: EffectAtOnce,
 			set: func(d *decoder, v *Policy, n *node, _ string) { d.priority(&v.Priority, n) },
 			get: func(v *Policy) any { return v.Priority },
+		},
+	}
+}
+
+func useKeys[T any](limit func(v *T) *ipsec.Limit) []key[T] {
+	return []key[T]{
+		{
+			name: "lifetime-bytes", kind: "octets, with k, M, G or T", implied: "no limit", effect: EffectNext,
+			set: func(d *decoder, v *T, n *node, _ string) { d.size(&limit(v).Bytes, n) },
+			get: func(v *T) any { return limit(v).Bytes },
+		},
+		{
+			name: "lifetime-packets", kind: "number", implied: "no limit", effect: EffectNext,
+			set: func(d *decoder, v *T, n *node, _ string) { number(d, &limit(v).Packets, n, 1, 1<<63) },
+			get: func(v *T) any { return limit(v).Packets },
 		},
 	}
 }

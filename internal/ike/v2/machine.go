@@ -37,6 +37,7 @@ type Machine struct {
 	vendors           []string // the peer's vendor IDs
 	established       time.Time
 	rekeyAt           time.Time // when this side will rekey the IKE SA
+	use               use
 	heard             time.Time // when something authentic was last received
 
 	exchanges
@@ -110,6 +111,7 @@ func (m *Machine) Step(now time.Time, e Event) []Action {
 		m.fail(fault.Internal(m.broken))
 	default:
 		m.handle(e)
+		m.limitUse()
 		m.pump()
 	}
 	out := m.actions

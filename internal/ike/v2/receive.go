@@ -177,6 +177,7 @@ func (m *Machine) open(msg *message.Message, r *Received, in *reassembly) (*faul
 		return nil, false
 	}
 	m.heard = m.now
+	m.use.spend(r.Raw)
 	if !complete && !malformed {
 		return nil, false
 	}

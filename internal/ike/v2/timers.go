@@ -7,6 +7,7 @@ import (
 
 	"caponier/internal/ike/v2/conf"
 	"caponier/internal/ike/v2/fault"
+	"caponier/internal/ipsec"
 )
 
 // timer is one thing to do later.
@@ -104,6 +105,7 @@ const (
 // startLife starts the clocks of an established IKE SA.
 func (m *Machine) startLife() {
 	m.heard = m.now
+	m.use.limit = conf.Soften(ipsec.Limit{Bytes: m.conn.Use.Bytes, Packets: m.conn.Use.Packets}, m.randomBelow)
 	if life := m.conn.Lifetime; life > 0 {
 		soft := conf.SoftenTime(life, m.randomBelow)
 		m.rekeyAt = m.now.Add(soft)
@@ -115,6 +117,38 @@ func (m *Machine) startLife() {
 	}
 	if m.nat.Local {
 		m.after(m.keepAlive(), (*Machine).sendKeepAlive)
+	}
+}
+
+// use is what an IKE SA has carried, and its limits.
+type use struct {
+	bytes, packets uint64
+	limit          ipsec.Lifetime
+	rekeyed        bool // at the soft limit a rekeying was asked for
+}
+
+// spend counts datagrams of the IKE SA.
+func (u *use) spend(datagrams ...[]byte) {
+	for _, b := range datagrams {
+		u.bytes += uint64(len(b))
+		u.packets++
+	}
+}
+
+// over reports whether a limit is reached.
+func (u *use) over(l ipsec.Limit) bool {
+	return l.Bytes > 0 && u.bytes >= l.Bytes || l.Packets > 0 && u.packets >= l.Packets
+}
+
+// limitUse rekeys an IKE SA that has carried much, and ends one that goes on.
+func (m *Machine) limitUse() {
+	switch {
+	case m.state != Established || m.redundant:
+	case m.use.over(m.use.limit.Hard):
+		m.expire()
+	case m.use.over(m.use.limit.Soft) && !m.use.rekeyed:
+		m.use.rekeyed = true
+		m.enqueue(&rekeyIKE{})
 	}
 }
 

@@ -27,6 +27,7 @@ type Connection struct {
 	Encapsulation           Encapsulation
 	DPD                     time.Duration // 0: no liveness checks
 	Lifetime                time.Duration // of the IKE SA, before jitter
+	Use                     ipsec.Limit   // of the IKE SA by octets and datagrams of IKE; Time is not looked at
 	Retransmit              Retransmit
 	KeepAlive               time.Duration // NAT keepalive interval; 0: 20 s
 	FragmentSize            int           // of IKE messages, see FragmentLimit; 0: 1280
