@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -36,6 +37,14 @@ func TestTransportWithStrongSwan(t *testing.T) {
 
 func (c transportCase) run(t *testing.T) {
 	n := newTransportNetwork(t, c.nat)
+	// What the kernel needs is loaded before somebody waits for it.
+	for _, src := range []string{"192.0.2.8", "2001:db8::8"} {
+		_, err := n.B.Gateway.Run(t.Context(), "ip", "xfrm", "state", "add", "src", src, "dst", src, "proto", "esp", "spi", "0x999",
+			"mode", "transport", "aead", "rfc4106(gcm(aes))", "0x"+strings.Repeat("7a", 36), "128")
+		must(t, err)
+	}
+	_, err := n.B.Gateway.Run(t.Context(), "ip", "xfrm", "state", "flush")
+	must(t, err)
 	a, b := n.A.Outside, n.B.Outside
 	aSeen := n.A.Seen
 	if c.v6 {
@@ -50,6 +59,7 @@ func (c transportCase) run(t *testing.T) {
 			Encapsulation: c.encapsulation,
 			Tunnels: map[string]interop.Tunnel{tunnel: {
 				Mode: "transport", Local: []string{a.String()}, Remote: []string{b.String()},
+				Proposals: []string{"aes256gcm16"},
 			}},
 		}},
 	})
@@ -60,7 +70,7 @@ func (c transportCase) run(t *testing.T) {
 			Name: connection, LocalAddrs: []string{b.String()}, RemoteAddrs: []string{aSeen.String()},
 			Encap: c.encapsulation == "always",
 			Local: interop.Auth{Auth: "psk", ID: "b.example"}, Remote: interop.Auth{Auth: "psk", ID: "a.example"},
-			Children: []interop.Child{{Name: tunnel, Extra: []string{"mode = transport"}}},
+			Children: []interop.Child{{Name: tunnel, Proposals: "aes256gcm16", Extra: []string{"mode = transport"}}},
 		}},
 	})
 	for _, initiator := range []string{"caponier", "strongSwan"} {
