@@ -78,7 +78,8 @@ type Log struct {
 type Connection struct {
 	Name          string
 	Source        Position
-	Version       int // of IKE: 2
+	Version       Version
+	GM            *GM // nil where Version is another
 	Local, Remote Party
 	Proposals     []ipsec.Proposal // for the IKE SA, in order of preference
 	ProposalWords []string         // Proposals as configured; empty for the default
@@ -111,11 +112,14 @@ type Party struct {
 	ID   Identity
 	Auth Auth
 
-	Cert File   // of the local end with AuthCert: the leaf first, then its chain
-	Key  File   // of the local end with AuthCert
-	CA   []File // of the remote end with AuthCert: whom to trust
-	Pin  File   // of the remote end with AuthCert: exactly this certificate
-	CRL  []File // of the remote end with AuthCert: revocation lists
+	Cert File // of the local end with AuthCert: the leaf first, then its chain
+	Key  File // of the local end with AuthCert
+	// With VersionGM, the local end has these two pairs instead.
+	SignCert, SignKey, EncryptCert, EncryptKey File
+
+	CA  []File // of the remote end with AuthCert: whom to trust
+	Pin File   // of the remote end with AuthCert: exactly this certificate
+	CRL []File // of the remote end with AuthCert: revocation lists
 	// Revocation says what to think of a certificate that no current list covers.
 	Revocation Revocation
 

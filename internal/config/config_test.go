@@ -457,6 +457,7 @@ func TestDocument(t *testing.T) {
 		"gateway.ike":                   rows(ikeKeys),
 		"gateway.log":                   rows(logKeys),
 		"connections.NAME":              rows(connectionKeys),
+		"connections.NAME.gm":           rows(gmKeys),
 		"connections.NAME.local":        rows(localKeys),
 		"connections.NAME.remote":       rows(remoteKeys),
 		"connections.NAME.tunnels.NAME": rows(tunnelKeys),

@@ -25,13 +25,12 @@ const ExpiryWarning = 30 * 24 * time.Hour
 
 // checkFiles reads the files that a connection names.
 func (d *decoder) checkFiles(c *Connection, path string, checks *Checks) {
-	cert := d.certificate(&c.Local.Cert, path+".local.cert", checks)
-	key := d.privateKey(&c.Local.Key, path+".local.key")
-	if cert != nil && key != nil {
-		own, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
-		if !ok || !own.Equal(cert.PublicKey) {
-			d.errorf(d.at(path+".local.key"), "the key is not that of the certificate")
-		}
+	own, key := d.certificate(&c.Local.Cert, path+".local.cert", checks), d.privateKey(&c.Local.Key, path+".local.key")
+	if own != nil && key != nil {
+		d.belongs(key, own, path+".local.key")
+	}
+	if c.Version == VersionGM {
+		d.checkGMFiles(c, path, checks)
 	}
 	for i := range c.Remote.CA {
 		d.certificate(&c.Remote.CA[i], item(path+".remote.ca", i, len(c.Remote.CA)), checks)

@@ -42,6 +42,15 @@ func names[T any](keys []key[T]) []string {
 	return out
 }
 
+// fileKey is a key that names a file of an end.
+func fileKey(name string, field func(*Party) *File) key[Party] {
+	return key[Party]{
+		name: name, kind: kindPath, effect: EffectReconnect,
+		set: func(d *decoder, v *Party, n *node, _ string) { d.path(&field(v).Path, n) },
+		get: func(v *Party) any { return *field(v) },
+	}
+}
+
 // The kinds of values.
 const (
 	kindName      = "name"
@@ -184,11 +193,8 @@ func init() {
 	connectionKeys = []key[Connection]{
 		{
 			name: "version", kind: versionWords.String(), def: "2", effect: EffectReconnect,
-			set: func(d *decoder, v *Connection, n *node, _ string) {
-				var i uint8
-				word(d, &i, n, versionWords)
-				v.Version = 2
-			}, get: func(v *Connection) any { return v.Version },
+			set: func(d *decoder, v *Connection, n *node, _ string) { word(d, &v.Version, n, versionWords) },
+			get: func(v *Connection) any { return v.Version },
 		},
 		{
 			name: "local", kind: "section", section: true,
@@ -236,6 +242,14 @@ func init() {
 			get: func(v *Connection) any { return v.Lifetime },
 		},
 		{
+			name: "gm", kind: "section", section: true,
+			set: func(d *decoder, v *Connection, n *node, path string) {
+				v.GM = new(GM)
+				decodeSection(d, n, path, gmKeys, v.GM, false)
+			},
+			get: func(v *Connection) any { return v.GM },
+		},
+		{
 			name: "tunnels", kind: "sections by name", section: true,
 			set: func(d *decoder, v *Connection, n *node, path string) {
 				d.named(n, path, "tunnel", func(name string, f field, path string) {
@@ -269,23 +283,14 @@ func init() {
 		},
 	}
 	localKeys = append(slices.Clone(party),
-		key[Party]{
-			name: "cert", kind: kindPath, effect: EffectReconnect,
-			set: func(d *decoder, v *Party, n *node, _ string) { d.path(&v.Cert.Path, n) },
-			get: func(v *Party) any { return v.Cert },
-		},
-		key[Party]{
-			name: "key", kind: kindPath, effect: EffectReconnect,
-			set: func(d *decoder, v *Party, n *node, _ string) { d.path(&v.Key.Path, n) },
-			get: func(v *Party) any { return v.Key },
-		},
+		fileKey("cert", func(v *Party) *File { return &v.Cert }), fileKey("key", func(v *Party) *File { return &v.Key }),
 		key[Party]{
 			name: "signature", kind: signatureWords.String(), implied: "auto", effect: EffectReconnect,
 			set: func(d *decoder, v *Party, n *node, _ string) { word(d, &v.Signature, n, signatureWords) },
 			get: func(v *Party) any { return v.Signature },
 		},
-		key[Party]{name: "sign-cert", later: true}, key[Party]{name: "sign-key", later: true},
-		key[Party]{name: "encrypt-cert", later: true}, key[Party]{name: "encrypt-key", later: true},
+		fileKey("sign-cert", func(v *Party) *File { return &v.SignCert }), fileKey("sign-key", func(v *Party) *File { return &v.SignKey }),
+		fileKey("encrypt-cert", func(v *Party) *File { return &v.EncryptCert }), fileKey("encrypt-key", func(v *Party) *File { return &v.EncryptKey }),
 	)
 	find(localKeys, "id").implied = "the certificate's subject, or the address"
 	find(localKeys, "auth").implied = "as the remote end"
@@ -300,11 +305,7 @@ func init() {
 				})
 			}, get: func(v *Party) any { return v.CA },
 		},
-		key[Party]{
-			name: "pin", kind: kindPath, effect: EffectReconnect,
-			set: func(d *decoder, v *Party, n *node, _ string) { d.path(&v.Pin.Path, n) },
-			get: func(v *Party) any { return v.Pin },
-		},
+		fileKey("pin", func(v *Party) *File { return &v.Pin }),
 		key[Party]{
 			name: "crl", kind: kindPaths, effect: EffectReconnect,
 			set: func(d *decoder, v *Party, n *node, path string) {

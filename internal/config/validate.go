@@ -71,6 +71,7 @@ func (d *decoder) validate(checks *Checks) {
 		}
 		if d.set(path + ".remote") {
 			d.validateAuth(c, path)
+			d.validateGM(c, path)
 		}
 		if len(c.Proposals) == 0 && !d.set(path+".proposals") {
 			c.Proposals = suite.DefaultIKE()
@@ -111,7 +112,11 @@ func (d *decoder) validateAuth(c *Connection, path string) {
 		}
 		d.defaulted(local+".auth", c.Local.Auth.String())
 	}
-	d.needs(local, c.Local.Auth, "cert", "key")
+	if c.Version == VersionGM {
+		d.needs(local, c.Local.Auth)
+	} else {
+		d.needs(local, c.Local.Auth, "cert", "key")
+	}
 	d.needs(remote, c.Remote.Auth)
 	if c.Remote.Auth == AuthCert {
 		if !d.set(remote+".ca") && !d.set(remote+".pin") {
@@ -170,8 +175,10 @@ func (d *decoder) needs(path string, auth Auth, required ...string) {
 }
 
 func (d *decoder) validateTunnel(c *Connection, t *Tunnel, path string) {
-	d.tunnelProposals(t, path+".proposals")
+	d.tunnelProposals(c, t, path+".proposals")
 	switch at := path + ".protocol"; {
+	case t.WithAH && c.Version == VersionGM:
+		d.errorf(d.at(at), "bundles are not negotiated; esp checks integrity too, and under manual a bundle can be keyed by hand")
 	case t.WithAH:
 		d.errorf(d.at(at), "IKEv2 cannot negotiate ah+esp: RFC 7296 has no bundles of SAs any more; "+
 			"esp checks integrity too, and under manual a bundle can be keyed by hand")
@@ -179,6 +186,9 @@ func (d *decoder) validateTunnel(c *Connection, t *Tunnel, path string) {
 		d.errorf(d.at(at), "AH does not travel in UDP, and encapsulation: always asks for it")
 	case t.Protocol == ipsec.AH:
 		d.warnf(d.at(at), "AH does not encrypt: everybody on the way can read")
+	}
+	if c.Version == VersionGM {
+		d.validateGMTunnel(t, path)
 	}
 	if t.Start != StartNone {
 		switch {
@@ -215,10 +225,13 @@ func (d *decoder) validateTunnel(c *Connection, t *Tunnel, path string) {
 
 // tunnelProposals reads the proposals of a tunnel, whose words depend on its
 // protocol.
-func (d *decoder) tunnelProposals(t *Tunnel, path string) {
+func (d *decoder) tunnelProposals(c *Connection, t *Tunnel, path string) {
 	parse, builtIn := suite.ParseESP, suite.DefaultESP
 	if t.Protocol == ipsec.AH {
 		parse, builtIn = suite.ParseAH, suite.DefaultAH
+	}
+	if c.Version == VersionGM {
+		builtIn = func() []ipsec.Proposal { return gmDefault(t.Protocol) }
 	}
 	if n := d.nodes[path]; n != nil {
 		d.proposals(&t.Proposals, &t.ProposalWords, n, path, parse)

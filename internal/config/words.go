@@ -130,7 +130,7 @@ var (
 	captureKeysWords   = wordList{[]string{"refuse", "allow"}, nil}
 	logFormatWords     = wordList{[]string{"text", "json"}, nil}
 	logLevelWords      = wordList{[]string{"debug", "info", "warn", "error"}, nil}
-	versionWords       = wordList{[]string{"2"}, []string{"1", "gm"}}
+	versionWords       = wordList{[]string{"2", "gm"}, []string{"1"}}
 	authWords          = wordList{[]string{"cert", "psk"}, []string{"eap"}}
 	signatureWords     = wordList{[]string{"auto", "rsa-pss"}, nil}
 	revocationWords    = wordList{[]string{"relaxed", "strict"}, nil}
@@ -174,6 +174,9 @@ func (a Auth) String() string { return authWords.word(uint8(a)) }
 
 // String returns the configuration's word.
 func (s Signature) String() string { return signatureWords.word(uint8(s)) }
+
+// String returns the configuration's word.
+func (v Version) String() string { return versionWords.word(uint8(v)) }
 
 // String returns the configuration's word.
 func (r Revocation) String() string { return revocationWords.word(uint8(r)) }

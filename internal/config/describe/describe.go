@@ -38,7 +38,7 @@ type GatewayDescription struct {
 // ConnectionDescription describes a connection.
 type ConnectionDescription struct {
 	Name          string              `json:"name"`
-	Version       int                 `json:"version"`
+	Protocol      string              `json:"protocol"`
 	Local         PartyDescription    `json:"local"`
 	Remote        PartyDescription    `json:"remote"`
 	Proposals     string              `json:"proposals"`
@@ -92,7 +92,7 @@ func Config(c *config.Config) *Description {
 	}
 	for _, conn := range c.Connections {
 		d := ConnectionDescription{
-			Name: conn.Name, Version: conn.Version,
+			Name: conn.Name, Protocol: conn.Version.Protocol(),
 			Local:         describeParty(&conn.Local, "the subject of the certificate"),
 			Remote:        describeParty(&conn.Remote, "%any"),
 			Proposals:     config.ProposalText(conn.Proposals),
@@ -133,6 +133,8 @@ func describeParty(p *config.Party, defaultID string) PartyDescription {
 	switch {
 	case p.Auth == config.AuthPSK:
 		proof = append(proof, "the pre-shared key in "+p.PSKFile)
+	case !p.SignCert.IsZero():
+		proof = append(proof, "the pair "+p.SignCert.Path+" for signatures", "the pair "+p.EncryptCert.Path+" for encryption")
 	case !p.Cert.IsZero():
 		proof = append(proof, "the certificate "+p.Cert.Path+" with the key "+p.Key.Path)
 	default:
@@ -213,7 +215,7 @@ func (d *Description) WriteText(w io.Writer) error {
 	}
 	fmt.Fprintf(&b, "  data plane %s; after a clean stop: %s\n", plane, d.Gateway.Shutdown)
 	for _, c := range d.Connections {
-		fmt.Fprintf(&b, "\nconnection %s (IKEv%d)\n", c.Name, c.Version)
+		fmt.Fprintf(&b, "\nconnection %s (%s)\n", c.Name, c.Protocol)
 		fmt.Fprintf(&b, "  we are    %s at %s\n            proved by %s\n", c.Local.ID, c.Local.Address, c.Local.Proof)
 		fmt.Fprintf(&b, "  peer is   %s at %s\n            proved by %s\n", orElse(c.Remote.ID, "%any"), c.Remote.Address, c.Remote.Proof)
 		fmt.Fprintf(&b, "  IKE SA    %s\n            for %s, liveness check after %s, ESP in UDP: %s\n", c.Proposals, c.Lifetime, c.DPD, c.Encapsulation)
