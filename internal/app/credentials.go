@@ -27,12 +27,20 @@ type credentials struct {
 	authorities [][]byte
 	peerSM2     bool // whom we trust has keys of SM2
 	validities  []validity
+	gm          *gmCredentials // of a connection of GM/T 0022, or nil
 }
 
 // readCredentials opens the files of a connection.
 func readCredentials(c *config.Connection) (*credentials, error) {
 	creds := new(credentials)
-	if c.Local.Auth == config.AuthCert {
+	switch {
+	case c.Version == config.VersionGM:
+		gm, all, err := readGM(c)
+		if err != nil {
+			return nil, fmt.Errorf("connection %s: %w", c.Name, err)
+		}
+		creds.gm, creds.validities = gm, all
+	case c.Local.Auth == config.AuthCert:
 		certs, err := pki.LoadCertificates(c.Local.Cert.Path)
 		if err != nil {
 			return nil, fmt.Errorf("connection %s: %w", c.Name, err)
@@ -85,7 +93,11 @@ func readCredentials(c *config.Connection) (*credentials, error) {
 
 // wipe wipes the private keys, and counts them.
 func (c *credentials) wipe() (n int) {
-	for _, key := range []crypto.Signer{c.signer} {
+	own := []crypto.Signer{c.signer}
+	if c.gm != nil {
+		own = append(own, c.gm.sign, c.gm.encrypt)
+	}
+	for _, key := range own {
 		if key != nil {
 			keystore.Wipe(key)
 			n++

@@ -86,7 +86,7 @@ func keyFiles(cfg *config.Config) []string {
 		}
 	}
 	for _, c := range cfg.Connections {
-		add(c.Local.Key.Path, c.Local.PSKFile, c.Remote.PSKFile)
+		add(c.Local.Key.Path, c.Local.SignKey.Path, c.Local.EncryptKey.Path, c.Local.PSKFile, c.Remote.PSKFile)
 	}
 	for _, x := range cfg.Manual.Associations {
 		add(x.EncrKeyFile, x.IntegKeyFile)

@@ -63,6 +63,9 @@ func connection(gw *config.Gateway, c *config.Connection, creds *credentials, re
 		Use:        c.Use,
 		Retransmit: v2.Retransmit{Initial: gw.IKE.Timeout, Factor: gw.IKE.Base, Max: gw.IKE.Limit, Tries: gw.IKE.Tries},
 	}
+	if c.Version == config.VersionGM {
+		out.GM = gmSettings(c.GM, creds.gm)
+	}
 	for _, t := range c.Tunnels {
 		out.Children = append(out.Children, &v2.Child{
 			Name: t.Name, Mode: t.Mode, Protocol: t.Protocol, Local: t.Local, Remote: t.Remote,

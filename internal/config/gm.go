@@ -47,6 +47,7 @@ type GM struct {
 	KeyLength  bool
 	IDFrom     IDFrom
 	NATHash    NATHash
+	SignerID   string // of signatures with SM2, ours and the peer's; empty: the standard's
 }
 
 // The settings of GM, each with the one of the standard first.
@@ -109,8 +110,23 @@ var gmKeys = []key[GM]{
 		get: func(v *GM) any { return v.KeyLength },
 	},
 	gmWord("id-from", idFromWords, func(v *GM) *IDFrom { return &v.IDFrom }),
+	{
+		name: "signer-id", kind: "text", implied: "1234567812345678", effect: EffectReconnect,
+		set: func(d *decoder, v *GM, n *node, _ string) {
+			if text, ok := d.scalar(n); ok && len(text) > maxSignerID {
+				d.errorf(n, "the identifier has %d octets, more than %d", len(text), maxSignerID)
+			} else {
+				v.SignerID = text
+			}
+		},
+		get: func(v *GM) any { return v.SignerID },
+	},
 	gmWord("nat-hash", natHashWords, func(v *GM) *NATHash { return &v.NATHash }),
 }
+
+// maxSignerID is the longest identifier of a signer whose length in bits fits its
+// two octets (GM/T 0009).
+const maxSignerID = 8191
 
 // sm4ID reads one of the two numbers that SM4-CBC has been given.
 func sm4ID[T ~uint8 | ~uint16](d *decoder, v *T, n *node) {

@@ -25,6 +25,12 @@ import (
 	"github.com/emmansun/gmsm/smx509"
 )
 
+// Pair is a private key that decrypts as well as signs, as one of SM2 does.
+type Pair interface {
+	crypto.Signer
+	crypto.Decrypter
+}
+
 // Errors of Open and ReadPSK; both wrap them.
 var (
 	// ErrScheme is returned for a reference to a kind of store that is not
