@@ -226,7 +226,7 @@ func (a *app) start(creds map[string]*credentials) error {
 	a.daemon = ike.New(ike.Options{
 		Sockets: a.sockets, Backend: a.keyring.Backend(a.plane),
 		Authenticator: a.auth, Rand: rand.Reader, Log: a.log.Subsystem("ike"), OnFailure: a.failed, OnEvent: a.keeper.Event,
-		Tap: &a.tap, Keys: &a.keyring, Numbers: a.cfg.Gateway.Numbers,
+		Tap: &a.tap, Keys: &a.keyring, Numbers: a.cfg.Gateway.Numbers, Enveloper: a.auth,
 	})
 	if err := a.keeper.Set(a.cfg.Manual.Associations); err != nil {
 		return err

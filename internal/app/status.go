@@ -84,7 +84,7 @@ func connectionStatus(conf *config.Connection, st ike.ConnectionStatus, reqIDs m
 	sad map[ipsec.SAID]ipsec.SAStatus,
 ) control.Connection {
 	c := control.Connection{
-		Name: conf.Name, Version: "ikev2",
+		Name: conf.Name, Version: protocolName(conf.Version),
 		Local: endpoint(&conf.Local), Remote: endpoint(&conf.Remote),
 		IKE: []control.IKESA{}, Tunnels: []control.Tunnel{},
 	}
@@ -233,4 +233,12 @@ func resident() uint64 {
 		return 0
 	}
 	return pages * uint64(os.Getpagesize())
+}
+
+// protocolName is the protocol of a connection, as the status has it.
+func protocolName(v config.Version) string {
+	if v == config.VersionGM {
+		return "gm"
+	}
+	return "ikev2"
 }
