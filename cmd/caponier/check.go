@@ -11,14 +11,15 @@ import (
 	"caponier/internal/app"
 	"caponier/internal/config"
 	"caponier/internal/config/describe"
+	"caponier/internal/config/problem"
 	"caponier/internal/control"
 )
 
 // checked is what `caponier check` shows.
 type checked struct {
 	Valid    bool                  `json:"valid"`
-	Errors   []*config.Problem     `json:"errors"`
-	Warnings []*config.Problem     `json:"warnings"`
+	Errors   []*problem.Problem    `json:"errors"`
+	Warnings []*problem.Problem    `json:"warnings"`
 	Does     *describe.Description `json:"does,omitempty"`
 	System   app.Requirements      `json:"system,omitempty"`
 }
@@ -83,7 +84,7 @@ func (c *cli) check() *cobra.Command {
 		Args: cobra.ExactArgs(1),
 		RunE: run(func(_ *cobra.Command, args []string) error {
 			cfg, warnings, err := config.Load(args[0], config.Checks{Now: time.Now()})
-			r := checked{Valid: err == nil, Errors: []*config.Problem{}, Warnings: append([]*config.Problem{}, warnings...)}
+			r := checked{Valid: err == nil, Errors: []*problem.Problem{}, Warnings: append([]*problem.Problem{}, warnings...)}
 			if err == nil {
 				r.Does = describe.Config(cfg)
 				if !system {
@@ -100,7 +101,7 @@ func (c *cli) check() *cobra.Command {
 				}
 				return nil
 			}
-			problems, ok := errors.AsType[config.Errors](err)
+			problems, ok := errors.AsType[problem.Errors](err)
 			if !ok {
 				return err
 			}

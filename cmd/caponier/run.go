@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"caponier/internal/app"
-	"caponier/internal/config"
+	"caponier/internal/config/problem"
 	"caponier/internal/control"
 )
 
@@ -30,7 +30,7 @@ func (c *cli) daemon() *cobra.Command {
 			err := app.Run(ctx, app.Options{
 				Config: path, Version: control.LocalBuild().Version, Reload: hangups(ctx),
 			})
-			if problems, ok := errors.AsType[config.Errors](err); ok {
+			if problems, ok := errors.AsType[problem.Errors](err); ok {
 				return &control.Error{
 					Code: control.CodeInvalidConfig, Message: problems.Error(), Cure: "caponier check " + path + " shows the same",
 				}

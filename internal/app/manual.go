@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"caponier/internal/config"
+	"caponier/internal/config/problem"
 	"caponier/internal/control"
 	"caponier/internal/dataplane"
 	"caponier/internal/host"
@@ -94,7 +95,7 @@ func (a *app) reqIDIsFree(id uint32) error {
 	return nil
 }
 
-func messages(list []*config.Problem) []string {
+func messages(list []*problem.Problem) []string {
 	var out []string
 	for _, p := range list {
 		out = append(out, p.Error())

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"caponier/internal/config"
+	"caponier/internal/config/identity"
 	"caponier/internal/ike"
 	"caponier/internal/ike/message"
 	v2 "caponier/internal/ike/v2"
@@ -47,11 +48,11 @@ func connection(gw *config.Gateway, c *config.Connection, creds *credentials, re
 	out := &v2.Connection{
 		Name: c.Name,
 		Local: v2.Party{
-			ID: identity(c.Local.ID), Auth: v2.AuthKind(c.Local.Auth), PSK: c.Local.PSK,
+			ID: identityOf(c.Local.ID), Auth: v2.AuthKind(c.Local.Auth), PSK: c.Local.PSK,
 			Certificates: creds.chain, PSS: c.Local.Signature == config.SignatureRSAPSS,
 		},
 		Remote: v2.Party{
-			ID: identity(c.Remote.ID), Auth: v2.AuthKind(c.Remote.Auth), PSK: c.Remote.PSK,
+			ID: identityOf(c.Remote.ID), Auth: v2.AuthKind(c.Remote.Auth), PSK: c.Remote.PSK,
 			Authorities: creds.authorities, SHA1: v2.SHA1Use(c.Remote.SHA1), SM2: creds.peerSM2,
 		},
 		LocalAddrs: c.Local.Addresses, RemoteAddrs: c.Remote.Addresses,
@@ -95,11 +96,11 @@ func encapsulation(plane config.DataPlane, c *config.Connection) v2.Encapsulatio
 	}
 }
 
-// identity translates a configured identity; the zero Identity stands for the
+// identityOf translates a configured identity; the zero Identity stands for the
 // default of the local end and for everyone at the remote one.
-func identity(id config.Identity) v2.Identity {
+func identityOf(id identity.Identity) v2.Identity {
 	switch id.Kind {
-	case config.IDDefault, config.IDAny:
+	case identity.Default, identity.Any:
 		return v2.Identity{}
 	default:
 		return v2.Identity{Kind: message.IDType(id.Kind), Data: id.Data}

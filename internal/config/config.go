@@ -9,6 +9,9 @@ import (
 	"net/netip"
 	"time"
 
+	"caponier/internal/config/identity"
+
+	"caponier/internal/config/problem"
 	"caponier/internal/ike/message"
 	"caponier/internal/ipsec"
 	"caponier/internal/secret"
@@ -77,7 +80,7 @@ type Log struct {
 // protected between them.
 type Connection struct {
 	Name          string
-	Source        Position
+	Source        problem.Position
 	Version       Version
 	GM            *GM // nil where Version is another
 	Local, Remote Party
@@ -109,7 +112,7 @@ type Party struct {
 	Addresses []netip.Prefix
 	// ID is the identity. IDDefault stands for the subject of the certificate,
 	// or the address, of the local end; IDAny for everyone at the remote end.
-	ID   Identity
+	ID   identity.Identity
 	Auth Auth
 
 	Cert File // of the local end with AuthCert: the leaf first, then its chain
@@ -146,7 +149,7 @@ func (f File) IsZero() bool { return f.Path == "" }
 // Tunnel is one pair of CHILD SAs: what is protected, how, and when it starts.
 type Tunnel struct {
 	Name          string
-	Source        Position
+	Source        problem.Position
 	Mode          ipsec.Mode
 	Protocol      ipsec.Protocol
 	WithAH        bool // a bundle: ESP, and AH around it
@@ -164,7 +167,7 @@ type Tunnel struct {
 // Policy is a shunt: traffic that is let through or dropped without IKE.
 type Policy struct {
 	Name          string
-	Source        Position
+	Source        problem.Position
 	Local, Remote []ipsec.Selector
 	Action        ipsec.Action // Bypass or Discard
 	Priority      int32
@@ -177,11 +180,3 @@ const (
 	PriorityNormal int32 = 0
 	PriorityHigh   int32 = 1000
 )
-
-// Position is a place in a configuration file. Line and Column count from 1;
-// Column counts characters.
-type Position struct {
-	File   string `json:"file"`
-	Line   int    `json:"line"`
-	Column int    `json:"column"`
-}

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -25,6 +24,9 @@ import (
 	"caponier/internal/suite"
 
 	"github.com/google/go-cmp/cmp"
+
+	"caponier/internal/config/identity"
+	"caponier/internal/config/problem"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -95,7 +97,7 @@ func TestParseFull(t *testing.T) {
 		{"log file", c.Gateway.Log.File, "/etc/caponier/caponier.log"},
 		{"cert", agw.Local.Cert.Path, "/etc/caponier/cloudgw.pem"},
 		{"addresses", agw.Local.Addresses, []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::1/128")}},
-		{"id kind", agw.Remote.ID.Kind, IDDN},
+		{"id kind", agw.Remote.ID.Kind, identity.DN},
 		{"dpd", agw.DPD, 30 * time.Second},
 		{"lifetime", lan.Lifetime, ipsec.Limit{Time: time.Hour, Bytes: 500 << 30, Packets: 4_000_000_000}},
 		{"start", lan.Start, StartTrap},
@@ -129,7 +131,7 @@ func TestNothingConfigured(t *testing.T) {
 
 func TestNumbersStayText(t *testing.T) {
 	c, _, err := Parse("x.yaml", []byte("connections:\n  1.10:\n    remote: {}\n  010: { remote: { auth: psk, psk-file: 1.10, id: 1.10 } }\n"))
-	var p *Problem
+	var p *problem.Problem
 	if !errors.As(err, &p) || !strings.Contains(p.Text, "1.10:") || c != nil {
 		t.Fatalf("a name with a dot: %v", err)
 	}
@@ -167,11 +169,7 @@ func TestDiff(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var out bytes.Buffer
-			if err := Diff(old, c).WriteText(&out); err != nil {
-				t.Fatal(err)
-			}
-			golden(t, "testdata/plans/"+name+".txt", out.String())
+			golden(t, "testdata/plans/"+name+".txt", planText(Diff(old, c)))
 		})
 	}
 }
@@ -245,26 +243,26 @@ func TestParseIdentity(t *testing.T) {
 		kind uint8
 		data string
 	}{
-		{"%any", IDAny, ""},
-		{"192.0.2.1", IDIPv4, "\xc0\x00\x02\x01"},
-		{"::1", IDIPv6, strings.Repeat("\x00", 15) + "\x01"},
-		{"gw.example.com", IDFQDN, "gw.example.com"},
-		{"@gw", IDFQDN, "gw"},
-		{"*.example.com", IDFQDN, "*.example.com"},
-		{"*@example.com", IDEmail, "*@example.com"},
-		{"C=*", IDDN, "0\x0c" + "1\x0a0\x08\x06\x03\x55\x04\x06\x0c\x01*"},
-		{"user@example.com", IDEmail, "user@example.com"},
-		{"keyid:0a0B", IDKeyID, "\x0a\x0b"},
-		{"@#ff", IDKeyID, "\xff"},
-		{"C=FI, CN=a", IDDN, "0\x19" + "1\x0b0\x09\x06\x03\x55\x04\x06\x13\x02FI" + "1\x0a0\x08\x06\x03\x55\x04\x03\x0c\x01a"},
+		{"%any", identity.Any, ""},
+		{"192.0.2.1", identity.IPv4, "\xc0\x00\x02\x01"},
+		{"::1", identity.IPv6, strings.Repeat("\x00", 15) + "\x01"},
+		{"gw.example.com", identity.FQDN, "gw.example.com"},
+		{"@gw", identity.FQDN, "gw"},
+		{"*.example.com", identity.FQDN, "*.example.com"},
+		{"*@example.com", identity.Email, "*@example.com"},
+		{"C=*", identity.DN, "0\x0c" + "1\x0a0\x08\x06\x03\x55\x04\x06\x0c\x01*"},
+		{"user@example.com", identity.Email, "user@example.com"},
+		{"keyid:0a0B", identity.KeyID, "\x0a\x0b"},
+		{"@#ff", identity.KeyID, "\xff"},
+		{"C=FI, CN=a", identity.DN, "0\x19" + "1\x0b0\x09\x06\x03\x55\x04\x06\x13\x02FI" + "1\x0a0\x08\x06\x03\x55\x04\x03\x0c\x01a"},
 	} {
-		id, err := ParseIdentity(tt.text)
+		id, err := identity.Parse(tt.text)
 		if err != nil || id.Kind != tt.kind || id.Data != tt.data || id.Text != tt.text {
 			t.Errorf("%q: got %d %x, %v; want %d %x", tt.text, id.Kind, id.Data, err, tt.kind, tt.data)
 		}
 	}
 	for _, text := range []string{"", "a b", "@", "a@", "a@b@c", "keyid:", "keyid:0", "@#x", "fe80::1%eth0", "::ffff:1.2.3.4", "10.0.0.0/8", "*", "**", "*.", "*@", "a*", "*a", "a.*.b", "*.*", "*@*", "CN=", "C=FIN,=", strings.Repeat("a", 2000), "a\xff"} {
-		if id, err := ParseIdentity(text); err == nil {
+		if id, err := identity.Parse(text); err == nil {
 			t.Errorf("%q: accepted as %+v", text, id)
 		}
 	}
@@ -412,7 +410,7 @@ func TestDirectoryMerges(t *testing.T) {
 	}
 	write(t, dir, "30-c.yaml", "gateway: { name: other }\n"+fmt.Sprintf(conn, "a"), 0o644)
 	_, _, err = Load(dir, Checks{})
-	var all Errors
+	var all problem.Errors
 	if !errors.As(err, &all) || len(all) != 2 {
 		t.Fatalf("got %v", err)
 	}
@@ -558,11 +556,11 @@ func FuzzParseIdentity(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		id, err := ParseIdentity(s)
+		id, err := identity.Parse(s)
 		if err != nil {
 			return
 		}
-		if id.Text != s || (id.Data == "") != (id.Kind == IDAny) {
+		if id.Text != s || (id.Data == "") != (id.Kind == identity.Any) {
 			t.Fatalf("%q: %+v", s, id)
 		}
 	})
@@ -593,7 +591,7 @@ func TestWeakAlgorithmsAreNamed(t *testing.T) {
 }
 
 func TestPrivateNumbers(t *testing.T) {
-	parse := func(numbers string) (*Config, []*Problem, error) {
+	parse := func(numbers string) (*Config, []*problem.Problem, error) {
 		return Parse("c.yaml", []byte("gateway: { private-numbers: "+numbers+" }\n"))
 	}
 	cfg, _, err := parse("{ sm4cbc: 1024, sm3: 32906, sm3_128: 32905, signature-sm3: 2000 }")
@@ -620,4 +618,42 @@ func TestPrivateNumbers(t *testing.T) {
 			t.Errorf("%s: %v", numbers, err)
 		}
 	}
+}
+
+// planText is a plan in one line for each part that changes.
+func planText(p *Plan) string {
+	var b strings.Builder
+	keys := func(list []KeyChange) string {
+		words := make([]string, len(list))
+		for i, k := range list {
+			words[i] = k.Key + " (" + k.Effect.String() + ")"
+		}
+		return strings.Join(words, ", ")
+	}
+	line := func(kind string, x Part) {
+		fmt.Fprintf(&b, "%s %s: %s", kind, x.Name, x.State)
+		if len(x.Keys) > 0 {
+			b.WriteString(": " + keys(x.Keys))
+		}
+		b.WriteByte('\n')
+	}
+	if len(p.Gateway) > 0 {
+		fmt.Fprintf(&b, "gateway: changed: %s\n", keys(p.Gateway))
+	}
+	for _, c := range p.Connections {
+		line("connection", c.Part)
+		for _, t := range c.Tunnels {
+			line("tunnel", Part{c.Name + "/" + t.Name, t.State, t.Keys})
+		}
+	}
+	for _, x := range p.Policies {
+		line("policy", x)
+	}
+	for _, x := range p.Associations {
+		line("association", x)
+	}
+	if p.Empty() {
+		b.WriteString("nothing to do\n")
+	}
+	return b.String()
 }

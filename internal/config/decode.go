@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"caponier/internal/config/identity"
+	"caponier/internal/config/problem"
 	"caponier/internal/ipsec"
 	"caponier/internal/nearest"
 	"caponier/internal/suite"
@@ -20,8 +22,8 @@ import (
 // every problem on the way.
 type decoder struct {
 	cfg      Config
-	errs     []*Problem
-	warnings []*Problem
+	errs     []*problem.Problem
+	warnings []*problem.Problem
 	nodes    map[string]*node // values by path, as written in the files
 	keys     map[string]*node // keys by path
 	policies int
@@ -31,7 +33,7 @@ func newDecoder() *decoder {
 	return &decoder{nodes: map[string]*node{}, keys: map[string]*node{}}
 }
 
-func (d *decoder) errorf(n *node, format string, args ...any) *Problem {
+func (d *decoder) errorf(n *node, format string, args ...any) *problem.Problem {
 	p := n.problem(format, args...)
 	d.errs = append(d.errs, p)
 	return p
@@ -41,8 +43,8 @@ func (d *decoder) warnf(n *node, format string, args ...any) {
 	d.warnings = append(d.warnings, n.problem(format, args...))
 }
 
-func (n *node) problem(format string, args ...any) *Problem {
-	return &Problem{Excerpt: n.src.excerpt(n.pos), Message: fmt.Sprintf(format, args...)}
+func (n *node) problem(format string, args ...any) *problem.Problem {
+	return &problem.Problem{Excerpt: n.src.excerpt(n.pos), Message: fmt.Sprintf(format, args...)}
 }
 
 // at returns the node at path, or what is nearest to it on the way up: the key
@@ -155,7 +157,7 @@ func (d *decoder) section(path string) *node {
 // follows from it is not reported too.
 func (d *decoder) failed(path string) bool {
 	n := d.nodes[path]
-	return n != nil && slices.ContainsFunc(d.errs, func(p *Problem) bool { return p.Position == n.pos })
+	return n != nil && slices.ContainsFunc(d.errs, func(p *problem.Problem) bool { return p.Position == n.pos })
 }
 
 // conceal keeps the lines of a key and its value out of every problem: they hold
@@ -496,7 +498,7 @@ func wordIndex(proposal, word string) int {
 
 // find returns the position of text[i] for a value that starts at p, quoted or
 // not; p itself where the file does not spell text out.
-func (s *source) find(p Position, text string, i int) Position {
+func (s *source) find(p problem.Position, text string, i int) problem.Position {
 	line := []rune(s.excerpt(p).Text)
 	if p.Column < 1 || p.Column > len(line) {
 		return p
@@ -529,12 +531,12 @@ func (d *decoder) priority(v *int32, n *node) {
 	*v = []int32{PriorityLow, PriorityNormal, PriorityHigh}[i]
 }
 
-func (d *decoder) identity(v *Identity, n *node) {
+func (d *decoder) identity(v *identity.Identity, n *node) {
 	text, ok := d.scalar(n)
 	if !ok {
 		return
 	}
-	id, err := ParseIdentity(text)
+	id, err := identity.Parse(text)
 	if err != nil {
 		d.errorf(n, "%v", err)
 		return

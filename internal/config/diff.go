@@ -2,11 +2,8 @@ package config
 
 import (
 	"cmp"
-	"fmt"
-	"io"
 	"reflect"
 	"slices"
-	"strings"
 )
 
 // Effect says what applying a change does to traffic. Higher ones disturb more.
@@ -253,43 +250,4 @@ func ReqIDs(c *Config, previous map[string]uint32) map[string]uint32 {
 		out[name], used[next] = next, true
 	})
 	return out
-}
-
-// WriteText prints the plan for people: one line for each part that changes.
-func (p *Plan) WriteText(w io.Writer) error {
-	var b strings.Builder
-	keys := func(list []KeyChange) string {
-		words := make([]string, len(list))
-		for i, k := range list {
-			words[i] = k.Key + " (" + k.Effect.String() + ")"
-		}
-		return strings.Join(words, ", ")
-	}
-	line := func(kind string, x Part) {
-		fmt.Fprintf(&b, "%s %s: %s", kind, x.Name, x.State)
-		if len(x.Keys) > 0 {
-			b.WriteString(": " + keys(x.Keys))
-		}
-		b.WriteByte('\n')
-	}
-	if len(p.Gateway) > 0 {
-		fmt.Fprintf(&b, "gateway: changed: %s\n", keys(p.Gateway))
-	}
-	for _, c := range p.Connections {
-		line("connection", c.Part)
-		for _, t := range c.Tunnels {
-			line("tunnel", Part{c.Name + "/" + t.Name, t.State, t.Keys})
-		}
-	}
-	for _, x := range p.Policies {
-		line("policy", x)
-	}
-	for _, x := range p.Associations {
-		line("association", x)
-	}
-	if p.Empty() {
-		b.WriteString("nothing to do\n")
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
 }

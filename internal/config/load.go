@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"caponier/internal/config/problem"
 )
 
 // Limits on a directory of files.
@@ -21,10 +23,10 @@ const (
 // Load reads the configuration at path: a file, or a directory whose *.yaml and
 // *.yml files are merged in lexical order. It returns warnings beside the
 // configuration, and Errors, with everything that is wrong, in its place.
-func Load(path string, checks Checks) (*Config, []*Problem, error) {
+func Load(path string, checks Checks) (*Config, []*problem.Problem, error) {
 	files, err := list(path)
 	if err != nil {
-		return nil, nil, Errors{fileProblem(path, err)}
+		return nil, nil, problem.Errors{fileProblem(path, err)}
 	}
 	d := newDecoder()
 	total := 0
@@ -45,7 +47,7 @@ func Load(path string, checks Checks) (*Config, []*Problem, error) {
 // Parse reads a configuration from memory. Relative paths in it start at the
 // directory of name. The files that it names are not looked at, so that digests
 // and pre-shared keys stay empty.
-func Parse(name string, data []byte) (*Config, []*Problem, error) {
+func Parse(name string, data []byte) (*Config, []*problem.Problem, error) {
 	d := newDecoder()
 	d.parse(name, data)
 	return d.finish(nil)
@@ -60,7 +62,7 @@ func (d *decoder) parse(name string, data []byte) {
 	d.file(root)
 }
 
-func (d *decoder) finish(checks *Checks) (*Config, []*Problem, error) {
+func (d *decoder) finish(checks *Checks) (*Config, []*problem.Problem, error) {
 	if root := d.nodes[""]; root != nil {
 		fill(d, root, "gateway", gatewayKeys, &d.cfg.Gateway)
 		fill(d, root, "gateway.ike", ikeKeys, &d.cfg.Gateway.IKE)
@@ -71,16 +73,16 @@ func (d *decoder) finish(checks *Checks) (*Config, []*Problem, error) {
 		}
 		d.validate(checks)
 	}
-	sortProblems(d.errs)
-	sortProblems(d.warnings)
+	problem.Sort(d.errs)
+	problem.Sort(d.warnings)
 	if len(d.errs) > 0 {
-		return nil, d.warnings, Errors(d.errs)
+		return nil, d.warnings, problem.Errors(d.errs)
 	}
 	return &d.cfg, d.warnings, nil
 }
 
-func fileProblem(name string, err error) *Problem {
-	return &Problem{Excerpt: Excerpt{Position: Position{File: name}}, Message: reason(err)}
+func fileProblem(name string, err error) *problem.Problem {
+	return &problem.Problem{Excerpt: problem.Excerpt{Position: problem.Position{File: name}}, Message: reason(err)}
 }
 
 // reason leaves out the path, which stands in front of the message already.

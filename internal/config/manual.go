@@ -3,6 +3,7 @@ package config
 import (
 	"net/netip"
 
+	"caponier/internal/config/problem"
 	"caponier/internal/ipsec"
 	"caponier/internal/secret"
 )
@@ -18,7 +19,7 @@ type Manual struct {
 // 4.4.2.1) with keys of the operator's.
 type Association struct {
 	Name      string
-	Source    Position
+	Source    problem.Position
 	Direction ipsec.Direction
 	Protocol  ipsec.Protocol
 	Mode      ipsec.Mode
@@ -93,7 +94,7 @@ func (a *Association) Equal(b *Association) bool {
 // and packets from Remote to Local must arrive by it.
 type ManualPolicy struct {
 	Name          string
-	Source        Position
+	Source        problem.Position
 	Action        ipsec.Action
 	Priority      int32
 	Local, Remote []ipsec.Selector

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"caponier/internal/config/problem"
 	"caponier/internal/ipsec"
 	"caponier/internal/secret"
 )
@@ -33,7 +34,7 @@ const manualFile = `manual:
 `
 
 // loadManual loads a file with keys of so many octets.
-func loadManual(t *testing.T, text string, encr, integ int, mode os.FileMode) (*Config, []*Problem, error) {
+func loadManual(t *testing.T, text string, encr, integ int, mode os.FileMode) (*Config, []*problem.Problem, error) {
 	t.Helper()
 	dir := t.TempDir()
 	write(t, dir, "enc", hexKey(encr), mode)

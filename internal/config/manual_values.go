@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"caponier/internal/config/problem"
 	"caponier/internal/secret"
 )
 
@@ -11,7 +12,7 @@ import (
 // operator gives them to a running gateway: by the names, in the words and with
 // the checks of the file, a list with commas. The keys are given apart; no path
 // is taken. It returns warnings beside the association, or Errors in its place.
-func ParseAssociation(name string, values map[string]string, encrKey, integKey secret.Key, plane DataPlane) (*Association, []*Problem, error) {
+func ParseAssociation(name string, values map[string]string, encrKey, integKey secret.Key, plane DataPlane) (*Association, []*problem.Problem, error) {
 	d := newDecoder()
 	a := &Association{Name: name, EncrKey: encrKey, IntegKey: integKey}
 	d.values(name, values, func(n *node, path string) {
@@ -24,7 +25,7 @@ func ParseAssociation(name string, values map[string]string, encrKey, integKey s
 		}
 	}
 	if len(d.errs) > 0 {
-		return nil, d.warnings, Errors(d.errs)
+		return nil, d.warnings, problem.Errors(d.errs)
 	}
 	return a, d.warnings, nil
 }
@@ -54,7 +55,7 @@ func AssociationKeys(name string, values map[string]string) ([]KeyNeed, error) {
 		d.checkAssociation(a, path, AnyDataPlane)
 	})
 	if len(d.errs) > 0 {
-		return nil, Errors(d.errs)
+		return nil, problem.Errors(d.errs)
 	}
 	return slices.DeleteFunc(a.keyNeeds(), func(k KeyNeed) bool { return k.Octets == 0 }), nil
 }
@@ -64,7 +65,7 @@ func AssociationKeys(name string, values map[string]string) ([]KeyNeed, error) {
 const AnyDataPlane DataPlane = 255
 
 // ParsePolicy reads a manual policy in the same way.
-func ParsePolicy(name string, values map[string]string, plane DataPlane) (*ManualPolicy, []*Problem, error) {
+func ParsePolicy(name string, values map[string]string, plane DataPlane) (*ManualPolicy, []*problem.Problem, error) {
 	d := newDecoder()
 	p := &ManualPolicy{Name: name}
 	d.values(name, values, func(n *node, path string) {
@@ -72,7 +73,7 @@ func ParsePolicy(name string, values map[string]string, plane DataPlane) (*Manua
 		d.checkPolicy(p, path, plane)
 	})
 	if len(d.errs) > 0 {
-		return nil, d.warnings, Errors(d.errs)
+		return nil, d.warnings, problem.Errors(d.errs)
 	}
 	return p, d.warnings, nil
 }
@@ -116,7 +117,7 @@ func parameters(keys []key[Association]) []key[Association] {
 // The place of each is its flag.
 func (d *decoder) values(name string, values map[string]string, read func(n *node, path string)) {
 	at := func(flag, text string) *node {
-		return &node{text: text, pos: Position{File: flag}, src: &source{name: flag}}
+		return &node{text: text, pos: problem.Position{File: flag}, src: &source{name: flag}}
 	}
 	root := at(name, "")
 	root.kind = mappingNode
@@ -148,7 +149,7 @@ func sortedKeys(m map[string]string) []string {
 }
 
 func (d *decoder) givenKey(k KeyNeed, key secret.Key) {
-	n := &node{pos: Position{File: "--" + k.Use + "-key-file"}, src: &source{}}
+	n := &node{pos: problem.Position{File: "--" + k.Use + "-key-file"}, src: &source{}}
 	switch {
 	case k.Octets == 0 && key.IsZero():
 	case k.Octets == 0:

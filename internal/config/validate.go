@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"caponier/internal/config/identity"
 	"caponier/internal/ipsec"
 	"caponier/internal/suite"
 )
@@ -126,14 +127,14 @@ func (d *decoder) validateAuth(c *Connection, path string) {
 			if !d.set(remote + ".pin") {
 				d.errorf(d.section(remote), "id is missing: with %%any, everyone whom the ca has certified would be this peer")
 			}
-			c.Remote.ID = Identity{Kind: IDAny, Text: "%any"}
+			c.Remote.ID = identity.Identity{Kind: identity.Any, Text: "%any"}
 			d.defaulted(remote+".id", "%any")
 		}
 	} else if !d.set(remote + ".id") {
-		c.Remote.ID = Identity{Kind: IDAny, Text: "%any"}
+		c.Remote.ID = identity.Identity{Kind: identity.Any, Text: "%any"}
 		d.defaulted(remote+".id", "%any")
 	}
-	if c.Local.ID.Kind == IDAny {
+	if c.Local.ID.Kind == identity.Any {
 		d.errorf(d.at(local+".id"), "the local end must be someone: %%any is for the remote one")
 	}
 	if c.Local.ID.IsPattern() {

@@ -9,6 +9,8 @@ import (
 	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"caponier/internal/config/problem"
 )
 
 // Limits on what one file may hold. Whoever writes the file is trusted, yet a
@@ -35,7 +37,7 @@ func (k nodeKind) String() string {
 // are text as written, whatever they look like.
 type node struct {
 	kind   nodeKind
-	pos    Position
+	pos    problem.Position
 	src    *source
 	text   string
 	fields []field // of a mapping
@@ -57,20 +59,20 @@ func newSource(name string, data []byte) *source {
 	return &source{name: name, lines: strings.Split(string(data), "\n")}
 }
 
-func (s *source) excerpt(p Position) Excerpt {
-	e := Excerpt{Position: p}
+func (s *source) excerpt(p problem.Position) problem.Excerpt {
+	e := problem.Excerpt{Position: p}
 	if p.Line >= 1 && p.Line <= len(s.lines) {
 		e.Text = strings.TrimSuffix(s.lines[p.Line-1], "\r")
 	}
 	return e
 }
 
-func (s *source) problem(tk *token.Token, format string, args ...any) *Problem {
-	return &Problem{Excerpt: s.excerpt(s.position(tk)), Message: fmt.Sprintf(format, args...)}
+func (s *source) problem(tk *token.Token, format string, args ...any) *problem.Problem {
+	return &problem.Problem{Excerpt: s.excerpt(s.position(tk)), Message: fmt.Sprintf(format, args...)}
 }
 
-func (s *source) position(tk *token.Token) Position {
-	p := Position{File: s.name, Line: 1, Column: 1}
+func (s *source) position(tk *token.Token) problem.Position {
+	p := problem.Position{File: s.name, Line: 1, Column: 1}
 	if tk != nil && tk.Position != nil {
 		p.Line, p.Column = max(tk.Position.Line, 1), max(tk.Position.Column, 1)
 	}
@@ -85,16 +87,16 @@ func (s *source) position(tk *token.Token) Position {
 // parseYAML reads a file into nodes. Anchors, aliases, merge keys, tags and
 // directives are not part of the configuration's language: what a key means
 // stands where the key stands, and nothing expands.
-func parseYAML(name string, data []byte) (root *node, problem *Problem) {
+func parseYAML(name string, data []byte) (root *node, wrong *problem.Problem) {
 	src := newSource(name, data)
 	if len(data) > maxFileSize {
-		return nil, &Problem{Excerpt: Excerpt{Position: Position{File: name}}, Message: fmt.Sprintf("the file is larger than %d octets", maxFileSize)}
+		return nil, &problem.Problem{Excerpt: problem.Excerpt{Position: problem.Position{File: name}}, Message: fmt.Sprintf("the file is larger than %d octets", maxFileSize)}
 	}
 	defer func() {
 		// The library has had faults on malformed input before; a reload must not
 		// end the gateway.
 		if r := recover(); r != nil {
-			root, problem = nil, src.problem(nil, "the file is not YAML that can be read: %v", r)
+			root, wrong = nil, src.problem(nil, "the file is not YAML that can be read: %v", r)
 		}
 	}()
 	tokens := lexer.Tokenize(string(data))
@@ -112,7 +114,7 @@ func parseYAML(name string, data []byte) (root *node, problem *Problem) {
 		}
 		return nil, src.problem(nil, "%v", err)
 	}
-	root = &node{kind: mappingNode, pos: Position{File: name, Line: 1, Column: 1}, src: src}
+	root = &node{kind: mappingNode, pos: problem.Position{File: name, Line: 1, Column: 1}, src: src}
 	for i, doc := range file.Docs {
 		if i > 0 {
 			return nil, src.problem(doc.Start, "a file holds one YAML document")
@@ -120,8 +122,8 @@ func parseYAML(name string, data []byte) (root *node, problem *Problem) {
 		if doc.Body == nil || doc.Body.Type() == ast.NullType {
 			continue
 		}
-		if root, problem = src.convert(doc.Body); problem != nil {
-			return nil, problem
+		if root, wrong = src.convert(doc.Body); wrong != nil {
+			return nil, wrong
 		}
 	}
 	return root, nil
@@ -129,7 +131,7 @@ func parseYAML(name string, data []byte) (root *node, problem *Problem) {
 
 // checkTokens refuses what would cost the parser much, or what the language
 // does not have, before anything is built from it.
-func checkTokens(src *source, tokens token.Tokens) *Problem {
+func checkTokens(src *source, tokens token.Tokens) *problem.Problem {
 	depth := 0
 	for _, tk := range tokens {
 		switch tk.Type {
@@ -156,9 +158,9 @@ func checkTokens(src *source, tokens token.Tokens) *Problem {
 	return nil
 }
 
-func (s *source) convert(n ast.Node) (*node, *Problem) { return s.convertAt(n, 0) }
+func (s *source) convert(n ast.Node) (*node, *problem.Problem) { return s.convertAt(n, 0) }
 
-func (s *source) convertAt(n ast.Node, depth int) (*node, *Problem) {
+func (s *source) convertAt(n ast.Node, depth int) (*node, *problem.Problem) {
 	out := &node{pos: s.position(n.GetToken()), src: s}
 	if depth > maxDepth {
 		return nil, s.problem(n.GetToken(), "the file is nested too deeply")
@@ -204,7 +206,7 @@ func (s *source) convertAt(n ast.Node, depth int) (*node, *Problem) {
 	return out, nil
 }
 
-func (s *source) addField(out *node, v *ast.MappingValueNode, depth int) *Problem {
+func (s *source) addField(out *node, v *ast.MappingValueNode, depth int) *problem.Problem {
 	key, p := s.convertAt(v.Key, depth+1)
 	if p != nil {
 		return p

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"caponier/internal/config"
+	"caponier/internal/config/identity"
 	"caponier/internal/ipsec"
 )
 
@@ -123,7 +124,7 @@ func Config(c *config.Config) *Description {
 
 func describeParty(p *config.Party, defaultID string) PartyDescription {
 	out := PartyDescription{Address: addressText(p.Addresses), ID: p.ID.Text}
-	if p.ID.Kind == config.IDDefault {
+	if p.ID.Kind == identity.Default {
 		out.ID = defaultID
 		if p.Auth == config.AuthPSK {
 			out.ID = "the address"

@@ -1,4 +1,6 @@
-package config
+// Package identity reads the identities of a configuration: who an end of a
+// connection is (RFC 7296, Section 3.5).
+package identity
 
 import (
 	"encoding/hex"
@@ -13,14 +15,14 @@ import (
 
 // Identity kinds: the ID types of RFC 7296, Section 3.5, and two of our own.
 const (
-	IDDefault uint8 = 0   // none configured
-	IDIPv4    uint8 = 1   // four octets
-	IDFQDN    uint8 = 2   // a host name
-	IDEmail   uint8 = 3   // RFC 822 mail address
-	IDIPv6    uint8 = 5   // sixteen octets
-	IDDN      uint8 = 9   // a distinguished name in DER
-	IDKeyID   uint8 = 11  // opaque octets
-	IDAny     uint8 = 255 // everyone; never on the wire
+	Default uint8 = 0   // none configured
+	IPv4    uint8 = 1   // four octets
+	FQDN    uint8 = 2   // a host name
+	Email   uint8 = 3   // RFC 822 mail address
+	IPv6    uint8 = 5   // sixteen octets
+	DN      uint8 = 9   // a distinguished name in DER
+	KeyID   uint8 = 11  // opaque octets
+	Any     uint8 = 255 // everyone; never on the wire
 )
 
 // Identity is an IKE identity (RFC 7296, Section 3.5). It is comparable; the
@@ -37,7 +39,7 @@ func (id Identity) String() string { return id.Text }
 // maxIdentity bounds what is configured; an ID payload could hold 64 KiB.
 const maxIdentity = 1024
 
-// ParseIdentity reads the configuration's form of an identity:
+// Parse reads the configuration's form of an identity:
 //
 //	%any                          everyone
 //	192.0.2.1, 2001:db8::1        an address
@@ -49,7 +51,7 @@ const maxIdentity = 1024
 //	C=FI, O=netsecvpn, CN=*       all distinguished names with any value there
 //
 // The relative distinguished names of a DN are encoded in the order written.
-func ParseIdentity(text string) (Identity, error) {
+func Parse(text string) (Identity, error) {
 	id := Identity{Text: text}
 	switch {
 	case text == "":
@@ -59,7 +61,7 @@ func ParseIdentity(text string) (Identity, error) {
 	case !utf8.ValidString(text):
 		return Identity{}, errors.New("the identity is not UTF-8")
 	case text == "%any":
-		id.Kind = IDAny
+		id.Kind = Any
 		return id, nil
 	}
 	if digits, ok := cutAny(text, "keyid:", "@#"); ok {
@@ -67,7 +69,7 @@ func ParseIdentity(text string) (Identity, error) {
 		if err != nil || len(octets) == 0 {
 			return Identity{}, fmt.Errorf("key id %q is not pairs of hexadecimal digits", digits)
 		}
-		id.Kind, id.Data = IDKeyID, string(octets)
+		id.Kind, id.Data = KeyID, string(octets)
 		return id, nil
 	}
 	if strings.Contains(text, "=") {
@@ -75,7 +77,7 @@ func ParseIdentity(text string) (Identity, error) {
 		if err != nil {
 			return Identity{}, err
 		}
-		id.Kind, id.Data = IDDN, string(der)
+		id.Kind, id.Data = DN, string(der)
 		return id, nil
 	}
 	if a, err := netip.ParseAddr(text); err == nil {
@@ -87,11 +89,11 @@ func ParseIdentity(text string) (Identity, error) {
 	user, domain, hasAt := strings.Cut(text, "@")
 	switch {
 	case !hasAt:
-		id.Kind, id.Data = IDFQDN, text
+		id.Kind, id.Data = FQDN, text
 	case user == "" && domain != "" && !strings.Contains(domain, "@"):
-		id.Kind, id.Data = IDFQDN, domain
+		id.Kind, id.Data = FQDN, domain
 	case user != "" && domain != "" && !strings.Contains(domain, "@"):
-		id.Kind, id.Data = IDEmail, text
+		id.Kind, id.Data = Email, text
 	default:
 		return Identity{}, fmt.Errorf("identity %q is not a mail address", text)
 	}
@@ -107,16 +109,16 @@ func isPattern(text string) bool {
 // IsPattern reports whether the identity stands for many, as only that of a peer
 // may.
 func (id Identity) IsPattern() bool {
-	return id.Kind == IDDN && dn.IsPattern([]byte(id.Data)) || (id.Kind == IDFQDN || id.Kind == IDEmail) && isPattern(id.Data)
+	return id.Kind == DN && dn.IsPattern([]byte(id.Data)) || (id.Kind == FQDN || id.Kind == Email) && isPattern(id.Data)
 }
 
 func addressIdentity(a netip.Addr, text string) (Identity, error) {
 	if a.Zone() != "" || a.Is4In6() {
 		return Identity{}, fmt.Errorf("address %q has a zone or is IPv4-mapped", text)
 	}
-	id := Identity{Kind: IDIPv6, Data: string(a.AsSlice()), Text: text}
+	id := Identity{Kind: IPv6, Data: string(a.AsSlice()), Text: text}
 	if a.Is4() {
-		id.Kind = IDIPv4
+		id.Kind = IPv4
 	}
 	return id, nil
 }

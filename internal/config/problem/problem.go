@@ -1,4 +1,5 @@
-package config
+// Package problem says what is wrong with a configuration, and shows where.
+package problem
 
 import (
 	"fmt"
@@ -6,6 +7,14 @@ import (
 	"strings"
 	"unicode"
 )
+
+// Position is a place in a configuration file. Line and Column count from 1;
+// Column counts characters.
+type Position struct {
+	File   string `json:"file"`
+	Line   int    `json:"line"`
+	Column int    `json:"column"`
+}
 
 // Excerpt is a place in a file and the line that stands there.
 type Excerpt struct {
@@ -103,8 +112,8 @@ func (e Errors) Unwrap() []error {
 	return out
 }
 
-// sortProblems puts problems in the order in which a reader meets them.
-func sortProblems(problems []*Problem) {
+// Sort puts problems in the order in which a reader meets them.
+func Sort(problems []*Problem) {
 	slices.SortStableFunc(problems, func(a, b *Problem) int {
 		if c := strings.Compare(a.File, b.File); c != 0 {
 			return c
