@@ -33,6 +33,26 @@ func TestPeers(t *testing.T) {
 			t.Errorf("charon speaks %d times of RSASSA-PSS", n)
 		}
 	})
+	t.Run("certificate-one-way", func(t *testing.T) {
+		record(t, "caponier proves itself by certificate, strongSwan by a pre-shared key", "initiator, responder")
+		t.Parallel()
+		s := directSetup(t)
+		keys := s.StrongSwan.PSKs
+		s.certify(ownAuthority(t, pki.RSA2048), caponierDN, strongSwanID)
+		s.StrongSwan.PSKs = []PSK{{IDs: []string{strongSwanID, caponierDN}, Secret: keys[0].Secret}}
+		s.conn().Local = Auth{Auth: "psk", ID: strongSwanID}
+		s.peer(func(p *Peer) {
+			p.Local.Auth = "cert"
+			p.Remote = Party{Address: p.Remote.Address, ID: strongSwanID, Auth: "psk", PSKFile: PSKFile}
+		})
+		p := s.start(t)
+		for _, role := range bothRoles {
+			p.up(t, role)
+			p.agree(t, role, defaultIKE, defaultESP)
+			p.reachable(t)
+			p.down(t, role)
+		}
+	})
 	t.Run("vendor-id", func(t *testing.T) {
 		record(t, "strongSwan says what it is (`send_vendor_id`): shown by status, and by why when it fails", "initiator, responder")
 		t.Parallel()
