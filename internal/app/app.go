@@ -212,7 +212,7 @@ func (a *app) start(creds map[string]*credentials) error {
 	if a.host, err = host.Open(host.Options{Device: device, MTU: mtu, Logger: a.log.Subsystem("host")}); err != nil {
 		return err
 	}
-	if err := a.host.Set(host.FromPolicies(spd)); err != nil {
+	if err := a.host.Set(a.desired(spd)); err != nil {
 		return err
 	}
 	if err := a.host.Watch(); err != nil {

@@ -11,7 +11,6 @@ import (
 	"caponier/internal/config/problem"
 	"caponier/internal/control"
 	"caponier/internal/dataplane"
-	"caponier/internal/host"
 	"caponier/internal/ipsec"
 )
 
@@ -51,7 +50,7 @@ func (a *app) enforce(cfg *config.Config, reqIDs map[string]uint32) error {
 	if err := a.plane.SetPolicies(spd); err != nil {
 		return err
 	}
-	return a.host.Set(host.FromPolicies(spd))
+	return a.host.Set(a.desired(spd))
 }
 
 // AddSA installs a manually keyed SA.

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"net/netip"
 	"runtime"
+	"slices"
 
 	"caponier/internal/config"
 	"caponier/internal/dataplane/kernel"
@@ -121,4 +122,16 @@ func (a *app) checkKernel(cfg *config.Config) error {
 		}
 	}
 	return report.Err()
+}
+
+// desired is what the host shall do for the policies. Of the kernel's plane,
+// transport mode keeps the route that its packets have: one into the ditch would
+// take what has been sealed along. The policies themselves block without an SA.
+func (a *app) desired(spd []ipsec.Policy) host.Desired {
+	if a.kernel == nil {
+		return host.FromPolicies(spd)
+	}
+	return host.FromPolicies(slices.DeleteFunc(slices.Clone(spd), func(p ipsec.Policy) bool {
+		return p.Action == ipsec.Protect && p.Mode == ipsec.Transport
+	}))
 }
