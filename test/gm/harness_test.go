@@ -41,35 +41,44 @@ var (
 // credentials are the files of one side, made by the openssl command line.
 type credentials struct{ SignCert, SignKey, EncryptCert, EncryptKey string }
 
-// makeCredentials are made once for all tests: by name "ours" and "theirs".
+// makeCredentials are made once for all tests: by name "ours" and "theirs", issued by
+// one authority, of which the certificate stands in "root".
 var makeCredentials = sync.OnceValues(func() (map[string]credentials, error) {
 	dir, err := os.MkdirTemp("", "gm-")
 	if err != nil {
 		return nil, err
 	}
-	out := map[string]credentials{}
+	const id = "distid:1234567812345678"
+	openssl := func(args ...string) {
+		if err == nil {
+			var text []byte
+			if text, err = exec.Command("openssl", args...).CombinedOutput(); err != nil {
+				err = fmt.Errorf("openssl %s: %w: %s", args[0], err, text)
+			}
+		}
+	}
+	caKey, ca := filepath.Join(dir, "root.key"), filepath.Join(dir, "root.pem")
+	openssl("genpkey", "-algorithm", "SM2", "-out", caKey)
+	openssl("req", "-x509", "-new", "-key", caKey, "-sm3", "-sigopt", id, "-days", "30", "-subj", "/C=CN/O=netsecvpn/CN=root",
+		"-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-out", ca)
+	out := map[string]credentials{"root": {SignCert: ca}}
 	for _, name := range []string{"ours", "theirs"} {
 		file := func(s string) string { return filepath.Join(dir, name+"-"+s) }
 		c := credentials{file("sign.pem"), file("sign.key"), file("encrypt.pem"), file("encrypt.key")}
 		for _, p := range [][3]string{
-			{c.SignCert, c.SignKey, "keyUsage=critical,digitalSignature"},
-			{c.EncryptCert, c.EncryptKey, "keyUsage=critical,keyEncipherment,dataEncipherment"},
+			{c.SignCert, c.SignKey, "digitalSignature"}, {c.EncryptCert, c.EncryptKey, "keyEncipherment,dataEncipherment"},
 		} {
-			for _, args := range [][]string{
-				{"genpkey", "-algorithm", "SM2", "-out", p[1]},
-				{
-					"req", "-x509", "-new", "-key", p[1], "-sm3", "-sigopt", "distid:1234567812345678", "-days", "30",
-					"-subj", "/C=CN/O=netsecvpn/CN=" + name, "-addext", p[2], "-out", p[0],
-				},
-			} {
-				if text, err := exec.Command("openssl", args...).CombinedOutput(); err != nil {
-					return nil, fmt.Errorf("openssl %s: %w: %s", args[0], err, text)
-				}
+			if err := os.WriteFile(p[0]+".ext", []byte("keyUsage=critical,"+p[2]+"\nbasicConstraints=critical,CA:FALSE\n"), 0o600); err != nil {
+				return nil, err
 			}
+			openssl("genpkey", "-algorithm", "SM2", "-out", p[1])
+			openssl("req", "-new", "-key", p[1], "-sm3", "-sigopt", id, "-subj", "/C=CN/O=netsecvpn/CN="+name, "-out", p[0]+".csr")
+			openssl("x509", "-req", "-in", p[0]+".csr", "-CA", ca, "-CAkey", caKey, "-CAcreateserial", "-sm3", "-sigopt", id, "-vfyopt", id,
+				"-days", "30", "-extfile", p[0]+".ext", "-out", p[0])
 		}
 		out[name] = c
 	}
-	return out, nil
+	return out, err
 })
 
 func TestMain(m *testing.M) {

@@ -30,6 +30,9 @@ Settings, with their defaults:
   commit        false        set the commit bit, and send CONNECTED
   forge         ""           what to get wrong: see forge()
   script        []           what to do once there is an IPsec SA: see Peer.act
+  udp           false        speak on the ports 500 and 4500 of address, and not in frames
+  icv           32           octets of the ICV of ESP
+  ping          null         source and destination of the echo requests of the script's "ping"
 """
 
 import hmac
@@ -37,6 +40,7 @@ import ipaddress
 import json
 import os
 import select
+import socket
 import struct
 import sys
 import time
@@ -152,11 +156,13 @@ class Peer:
             "role": "responder", "minor": 1, "ike_sm4": 129, "esp_sm4": 127, "esp": "cbc", "key_length": False, "envelope": "der", "signature": "der",
             "prehash": "none", "bare_cert": False, "id_from": "encryption", "quick_hash": "standard", "strict": False, "nat": "none",
             "behind_nat": False, "mode": "tunnel", "commit": False, "forge": "", "script": [], "life": 3600, "ike_life": 86400,
+            "udp": False, "icv": 32, "ping": None,
         }
         self.s.update(settings)
         self.sign_cert, self.encrypt_cert = g.cert_der(self.s["sign_cert"]), g.cert_der(self.s["encrypt_cert"])
         self.sas = []  # phase 1
         self.pairs = {}  # of IPsec SAs, by our inbound SPI
+        self.esp, self.esps = {}, {}  # the last pair, and all by our SPI: keys and sequence number
         self.script = list(self.s["script"])
         self.waiting = None
 
@@ -167,6 +173,10 @@ class Peer:
 
     def send(self, sa, data, port=None):
         port = sa.port if port is None else port
+        if self.s["udp"]:
+            marker = b"" if port == 0 else bytes(4)
+            self.sockets[port].sendto(marker + data, (self.s["peer_address"], (500, 4500)[port]))
+            return
         sys.stdout.buffer.write(struct.pack(">IB", len(data) + 1, port) + data)
         sys.stdout.buffer.flush()
 
@@ -486,6 +496,8 @@ class Peer:
             "out_key": g.keymat(sa.keys.d, protocol, peer_spi, q["ni"], q["nr"], n),
         }
         self.pairs[q["spi"]] = peer_spi
+        self.esp = dict(keys, seq=0)
+        self.esps[q["spi"]] = self.esp
         log("child", form=form, transform=t[1], attributes=t[2], protocol=protocol, initiator=q["initiator"], **keys)
 
     # ---- informational ----
@@ -567,9 +579,45 @@ class Peer:
             self.info(sa, (D, struct.pack(">IBBH", 1, 1, 16, 1) + sa.cookies()))
             self.sas.remove(sa)
             log("done", what=what)
+        elif what == "ping":
+            self.waiting = what
+            self.ping()
         elif what == "initial-contact":
             self.info(sa, (N, struct.pack(">IBBH", 1, 1, 16, INITIAL_CONTACT) + sa.cookies()))
             log("done", what=what)
+
+    # ---- ESP, SM4-CBC with HMAC-SM3 ----
+
+    def ping(self):
+        src, dst = [ipaddress.ip_address(a).packed for a in self.s["ping"]]
+        icmp = b"\x08\0\0\0" + b"GM" + b"\0\1" + b"inner octets that nobody may see"
+        icmp = icmp[:2] + struct.pack(">H", checksum(icmp)) + icmp[4:]
+        ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(icmp), 1, 0, 64, 1, 0) + src + dst
+        inner = ip[:10] + struct.pack(">H", checksum(ip)) + ip[12:] + icmp
+        e = self.esp
+        e["seq"] += 1
+        n = -(len(inner) + 2) % 16
+        plain = inner + bytes(range(1, n + 1)) + bytes([n, 4])
+        iv = os.urandom(16)
+        body = e["out_spi"] + struct.pack(">I", e["seq"]) + iv + g.sm4_cbc(True, e["out_key"][:16], iv, plain)
+        packet = body + g.prf(e["out_key"][16:], body)[: self.s["icv"]]
+        log("esp-sent", packet=packet)
+        self.raw.sendto(packet, (self.s["peer_address"], 0))
+
+    def esp_received(self, packet):
+        packet = packet[(packet[0] & 15) * 4 :]
+        e, icv = self.esps.get(packet[:4]), self.s["icv"]
+        if not e:
+            return
+        body, tag = packet[:-icv], packet[-icv:]
+        if not hmac.compare_digest(tag, g.prf(e["in_key"][16:], body)[:icv]):
+            log("esp-forged", packet=packet)
+            return
+        plain = g.sm4_cbc(False, e["in_key"][:16], body[8:24], body[24:])
+        inner = plain[: -2 - plain[-2]]
+        log("esp", packet=packet, inner=inner, next=plain[-1], seq=struct.unpack(">I", body[4:8])[0])
+        if inner[9] == 1 and inner[20] == 0:
+            self.done("ping")
 
     # ---- receiving ----
 
@@ -597,24 +645,58 @@ class Peer:
         elif exchange == INFO:
             self.informational(sa, data, msgid, flags, first)
 
+    def take(self, data, port):
+        try:
+            self.receive(data, port)
+        except (Refused, ValueError, IndexError, KeyError, AttributeError, struct.error) as e:
+            log("refused", why="%s: %s" % (type(e).__name__, e))
+
+    def listen(self):
+        self.sockets = []
+        for port in (500, 4500):
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sock.bind((self.s["address"], port))
+            self.sockets.append(sock)
+        self.raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, 50)
+
     def run(self):
-        fd, buf = sys.stdin.buffer.raw.fileno(), b""
+        fd, buf, others = sys.stdin.buffer.raw.fileno(), b"", []
+        if self.s["udp"]:
+            self.listen()
+            others = self.sockets + [self.raw]
         if self.s["role"] == "initiator":
             self.initiate()
         while True:
             self.act()
-            if select.select([fd], [], [], 0.05)[0]:
-                got = os.read(fd, 65536)
-                if not got:
-                    return
-                buf += got
+            ready = select.select([fd] + others, [], [], 0.05)[0]
+            for sock in others:
+                if sock in ready:
+                    data = sock.recvfrom(65536)[0]
+                    if sock is self.raw:
+                        self.esp_received(data)
+                    elif sock is self.sockets[0]:
+                        self.take(data, 0)
+                    elif data[:4] == bytes(4):
+                        self.take(data[4:], 1)
+            if fd not in ready:
+                continue
+            got = os.read(fd, 65536)
+            if not got:
+                return
+            buf += got
             while len(buf) >= 4 and len(buf) >= 4 + struct.unpack(">I", buf[:4])[0]:
                 n = struct.unpack(">I", buf[:4])[0]
                 frame, buf = buf[4 : 4 + n], buf[4 + n :]
-                try:
-                    self.receive(frame[1:], frame[0])
-                except (Refused, ValueError, IndexError, KeyError, AttributeError, struct.error) as e:
-                    log("refused", why="%s: %s" % (type(e).__name__, e))
+                self.take(frame[1:], frame[0])
+
+
+def checksum(b):
+    """The checksum of IP and ICMP."""
+    b += bytes(len(b) % 2)
+    n = sum(struct.unpack(">%dH" % (len(b) // 2), b))
+    while n >> 16:
+        n = (n & 0xFFFF) + (n >> 16)
+    return n ^ 0xFFFF
 
 
 def main():

@@ -209,7 +209,7 @@ func TestLife(t *testing.T) {
 		t.Run("peer is "+role+" and acts", func(t *testing.T) {
 			t.Parallel()
 			g := start(t, settings{"role": role, "script": []string{
-				"dpd", "rekey-child", "delete-old-child", "rekey-ike", "delete-old-ike", "rekey-child", "dpd", "delete-child",
+				"dpd", "rekey-child", "delete-old-child", "rekey-ike", "delete-old-ike", "rekey-child", "delete-old-child", "dpd", "delete-child",
 			}})
 			if role == "responder" {
 				g.initiate()
