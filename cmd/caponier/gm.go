@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"caponier/internal/control"
+	"caponier/internal/gmreport"
 	"caponier/internal/randtest"
 	"caponier/internal/sm"
 	"caponier/internal/suite"
@@ -32,8 +33,44 @@ func (s selfTests) Text(w io.Writer, _ control.Style) error {
 
 func (c *cli) gm() *cobra.Command {
 	cmd := &cobra.Command{Use: "gm", Short: "What concerns GM/T 0022 and its algorithms", Args: subcommand, RunE: noSubcommand}
-	cmd.AddCommand(c.gmSelfTest())
+	cmd.AddCommand(c.gmReport(), c.gmSelfTest())
 	return cmd
+}
+
+// gmClauses is what gm report shows.
+type gmClauses []gmreport.Clause
+
+// Text prints the clauses, a line or two each.
+func (cs gmClauses) Text(w io.Writer, _ control.Style) error {
+	standard := ""
+	for _, x := range cs {
+		if x.Standard != standard {
+			standard = x.Standard
+			if _, err := fmt.Fprintf(w, "%s\n", standard); err != nil {
+				return err
+			}
+		}
+		if _, err := fmt.Fprintf(w, "  %-9s  %s\n", x.State, x.Subject); err != nil {
+			return err
+		}
+		if x.Note != "" {
+			if _, err := fmt.Fprintf(w, "             %s\n", x.Note); err != nil {
+				return err
+			}
+		}
+	}
+	_, err := fmt.Fprintf(w, "\njudged: tested against what shares no code with caponier; tested: by caponier alone; unsure: as sources say\n"+
+		"that disagree or are few. Nothing here is certified.\n")
+	return err
+}
+
+func (c *cli) gmReport() *cobra.Command {
+	return &cobra.Command{
+		Use:   "report",
+		Short: "Say what of GM/T 0022 is implemented, tested, and unsure",
+		Args:  cobra.NoArgs,
+		RunE:  run(func(*cobra.Command, []string) error { return c.print(gmClauses(gmreport.Clauses())) }),
+	}
 }
 
 // maxSamples is how many samples may be asked for: a gigabit.
