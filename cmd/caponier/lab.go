@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"caponier/internal/config"
 	"caponier/internal/control"
 	"caponier/internal/lab"
 )
@@ -29,20 +30,25 @@ func (c *cli) lab() *cobra.Command {
 		}
 		return lab.New(dir, program, "caponier-"), nil
 	}
+	var dataPlane string
+	up := &cobra.Command{
+		Use: "up", Short: "Build the lab and start its gateways and servers", Args: cobra.NoArgs,
+		RunE: run(func(cmd *cobra.Command, _ []string) error {
+			l, err := open()
+			if err != nil {
+				return err
+			}
+			if err := l.Up(cmd.Context(), dataPlane, c.say); err != nil {
+				return err
+			}
+			return c.print(labUp{Dir: dir, Sockets: l.Sockets()})
+		}),
+	}
+	words := []string{config.DataPlaneUserspace.String(), config.DataPlaneKernel.String()}
+	up.Flags().StringVar(&dataPlane, "dataplane", words[0], "the gateways' data plane, userspace or kernel")
+	_ = up.RegisterFlagCompletionFunc("dataplane", cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
 	group.AddCommand(
-		&cobra.Command{
-			Use: "up", Short: "Build the lab and start its gateways and servers", Args: cobra.NoArgs,
-			RunE: run(func(cmd *cobra.Command, _ []string) error {
-				l, err := open()
-				if err != nil {
-					return err
-				}
-				if err := l.Up(cmd.Context(), c.say); err != nil {
-					return err
-				}
-				return c.print(labUp{Dir: dir, Sockets: l.Sockets()})
-			}),
-		},
+		up,
 		&cobra.Command{
 			Use: "test", Short: "Prove that traffic crosses, isolation holds and nothing leaks", Args: cobra.NoArgs,
 			RunE: run(func(cmd *cobra.Command, _ []string) error {

@@ -17,6 +17,7 @@ gateway:
   name: cloudgw
   state: state-cloudgw
   control: cloudgw.sock
+  dataplane: {{.DataPlane}}
 connections:
 {{- range .Customers}}
   {{.Name}}:
@@ -51,6 +52,7 @@ gateway:
   name: {{.Name}}
   state: state-{{.Name}}
   control: {{.Name}}.sock
+  dataplane: {{.DataPlane}}
 connections:
   cloud:
     local:
@@ -82,9 +84,9 @@ func configPath(dir, gateway string) string { return filepath.Join(dir, gateway+
 func socketPath(dir, gateway string) string { return filepath.Join(dir, gateway+".sock") }
 
 // writeConfigs writes the configuration of every gateway to dir.
-func writeConfigs(dir string) error {
-	type party struct{ Name, ID, Outside, LAN, Server, CloudOutside, CloudID, CloudLAN string }
-	common := party{CloudOutside: cloudOutside.String(), CloudID: subject(cloudGW), CloudLAN: cloudLAN.String()}
+func writeConfigs(dir, dataPlane string) error {
+	type party struct{ Name, ID, Outside, LAN, Server, CloudOutside, CloudID, CloudLAN, DataPlane string }
+	common := party{DataPlane: dataPlane, CloudOutside: cloudOutside.String(), CloudID: subject(cloudGW), CloudLAN: cloudLAN.String()}
 	var parties []party
 	for _, c := range customers {
 		p := common

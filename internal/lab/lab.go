@@ -85,9 +85,9 @@ func (l *Lab) IsUp() bool {
 
 func (l *Lab) recordPath() string { return filepath.Join(l.dir, "lab.json") }
 
-// Up builds the lab and starts the gateways and servers. On failure nothing of
-// it is left.
-func (l *Lab) Up(ctx context.Context, progress func(string)) (err error) {
+// Up builds the lab, with this data plane in the gateways, and starts the
+// gateways and servers. On failure nothing of it is left.
+func (l *Lab) Up(ctx context.Context, dataPlane string, progress func(string)) (err error) {
 	if l.IsUp() {
 		return ErrUp
 	}
@@ -119,7 +119,7 @@ func (l *Lab) Up(ctx context.Context, progress func(string)) (err error) {
 	}{
 		{"network namespaces and links", l.wireUp},
 		{"certificates: a root and one for each gateway", l.certify},
-		{"configurations", func() error { return l.configure(ctx) }},
+		{"configurations", func() error { return l.configure(ctx, dataPlane) }},
 		{"servers", func() error { return l.start("servers", "", "lab", "serve", l.prefix) }},
 		{"gateways", func() error { return l.startGateways(ctx) }},
 	} {
@@ -214,8 +214,8 @@ func (l *Lab) certify() error {
 }
 
 // configure writes the configurations and lets the program check them.
-func (l *Lab) configure(ctx context.Context) error {
-	if err := writeConfigs(l.dir); err != nil {
+func (l *Lab) configure(ctx context.Context, dataPlane string) error {
+	if err := writeConfigs(l.dir, dataPlane); err != nil {
 		return err
 	}
 	for _, g := range Gateways() {
@@ -259,7 +259,7 @@ func (l *Lab) startGateways(ctx context.Context) error {
 
 // waitFor waits until a gateway answers on its control socket.
 func (l *Lab) waitFor(ctx context.Context, gateway string) error {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
 		out, err := exec.CommandContext(ctx, l.program, "--control", socketPath(l.dir, gateway), "status", "--json").CombinedOutput()

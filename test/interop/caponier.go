@@ -98,7 +98,7 @@ func (p *Caponier) start(t testing.TB) {
 	p.cmd = p.in.Command(context.WithoutCancel(t.Context()), path, "run", "-c", filepath.Join(p.Dir, configFile))
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	must(t, startBound(p.cmd, p.done))
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		select {
 		case err := <-p.done:
 			p.done <- err

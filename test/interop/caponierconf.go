@@ -12,6 +12,8 @@ type CaponierConfig struct {
 	Connections map[string]Peer
 	// PSK is the pre-shared key in the file PSKFile.
 	PSK string
+	// DataPlane is the word for it; empty for the default.
+	DataPlane string
 }
 
 // PSKFile is the path for Party.PSKFile.
@@ -60,10 +62,11 @@ type Tunnel struct {
 
 // write writes the files of c. JSON is YAML too.
 func (c CaponierConfig) write(dir string) error {
-	conf, err := json.MarshalIndent(map[string]any{
-		"gateway":     map[string]any{"state": "state", "control": controlSocket, "log": map[string]string{"level": "debug"}},
-		"connections": c.Connections,
-	}, "", "  ")
+	gateway := map[string]any{"state": "state", "control": controlSocket, "log": map[string]string{"level": "debug"}}
+	if c.DataPlane != "" {
+		gateway["dataplane"] = c.DataPlane
+	}
+	conf, err := json.MarshalIndent(map[string]any{"gateway": gateway, "connections": c.Connections}, "", "  ")
 	if err != nil {
 		return err
 	}

@@ -16,8 +16,9 @@ import (
 	"caponier/internal/lab/netns"
 )
 
-// StrongSwan is a running charon. It carries ESP in user space, always in UDP
-// (kernel-libipsec): its peer must send ESP in UDP as well.
+// StrongSwan is a running charon. Unless Config.Kernel says otherwise it carries
+// ESP in user space, always in UDP (kernel-libipsec): its peer must send ESP in
+// UDP as well.
 type StrongSwan struct {
 	// Dir holds its configuration and charon.log; it goes with the test.
 	Dir  string

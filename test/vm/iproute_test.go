@@ -79,6 +79,9 @@ func stateLine(sa *ipsec.SA) (string, error) {
 	if sa.Mode == ipsec.Tunnel {
 		flags = append(flags, "af-unspec") // both families inside
 	}
+	if sa.Protocol == ipsec.AH && from.Is4() {
+		flags = append(flags, "align4") // RFC 4302, Section 3.3.3.2.1, which is not the default
+	}
 	if sa.ESN {
 		flags = append(flags, "esn")
 	}

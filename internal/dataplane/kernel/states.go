@@ -40,6 +40,9 @@ func stateOf(sa *ipsec.SA) (xfrm.State, error) {
 	if sa.ESN {
 		s.Flags |= xfrm.FlagESN
 	}
+	if sa.Protocol == ipsec.AH && src.Addr().Is4() {
+		s.Flags |= xfrm.FlagAlign4
+	}
 	if err := setOuter(&s, sa.Outer); err != nil {
 		return xfrm.State{}, err
 	}

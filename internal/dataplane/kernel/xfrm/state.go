@@ -11,6 +11,7 @@ const (
 	FlagDecapDSCP   uint8 = 2
 	FlagNoPMTUDisc  uint8 = 4
 	FlagUnspecified uint8 = 32 // XFRM_STATE_AF_UNSPEC: the selector is of any family
+	FlagAlign4      uint8 = 64 // AH ends on 4 octets, as RFC 4302 says for IPv4, and not on 8
 	FlagESN         uint8 = 128
 )
 

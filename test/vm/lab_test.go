@@ -1,0 +1,37 @@
+package vm
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"caponier/test/interop"
+)
+
+// TestLab is the demonstration with one word changed: dataplane.
+func TestLab(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "lab")
+	command := func(args ...string) string {
+		t.Helper()
+		out, err := exec.CommandContext(t.Context(), os.Getenv(interop.ProgramVariable), append([]string{"lab", "--dir", dir}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("lab %s: %v\n%s", args[0], err, out)
+		}
+		return string(out)
+	}
+	command("up", "--dataplane", "kernel")
+	t.Cleanup(func() { command("down") })
+	out := command("test")
+	if strings.Contains(out, "FAIL") || strings.Count(out, "pass  ") < 7 {
+		t.Errorf("lab test:\n%s", out)
+	}
+	for _, gateway := range []string{"cloudgw", "agw", "bgw"} {
+		states, err := exec.CommandContext(t.Context(), "ip", "-n", "caponier-"+gateway, "xfrm", "state").CombinedOutput()
+		must(t, err)
+		if !strings.Contains(string(states), "rfc4106(gcm(aes))") {
+			t.Errorf("the kernel of %s has no SA of the lab:\n%s", gateway, states)
+		}
+	}
+}
