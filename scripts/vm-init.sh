@@ -19,6 +19,10 @@ vm_init() {
   if [ -n "$shared" ]; then mount -t 9p -o "$p9" shared "$shared"; fi
   mkdir -p /lib/modules
   mount --bind "$image/modules/lib/modules" /lib/modules
+  # strongSwan tries every algorithm of AF_ALG at start, which loads them all, for
+  # a minute.
+  mkdir -p /run/modprobe.d
+  echo install af_alg /bin/false >/run/modprobe.d/vm.conf
   modprobe tun # its device must be there before it is opened
   ip link set lo up
   hostname caponier-vm

@@ -29,7 +29,7 @@ type StrongSwan struct {
 // plugins that touch the machine outside the namespace, or wait for what is not
 // there.
 var unwanted = []string{
-	"bypass-lan", "connmark", "dhcp", "farp", "forecast", "ha", "led", "lookip", "error-notify",
+	"af-alg", "bypass-lan", "connmark", "dhcp", "farp", "forecast", "ha", "led", "lookip", "error-notify",
 	"resolve", "stroke", "tnc-tnccs", "tpm", "unity",
 }
 

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,7 +16,8 @@ func TestLab(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "lab")
 	command := func(args ...string) string {
 		t.Helper()
-		out, err := exec.CommandContext(t.Context(), os.Getenv(interop.ProgramVariable), append([]string{"lab", "--dir", dir}, args...)...).CombinedOutput()
+		// Also after the test.
+		out, err := exec.CommandContext(context.WithoutCancel(t.Context()), os.Getenv(interop.ProgramVariable), append([]string{"lab", "--dir", dir}, args...)...).CombinedOutput()
 		if err != nil {
 			t.Fatalf("lab %s: %v\n%s", args[0], err, out)
 		}

@@ -134,7 +134,9 @@ func unique(t ipsec.TransformType, parse func(string) (string, ipsec.Proposal, e
 
 // short are the rows of the short form.
 var short = []string{
-	"esp tunnel aes256gcm16", "esp transport aes256gcm16", "esp tunnel aes128-sha256-esn", "esp tunnel chacha20poly1305 in UDP", "esp transport 3des-sha256",
+	"esp tunnel aes256gcm16", "esp transport aes256gcm16", "esp tunnel aes128-sha256-esn",
+	"esp tunnel chacha20poly1305 in UDP", "esp transport 3des-sha256",
+	"ah tunnel sha256", "ah transport sha1", "ah+esp tunnel sha256 around aes128gcm16",
 }
 
 // pairing is two makes of gateway.
@@ -166,15 +168,7 @@ func TestMatrix(t *testing.T) {
 		t.Run(p.name, func(t *testing.T) {
 			n := interop.NewNetwork(t)
 			a, b := p.make(t, n.A.Gateway), newIPXfrm(t, n.B.Gateway)
-			for _, g := range []netns.NS{n.A.Gateway, n.B.Gateway} {
-				// The device cuts trains of datagrams, which a capture cannot show before
-				// Linux 6.2.
-				must(t, g.IP("link", "set", interop.Outside, "gso_max_segs", "1"))
-			}
-			w := &wire{seen: make(map[string]int)}
-			capture, err := n.A.Gateway.Watch(w.see)
-			must(t, err)
-			t.Cleanup(func() { must(t, capture.Close()) })
+			w := watch(t, n)
 			for _, r := range all {
 				name := strings.Join([]string{r.protocol(), r.mode.String(), r.String()}, " ")
 				if !*long && !slices.Contains(short, name) {

@@ -8,11 +8,13 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"testing"
 	"time"
 
 	"caponier/internal/ipsec"
 	"caponier/internal/lab/netns"
 	"caponier/internal/packet"
+	"caponier/test/interop"
 )
 
 // patience is how long datagrams may take: the machine is emulated, and busy.
@@ -88,24 +90,41 @@ func deliver(from, to *net.UDPConn) error {
 
 // wire watches what is between the gateways.
 type wire struct {
+	device int // its index
+
 	mu   sync.Mutex
 	seen map[string]int // frames by protocol
 }
 
-// see notes the protocols of a frame, from the outside to the inside: "ah esp".
+// watch begins to watch the outside of gateway A, until the end of the test.
+func watch(t *testing.T, n *interop.Network) *wire {
+	t.Helper()
+	for _, g := range []netns.NS{n.A.Gateway, n.B.Gateway} {
+		// The device cuts trains of datagrams, which a capture cannot show before
+		// Linux 6.2.
+		must(t, g.IP("link", "set", interop.Outside, "gso_max_segs", "1"))
+	}
+	w := &wire{seen: make(map[string]int)}
+	index, err := n.A.Gateway.Run(t.Context(), "cat", "/sys/class/net/"+interop.Outside+"/ifindex")
+	must(t, err)
+	_, err = fmt.Sscan(index, &w.device)
+	must(t, err)
+	capture, err := n.A.Gateway.Watch(w.see)
+	must(t, err)
+	t.Cleanup(func() { must(t, capture.Close()) })
+	return w
+}
+
+// see notes the protocol of a frame.
 func (w *wire) see(f netns.Frame) {
 	const ethernet = 14
-	if len(f.Data) < ethernet {
+	if f.Interface != w.device || len(f.Data) < ethernet {
 		return
 	}
 	var info packet.Info
-	b := f.Data[ethernet:]
-	info.Decode(b)
-	switch {
-	case info.Version == 0, info.Protocol == packet.ProtocolICMPv6: // ARP and its successor
+	info.Decode(f.Data[ethernet:])
+	if info.Version == 0 || info.Protocol == packet.ProtocolICMPv6 { // ARP and its successor
 		return
-	case !outside.Contains(info.Src) && !outside6.Contains(info.Src):
-		return // the LAN, or the device of the plane
 	}
 	what := protocolName(info.Protocol)
 	if info.Protocol == packet.ProtocolUDP {
@@ -116,10 +135,14 @@ func (w *wire) see(f netns.Frame) {
 	w.seen[what]++
 }
 
-var (
-	outside  = netip.MustParsePrefix("192.0.2.0/24")
-	outside6 = netip.MustParsePrefix("2001:db8::/64")
-)
+// all is what was seen since it was last asked.
+func (w *wire) all() map[string]int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	seen := w.seen
+	w.seen = make(map[string]int)
+	return seen
+}
 
 func protocolName(p uint8) string {
 	switch ipsec.Protocol(p) {
@@ -141,10 +164,7 @@ func (w *wire) only(what string, frames int) error {
 			break
 		}
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	seen := w.seen
-	w.seen = make(map[string]int)
+	seen := w.all()
 	if len(seen) == 1 && seen[what] == frames {
 		return nil
 	}
