@@ -20,8 +20,6 @@ type Config struct {
 	Kernel bool
 	// LogKeys has charon write the keys of all SAs to its log.
 	LogKeys bool
-	// Kernel has the kernel carry ESP, instead of charon in user space.
-	Kernel bool
 }
 
 // Connection is a connection of swanctl.conf.

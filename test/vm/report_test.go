@@ -78,7 +78,7 @@ every row holds. *user → kernel* is sealed by the plane in user space and open
 round, *kernel ↔ kernel* goes both ways between the kernel under caponier's kernel plane and the kernel under ip-xfrm(8).
 
 Each cell stands for datagrams of %d lengths, every length of padding among them, over IPv4 and over IPv6; in tunnel mode with
-IPv4 and IPv6 inside. All must arrive, and a capture between the gateways must show nothing but the protocol of the row. A
+IPv4 and IPv6 inside. All must arrive, and captures outside must show that the gateways send nothing but the protocol of the row. A
 bundle is AH in transport mode around the ESP of the row; inside it only the family of the gateways, as the kernel has it. AH
 over IPv4 ends on 4 octets, as RFC 4302 has it, for which ip-xfrm(8) needs `+"`flag align4`"+`. A sentence instead of *pass* is what the kernel, or the plane, says
 to an algorithm that it does not have.

@@ -88,37 +88,41 @@ func deliver(from, to *net.UDPConn) error {
 	return nil
 }
 
-// wire watches what is between the gateways.
+// wire watches what the gateways send to each other. What they receive is not
+// watched: the kernel shows there what it has opened, too.
 type wire struct {
-	device int // its index
-
 	mu   sync.Mutex
 	seen map[string]int // frames by protocol
 }
 
-// watch begins to watch the outside of gateway A, until the end of the test.
+// watch begins to watch the outsides of both gateways, until the end of the test.
 func watch(t *testing.T, n *interop.Network) *wire {
 	t.Helper()
+	w := &wire{seen: make(map[string]int)}
 	for _, g := range []netns.NS{n.A.Gateway, n.B.Gateway} {
 		// The device cuts trains of datagrams, which a capture cannot show before
 		// Linux 6.2.
 		must(t, g.IP("link", "set", interop.Outside, "gso_max_segs", "1"))
+		index, err := g.Run(t.Context(), "cat", "/sys/class/net/"+interop.Outside+"/ifindex")
+		must(t, err)
+		device := 0
+		_, err = fmt.Sscan(index, &device)
+		must(t, err)
+		capture, err := g.Watch(func(f netns.Frame) {
+			if f.Outgoing && f.Interface == device {
+				w.see(f)
+			}
+		})
+		must(t, err)
+		t.Cleanup(func() { must(t, capture.Close()) })
 	}
-	w := &wire{seen: make(map[string]int)}
-	index, err := n.A.Gateway.Run(t.Context(), "cat", "/sys/class/net/"+interop.Outside+"/ifindex")
-	must(t, err)
-	_, err = fmt.Sscan(index, &w.device)
-	must(t, err)
-	capture, err := n.A.Gateway.Watch(w.see)
-	must(t, err)
-	t.Cleanup(func() { must(t, capture.Close()) })
 	return w
 }
 
 // see notes the protocol of a frame.
 func (w *wire) see(f netns.Frame) {
 	const ethernet = 14
-	if f.Interface != w.device || len(f.Data) < ethernet {
+	if len(f.Data) < ethernet {
 		return
 	}
 	var info packet.Info
