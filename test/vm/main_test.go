@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 		status, err = boot()
 	} else {
 		*long = *long || *update
-		if status = m.Run(); status == 0 && complete() {
+		if status = m.Run(); status == 0 && *long && complete() {
 			err = checkReport()
 		}
 	}
@@ -67,14 +67,4 @@ func boot() (status int, err error) {
 		return exit.ExitCode(), nil
 	}
 	return 0, err
-}
-
-// complete reports whether all tests were asked for, once.
-func complete() bool {
-	for _, name := range []string{"test.run", "test.skip", "test.list"} {
-		if f := flag.Lookup(name); f != nil && f.Value.String() != "" {
-			return false
-		}
-	}
-	return *long && flag.Lookup("test.count").Value.String() == "1"
 }

@@ -164,6 +164,7 @@ var pairings = []pairing{
 // mode. The second gateway is the kernel, as ip-xfrm(8) configures it.
 func TestMatrix(t *testing.T) {
 	all := rows(t)
+	results.awaited = len(all)
 	for _, p := range pairings {
 		t.Run(p.name, func(t *testing.T) {
 			n := interop.NewNetwork(t)

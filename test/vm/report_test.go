@@ -24,8 +24,9 @@ const (
 // results are what became of each row, by column.
 var results struct {
 	sync.Mutex
-	rows  []*row
-	cells map[*row]*[columns]cell
+	awaited int // how many rows there are
+	rows    []*row
+	cells   map[*row]*[columns]cell
 }
 
 type cell struct {
@@ -61,6 +62,18 @@ func (c cell) String() string {
 		text, _, _ := strings.Cut(c.err.Error(), "\n")
 		return text
 	}
+}
+
+// complete reports whether every row was run in every column.
+func complete() bool {
+	for _, r := range results.rows {
+		for _, c := range results.cells[r] {
+			if !c.done {
+				return false
+			}
+		}
+	}
+	return len(results.rows) > 0 && len(results.rows) == results.awaited
 }
 
 // report makes the document.
