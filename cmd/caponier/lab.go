@@ -12,6 +12,12 @@ import (
 	"caponier/internal/lab"
 )
 
+// The suites of the lab.
+const (
+	suiteDefault = "ikev2"
+	suiteGM      = "gm"
+)
+
 // lab makes the commands of the lab.
 func (c *cli) lab() *cobra.Command {
 	var dir string
@@ -30,15 +36,18 @@ func (c *cli) lab() *cobra.Command {
 		}
 		return lab.New(dir, program, "caponier-"), nil
 	}
-	var dataPlane string
+	var dataPlane, suite string
 	up := &cobra.Command{
 		Use: "up", Short: "Build the lab and start its gateways and servers", Args: cobra.NoArgs,
 		RunE: run(func(cmd *cobra.Command, _ []string) error {
+			if suite != suiteDefault && suite != suiteGM {
+				return control.Errorf(control.CodeUsage, "unknown suite %q: choose %s or %s", suite, suiteDefault, suiteGM)
+			}
 			l, err := open()
 			if err != nil {
 				return err
 			}
-			if err := l.Up(cmd.Context(), dataPlane, c.say); err != nil {
+			if err := l.Up(cmd.Context(), lab.Options{DataPlane: dataPlane, GM: suite == suiteGM}, c.say); err != nil {
 				return err
 			}
 			return c.print(labUp{Dir: dir, Sockets: l.Sockets()})
@@ -47,6 +56,8 @@ func (c *cli) lab() *cobra.Command {
 	words := []string{config.DataPlaneUserspace.String(), config.DataPlaneKernel.String()}
 	up.Flags().StringVar(&dataPlane, "dataplane", words[0], "the gateways' data plane, userspace or kernel")
 	_ = up.RegisterFlagCompletionFunc("dataplane", cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+	up.Flags().StringVar(&suite, "suite", suiteDefault, "what the gateways negotiate by: "+suiteDefault+", or "+suiteGM+" for GM/T 0022 with SM2, SM3 and SM4")
+	_ = up.RegisterFlagCompletionFunc("suite", cobra.FixedCompletions([]string{suiteDefault, suiteGM}, cobra.ShellCompDirectiveNoFileComp))
 	group.AddCommand(
 		up,
 		&cobra.Command{

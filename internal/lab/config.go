@@ -10,7 +10,8 @@ import (
 
 // The configurations are what an operator would write. The customers ask for
 // the whole cloud LAN, because their gateways are in their hands; the cloud
-// gives each only its own server.
+// gives each only its own server. GM/T 0022 does not narrow: there a customer
+// asks for its server alone, and drops the rest by itself.
 var (
 	cloudConfig = template.Must(template.New("cloud").Parse(`# The cloud gateway: one connection for each customer.
 gateway:
@@ -21,6 +22,20 @@ gateway:
 connections:
 {{- range .Customers}}
   {{.Name}}:
+{{- if .GM}}
+    version: gm
+    local:
+      address: {{$.CloudOutside}}
+      sign-cert: pki/cloudgw-sign.pem
+      sign-key: pki/cloudgw-sign.key
+      encrypt-cert: pki/cloudgw-encrypt.pem
+      encrypt-key: pki/cloudgw-encrypt.key
+    remote:
+      address: {{.Outside}}
+      id: "{{.ID}}"
+      ca: pki/rootca.pem
+      pin: pki/{{.Name}}-sign.pem
+{{- else}}
     local:
       address: {{$.CloudOutside}}
       id: "{{$.CloudID}}"
@@ -34,11 +49,12 @@ connections:
       ca: pki/rootca.pem
       pin: pki/{{.Name}}.pem
     proposals: [aes256gcm16-prfsha512-x25519]
+{{- end}}
     tunnels:
       lan:
         local: [{{.Server}}/32]
         remote: [{{.LAN}}]
-        proposals: [aes256gcm16-x25519]
+        proposals: [{{.Proposal}}]
         start: trap
 {{- end}}
 policies:
@@ -55,6 +71,19 @@ gateway:
   dataplane: {{.DataPlane}}
 connections:
   cloud:
+{{- if .GM}}
+    version: gm
+    local:
+      address: {{.Outside}}
+      sign-cert: pki/{{.Name}}-sign.pem
+      sign-key: pki/{{.Name}}-sign.key
+      encrypt-cert: pki/{{.Name}}-encrypt.pem
+      encrypt-key: pki/{{.Name}}-encrypt.key
+    remote:
+      address: {{.CloudOutside}}
+      id: "{{.CloudID}}"
+      ca: pki/rootca.pem
+{{- else}}
     local:
       address: {{.Outside}}
       id: "{{.ID}}"
@@ -67,13 +96,18 @@ connections:
       auth: cert
       ca: pki/rootca.pem
     proposals: [aes256gcm16-prfsha512-x25519]
+{{- end}}
     dpd: 5s
     tunnels:
       lan:
         local: [{{.LAN}}]
-        remote: [{{.CloudLAN}}]
-        proposals: [aes256gcm16-x25519]
+        remote: [{{if .GM}}{{.Server}}/32{{else}}{{.CloudLAN}}{{end}}]
+        proposals: [{{.Proposal}}]
         start: trap
+{{- if .GM}}
+policies:
+  - { name: nothing-else, local: {{.LAN}}, remote: {{.CloudLAN}}, action: discard, priority: low }
+{{- end}}
 `))
 )
 
@@ -84,9 +118,16 @@ func configPath(dir, gateway string) string { return filepath.Join(dir, gateway+
 func socketPath(dir, gateway string) string { return filepath.Join(dir, gateway+".sock") }
 
 // writeConfigs writes the configuration of every gateway to dir.
-func writeConfigs(dir, dataPlane string) error {
-	type party struct{ Name, ID, Outside, LAN, Server, CloudOutside, CloudID, CloudLAN, DataPlane string }
-	common := party{DataPlane: dataPlane, CloudOutside: cloudOutside.String(), CloudID: subject(cloudGW), CloudLAN: cloudLAN.String()}
+func writeConfigs(dir string, o Options) error {
+	type party struct {
+		Name, ID, Outside, LAN, Server, CloudOutside, CloudID, CloudLAN, DataPlane, Proposal string
+
+		GM bool
+	}
+	common := party{DataPlane: o.DataPlane, GM: o.GM, Proposal: "aes256gcm16-x25519", CloudOutside: cloudOutside.String(), CloudID: subject(cloudGW), CloudLAN: cloudLAN.String()}
+	if o.GM {
+		common.Proposal = "sm4cbc-sm3"
+	}
 	var parties []party
 	for _, c := range customers {
 		p := common

@@ -85,9 +85,15 @@ func (l *Lab) IsUp() bool {
 
 func (l *Lab) recordPath() string { return filepath.Join(l.dir, "lab.json") }
 
-// Up builds the lab, with this data plane in the gateways, and starts the
-// gateways and servers. On failure nothing of it is left.
-func (l *Lab) Up(ctx context.Context, dataPlane string, progress func(string)) (err error) {
+// Options say what the gateways of a lab are like.
+type Options struct {
+	DataPlane string // in the configuration's words
+	GM        bool   // they negotiate by GM/T 0022, with certificates of SM2
+}
+
+// Up builds the lab, and starts the gateways and servers. On failure nothing of
+// it is left.
+func (l *Lab) Up(ctx context.Context, o Options, progress func(string)) (err error) {
 	if l.IsUp() {
 		return ErrUp
 	}
@@ -118,8 +124,8 @@ func (l *Lab) Up(ctx context.Context, dataPlane string, progress func(string)) (
 		do   func() error
 	}{
 		{"network namespaces and links", l.wireUp},
-		{"certificates: a root and one for each gateway", l.certify},
-		{"configurations", func() error { return l.configure(ctx, dataPlane) }},
+		{"certificates: a root and one for each gateway", func() error { return l.certify(o.GM) }},
+		{"configurations", func() error { return l.configure(ctx, o) }},
 		{"servers", func() error { return l.start("servers", "", "lab", "serve", l.prefix) }},
 		{"gateways", func() error { return l.startGateways(ctx) }},
 	} {
@@ -198,10 +204,21 @@ func (l *Lab) wireUp() error {
 	return err
 }
 
-// certify issues the root and a certificate for each gateway, as `caponier pki`
-// does.
-func (l *Lab) certify() error {
+// certify issues the root and a certificate for each gateway, or two, as
+// `caponier pki` does.
+func (l *Lab) certify(gm bool) error {
 	dir, now := filepath.Join(l.dir, "pki"), time.Now()
+	if gm {
+		if _, err := pki.Init(dir, pki.Request{Subject: subject("rootca"), Key: pki.SM2}, now); err != nil {
+			return err
+		}
+		for _, g := range Gateways() {
+			if _, _, err := pki.IssueDual(dir, g, pki.Request{Subject: subject(g)}, now); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	if _, err := pki.Init(dir, pki.Request{Subject: subject("rootca"), Key: pki.ECDSAP384}, now); err != nil {
 		return err
 	}
@@ -214,8 +231,8 @@ func (l *Lab) certify() error {
 }
 
 // configure writes the configurations and lets the program check them.
-func (l *Lab) configure(ctx context.Context, dataPlane string) error {
-	if err := writeConfigs(l.dir, dataPlane); err != nil {
+func (l *Lab) configure(ctx context.Context, o Options) error {
+	if err := writeConfigs(l.dir, o); err != nil {
 		return err
 	}
 	for _, g := range Gateways() {

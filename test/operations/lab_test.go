@@ -15,8 +15,8 @@ import (
 func TestLab(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "lab")
-	command := func(word string) (string, error) {
-		cmd := exec.CommandContext(within(t, 90*time.Second), program, "lab", word, "--dir", dir)
+	command := func(words ...string) (string, error) {
+		cmd := exec.CommandContext(within(t, 90*time.Second), program, append([]string{"lab", "--dir", dir}, words...)...)
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
 		err := cmd.Run()
@@ -67,6 +67,22 @@ func TestLab(t *testing.T) {
 	}
 	if left, _ := filepath.Glob("/run/netns/caponier-*"); len(left) > 0 {
 		t.Errorf("lab down leaves %v", left)
+	}
+	// The same by GM/T 0022.
+	if out, err := command("up", "--suite", "gn"); err == nil || !strings.Contains(out, `unknown suite "gn"`) {
+		t.Errorf("lab up with an unknown suite: %v\n%s", err, out)
+	}
+	if out, err := command("up", "--suite", "gm"); err != nil {
+		t.Fatalf("lab up --suite gm: %v\n%s", err, out)
+	}
+	down = false
+	out, err = command("test")
+	if err != nil || strings.Contains(out, "FAIL") || strings.Count(out, "pass  ") < 7 {
+		t.Errorf("lab test by GM/T 0022: %v\n%s", err, out)
+	}
+	down = true
+	if out, err := command("down"); err != nil {
+		t.Fatalf("lab down: %v\n%s", err, out)
 	}
 	// Every process of the lab runs our binary.
 	links, _ := filepath.Glob("/proc/[0-9]*/exe")
