@@ -124,6 +124,13 @@ func (l *lab) see(f netns.Frame) {
 	}
 }
 
+// fragments returns how many packets on the wire were fragments or too long.
+func (l *lab) fragments() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.tooBig
+}
+
 var wanIndex sync.Map
 
 func (l *lab) index(dev string) (int, error) {
@@ -365,8 +372,8 @@ func TestTwoGateways(t *testing.T) {
 			if len(seen) != 1 || seen[c.wire] < 1000 {
 				t.Errorf("on the wire: %v, want only %s", seen, c.wire)
 			}
-			if l.tooBig != 0 {
-				t.Errorf("%d packets were fragments, or longer than 1,500 octets", l.tooBig)
+			if n := l.fragments(); n != 0 {
+				t.Errorf("%d packets were fragments, or longer than 1,500 octets", n)
 			}
 			if (l.inTrains != 0) != whole {
 				t.Errorf("%d datagrams went in trains", l.inTrains)

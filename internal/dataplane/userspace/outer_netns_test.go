@@ -217,7 +217,7 @@ func TestOuterFragmentsAreReceived(t *testing.T) {
 			}
 		}
 		l.onWire()
-		if l.tooBig == 0 {
+		if l.fragments() == 0 {
 			t.Errorf("%s: no fragment was on the wire", c.wan)
 		}
 	}
