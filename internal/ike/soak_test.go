@@ -22,15 +22,17 @@ type soak struct {
 }
 
 // weather makes the network lose, repeat and delay a few messages in a hundred.
+// It has its own dice, because the gateways send while the soak throws its.
 func (s *soak) weather() {
+	rng := rand.New(rand.NewPCG(s.rng.Uint64(), s.rng.Uint64()))
 	s.n.setTamper(func(d netio.Datagram) []delivery {
-		switch roll := s.rng.IntN(100); {
+		switch roll := rng.IntN(100); {
 		case roll < 3:
 			return nil
 		case roll < 5:
-			return []delivery{{d: d}, {d: d, delay: time.Duration(s.rng.IntN(2000)) * time.Millisecond}}
+			return []delivery{{d: d}, {d: d, delay: time.Duration(rng.IntN(2000)) * time.Millisecond}}
 		case roll < 10:
-			return []delivery{{d: d, delay: time.Duration(s.rng.IntN(2000)) * time.Millisecond}}
+			return []delivery{{d: d, delay: time.Duration(rng.IntN(2000)) * time.Millisecond}}
 		default:
 			return []delivery{{d: d}}
 		}
