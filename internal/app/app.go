@@ -96,6 +96,9 @@ const gcPercent = 10
 // Run runs the gateway until ctx ends. It returns an error that names the cause
 // where the gateway cannot start; then nothing of it is left behind.
 func Run(ctx context.Context, o Options) error {
+	if os.Getenv("GOGC") == "" {
+		defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
+	}
 	// Everything up to start only reads: a wrong configuration never reaches
 	// the system.
 	if err := suite.SelfTest(); err != nil {
@@ -124,9 +127,6 @@ func Run(ctx context.Context, o Options) error {
 
 	if err := a.start(creds); err != nil {
 		return errors.Join(err, a.close())
-	}
-	if os.Getenv("GOGC") == "" {
-		defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 	}
 	a.slog.Info("gateway started", "name", cfg.Gateway.Name, "version", o.Version, "connections", len(cfg.Connections))
 	stop, err := a.report(ctx)
