@@ -147,11 +147,26 @@ func (o *childOffer) complete(m *Machine, msg *message.Message, proposals []ipse
 			tsi.Selectors, tsr.Selectors, o.localTS, o.remoteTS).
 			Showing(rules.Evidence{Exchange: msg.Header.Exchange, LocalTS: tsi.Selectors, RemoteTS: tsr.Selectors})
 	}
+	if o.flow != nil && !rules.CoversFlow(c.localTS, c.remoteTS, o.flow) && m.carries(c) {
+		// Kept, each packet that the peer does not want would add another.
+		return c, fault.Newf(message.TSUnacceptable, "the peer does not take the packet from %s to %s: it answered %s === %s, which an SA carries already",
+			o.flow.Src, o.flow.Dst, tsi.Selectors, tsr.Selectors).
+			Showing(rules.Evidence{Exchange: msg.Header.Exchange, LocalTS: tsi.Selectors, RemoteTS: tsr.Selectors})
+	}
 	if f := m.keyChild(c, shared, ni, nr, true); f != nil {
 		return c, f
 	}
 	c.state = childLive
 	return c, nil
+}
+
+// carries reports whether a CHILD SA of the tunnel is up that carries all that c
+// would.
+func (m *Machine) carries(c *child) bool {
+	return m.findChild(func(x *child) bool {
+		return x.conf == c.conf && x.state == childLive && x.inUp &&
+			rules.Within(c.localTS, x.localTS) && rules.Within(c.remoteTS, x.remoteTS)
+	}) != nil
 }
 
 // finishKE completes the key exchange of the offer, if it has one.

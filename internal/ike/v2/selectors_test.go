@@ -119,6 +119,26 @@ func TestSinglePairRequired(t *testing.T) {
 	}
 }
 
+// A peer that gives less than is asked for is asked for the rest when a packet
+// needs it. What it answers then adds no second SA for the same.
+func TestPacketThatThePeerDoesNotTake(t *testing.T) {
+	w := newWorld(t, 1)
+	l, r := w.pskPair()
+	l.Children, r.Children = l.Children[:1], r.Children[:1]
+	r.Children[0].Local = sel(t, "10.2.0.9/32")
+	w.up(Initiate{Flow: packetBetween(t, "10.1.0.7", "10.2.0.9")})
+	w.check(1)
+	for range 3 {
+		w.left.order1(CreateChild{Child: l.Children[0], Flow: packetBetween(t, "10.1.0.7", "10.2.0.10")})
+		w.run(20 * time.Second)
+		w.check(1)
+	}
+	w.left.mustReport(t, ChildFailed, "ts-unacceptable")
+	if n := len(w.right.machine().children); n != 1 {
+		t.Errorf("the peer keeps %d CHILD SAs", n)
+	}
+}
+
 // Packets from inside cannot make CHILD SAs without end.
 func TestNarrowChildrenAreBounded(t *testing.T) {
 	w := established(t)
