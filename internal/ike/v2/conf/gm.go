@@ -1,11 +1,9 @@
 package conf
 
 import (
-	"encoding/asn1"
-	"errors"
 	"fmt"
-	"math/big"
 
+	"caponier/internal/cert"
 	"caponier/internal/ike/keys"
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/v2/rules"
@@ -40,34 +38,9 @@ func (g *GM) Identity() (rules.Identity, error) {
 	if g.IDSignature {
 		der = g.SignCertificate
 	}
-	subject, err := subjectOf(der)
+	c, err := cert.Parse(der)
 	if err != nil {
 		return rules.Identity{}, fmt.Errorf("own certificate: %w", err)
 	}
-	return rules.Identity{Kind: message.IDDERASN1DN, Data: string(subject)}, nil
-}
-
-var errCertificate = errors.New("not an X.509 certificate")
-
-// subjectOf returns the subject of a certificate, DER. crypto/x509 does not read
-// certificates with keys for SM2.
-func subjectOf(der []byte) ([]byte, error) {
-	var certificate struct {
-		Content struct {
-			Version    int `asn1:"optional,explicit,default:0,tag:0"`
-			Serial     *big.Int
-			Algorithm  asn1.RawValue
-			Issuer     asn1.RawValue
-			Validity   asn1.RawValue
-			Subject    asn1.RawValue
-			PublicKey  asn1.RawValue
-			Extensions asn1.RawValue `asn1:"optional,explicit,tag:3"`
-		}
-		Algorithm asn1.RawValue
-		Signature asn1.BitString
-	}
-	if rest, err := asn1.Unmarshal(der, &certificate); err != nil || len(rest) > 0 {
-		return nil, errCertificate
-	}
-	return certificate.Content.Subject.FullBytes, nil
+	return rules.Identity{Kind: message.IDDERASN1DN, Data: string(c.RawSubject)}, nil
 }
