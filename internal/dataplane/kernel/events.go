@@ -140,10 +140,16 @@ type larval struct {
 	seq   uint32
 	reqID uint32
 	mode  uint8
+	asked time.Time
+}
+
+func larvalOf(s *xfrm.State) larval {
+	return larval{id: s.ID, src: s.Src, seq: s.Seq, reqID: s.ReqID, mode: s.Mode}
 }
 
 // acquire raises the tunnel of a policy that a packet met. The kernel asks once
-// for each reqid, until the larval state is removed or 30 seconds old.
+// for each reqid, until the larval state is removed or 30 seconds old, whatever
+// became of the wish: see endWaits.
 func (p *Plane) acquire(a *xfrm.Acquire) {
 	if !isOwn(a.Policy.Index) {
 		return
@@ -152,7 +158,7 @@ func (p *Plane) acquire(a *xfrm.Acquire) {
 	policy, ok := p.byIndex(&a.Policy)
 	if ok && len(a.Policy.Templates) > 0 {
 		t := a.Policy.Templates[0]
-		p.waiting[policy.ReqID] = larval{id: a.ID, src: a.Src, seq: a.Seq, reqID: t.ReqID, mode: t.Mode}
+		p.waiting[policy.ReqID] = larval{id: a.ID, src: a.Src, seq: a.Seq, reqID: t.ReqID, mode: t.Mode, asked: time.Now()}
 	}
 	p.mu.Unlock()
 	if ok {
@@ -190,6 +196,18 @@ func (p *Plane) endWait(reqID uint32) {
 	delete(p.waiting, reqID)
 	if err := p.req.removeLarval(l); err != nil {
 		p.log.Debug("larval state not removed; it goes by itself", "reqid", reqID, "error", err)
+	}
+}
+
+// endWaits ends what has waited for an SA for as long as AcquireTimeout: a packet
+// that the peer did not take would keep the others of its reqid from asking.
+func (p *Plane) endWaits() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for reqID, l := range p.waiting {
+		if !p.closed && time.Since(l.asked) >= p.opts.AcquireTimeout {
+			p.endWait(reqID)
+		}
 	}
 }
 

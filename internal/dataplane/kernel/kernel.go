@@ -46,10 +46,13 @@ type Options struct {
 	// Ditch is where the system's routes lead what is to be protected or discarded,
 	// so that a packet which no policy takes out of there ends in it, and is
 	// counted. The Plane closes it, also where New fails. It may be nil.
-	Ditch  netio.Device
-	Rand   io.Reader     // of SPIs; nil is crypto/rand.Reader
-	Tick   time.Duration // between looks at what the kernel does not tell; 0 is 500 ms
-	Logger *slog.Logger  // nil discards
+	Ditch netio.Device
+	Rand  io.Reader     // of SPIs; nil is crypto/rand.Reader
+	Tick  time.Duration // between looks at what the kernel does not tell; 0 is 500 ms
+	// AcquireTimeout is after how long a reqid that still has no SA is asked for
+	// again by its next packet; 0 is 10 seconds.
+	AcquireTimeout time.Duration
+	Logger         *slog.Logger // nil discards
 }
 
 // Plane is the kernel's data plane of one network namespace. It implements
@@ -106,6 +109,9 @@ func New(opts Options) (*Plane, error) {
 	}
 	if opts.Tick == 0 {
 		opts.Tick = 500 * time.Millisecond
+	}
+	if opts.AcquireTimeout == 0 {
+		opts.AcquireTimeout = 10 * time.Second
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)

@@ -62,7 +62,8 @@ func (m *marks) take(index uint32) {
 func (m *marks) release(index uint32) { delete(m.indexes, index&^ownMask>>indexShift) }
 
 // adopt takes over the policies of an earlier run, which go on protecting and
-// blocking until SetPolicies, and removes its states.
+// blocking until SetPolicies, and removes its states. Larval states have no mark:
+// they are known by the reqid of the policies that asked for them.
 func (p *Plane) adopt() error {
 	bad, err := p.req.policies(func(x *xfrm.Policy) {
 		if isOwn(x.Index) {
@@ -74,9 +75,19 @@ func (p *Plane) adopt() error {
 		return err
 	}
 	p.unreadable("policy", bad)
+	asking := make(map[uint32]bool)
+	for _, x := range p.installed {
+		for _, t := range x.Templates {
+			asking[t.ReqID] = true
+		}
+	}
 	var stale []xfrm.StateID
+	var waiting []larval
 	bad, err = p.req.states(func(s *xfrm.State) {
-		if isOwn(s.Seq) {
+		switch {
+		case s.ID.SPI == 0 && asking[s.ReqID]:
+			waiting = append(waiting, larvalOf(s))
+		case isOwn(s.Seq):
 			stale = append(stale, s.ID)
 		}
 	})
@@ -87,6 +98,9 @@ func (p *Plane) adopt() error {
 	var errs []error
 	for _, id := range stale {
 		errs = append(errs, p.req.deleteState(id))
+	}
+	for _, l := range waiting {
+		errs = append(errs, p.req.removeLarval(l))
 	}
 	if len(stale)+len(p.installed) > 0 {
 		p.log.Info("leftovers of an earlier run", "states-removed", len(stale), "policies-kept-for-now", len(p.installed))

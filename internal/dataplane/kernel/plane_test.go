@@ -34,9 +34,15 @@ func newNamespace(t testing.TB) netns.NS {
 // newPlane makes a plane in a namespace.
 func newPlane(t testing.TB, ns netns.NS) *Plane {
 	t.Helper()
+	return newPlaneWith(t, ns, Options{})
+}
+
+func newPlaneWith(t testing.TB, ns netns.NS, opts Options) *Plane {
+	t.Helper()
+	opts.Tick = 20 * time.Millisecond
 	var p *Plane
 	if err := ns.Do(func() (err error) {
-		p, err = New(Options{Tick: 20 * time.Millisecond})
+		p, err = New(opts)
 		return err
 	}); err != nil {
 		t.Fatal(err)
@@ -240,4 +246,38 @@ func TestAcquireIsRaisedOnce(t *testing.T) {
 		t.Error("a packet passes a policy that has no SA")
 	}
 	noEvents(t, p)
+}
+
+// Nobody says that the peer did not take the packet: other packets of the reqid
+// are to be heard all the same.
+func TestAcquireIsRaisedAnewInTime(t *testing.T) {
+	ns := newNamespace(t)
+	p := newPlaneWith(t, ns, Options{AcquireTimeout: 200 * time.Millisecond})
+	outside(t, ns)
+	set(t, p, lan(true))
+	speak(t, ns)
+	nextEvent[ipsec.Acquire](t, p)
+	time.Sleep(300 * time.Millisecond)
+	speak(t, ns)
+	nextEvent[ipsec.Acquire](t, p)
+}
+
+// The kernel keeps a killed gateway's wish for an SA for half a minute.
+func TestTheNextRunHearsWhatTheLastWasAsked(t *testing.T) {
+	ns := newNamespace(t)
+	killed := newPlane(t, ns)
+	outside(t, ns)
+	set(t, killed, lan(true))
+	speak(t, ns)
+	nextEvent[ipsec.Acquire](t, killed)
+	if err := killed.Close(); err != nil { // leaves the policies, and what waits
+		t.Fatal(err)
+	}
+	p := newPlane(t, ns)
+	if states := ipText(t, ns, "xfrm", "state"); strings.Contains(states, "reqid 7") {
+		t.Errorf("what waited is left: %s", states)
+	}
+	set(t, p, lan(true))
+	speak(t, ns)
+	nextEvent[ipsec.Acquire](t, p)
 }

@@ -59,7 +59,9 @@ func (p *Plane) reacquire(s *xfrm.State) {
 		if _, told := p.waiting[policy.ReqID]; told {
 			return
 		}
-		p.waiting[policy.ReqID] = larval{id: s.ID, src: s.Src, seq: s.Seq, reqID: s.ReqID, mode: s.Mode}
+		l := larvalOf(s)
+		l.asked = time.Now()
+		p.waiting[policy.ReqID] = l
 		p.events.Push(acquireEvent(policy, &s.Selector))
 		return
 	}
@@ -120,6 +122,7 @@ func (p *Plane) ticker() {
 			return
 		case <-t.C:
 			p.firstUses()
+			p.endWaits()
 			p.events.Flush()
 		}
 	}
