@@ -24,7 +24,12 @@ func TestLab(t *testing.T) {
 		return string(out)
 	}
 	command("up", "--dataplane", "kernel")
-	t.Cleanup(func() { command("down") })
+	t.Cleanup(func() {
+		if t.Failed() {
+			showLogs(t, dir)
+		}
+		command("down")
+	})
 	out := command("test")
 	if strings.Contains(out, "FAIL") || strings.Count(out, "pass  ") < 7 {
 		t.Errorf("lab test:\n%s", out)
@@ -35,5 +40,18 @@ func TestLab(t *testing.T) {
 		if !strings.Contains(string(states), "rfc4106(gcm(aes))") {
 			t.Errorf("the kernel of %s has no SA of the lab:\n%s", gateway, states)
 		}
+	}
+}
+
+// showLogs prints what the gateways of the lab logged; their directory is lost
+// with the machine.
+func showLogs(t *testing.T, dir string) {
+	t.Helper()
+	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	must(t, err)
+	for _, name := range logs {
+		text, err := os.ReadFile(name)
+		must(t, err)
+		t.Logf("%s:\n%s", filepath.Base(name), text)
 	}
 }
