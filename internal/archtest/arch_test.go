@@ -19,7 +19,7 @@ const module = "caponier"
 var floors = [][]string{
 	{"internal/secret", "internal/nearest", "internal/ipsec", "internal/packet", "internal/dn", "internal/randtest", "internal/gmreport"},
 	{"internal/sm/derive", "internal/sm/gen", "internal/sm", "internal/suite", "internal/cert", "internal/keystore"},
-	{"internal/drop", "internal/replay", "internal/esp", "internal/ah", "internal/ike/message", "internal/ike/isakmp", "internal/ike/keys", "internal/ike/v2/rules", "internal/ike/v2/conf", "internal/ike/step", "internal/ike/v2/fault", "internal/ike/v1/proposal", "internal/ike/v1", "internal/ike/v2", "internal/config/identity", "internal/config/problem", "internal/config", "internal/config/describe"},
+	{"internal/drop", "internal/replay", "internal/esp", "internal/ah", "internal/ike/message", "internal/ike/isakmp", "internal/ike/keys", "internal/ike/v2/rules", "internal/ike/v2/conf", "internal/ike/step", "internal/ike/v2/fault", "internal/ike/v1/proposal", "internal/ike/v1", "internal/ike/v2", "internal/config/identity", "internal/config/problem", "internal/config/syntax", "internal/config", "internal/config/describe"},
 	{"internal/dataplane/kernel/xfrm", "internal/spd", "internal/sad", "internal/pki"},
 	{"internal/logging", "internal/netio", "internal/netio/frame", "internal/dataplane", "internal/capture", "internal/capture/pcapng", "internal/dataplane/dataplanetest", "internal/dataplane/userspace", "internal/dataplane/kernel", "internal/ike", "internal/host"},
 	{"internal/control", "internal/manual", "internal/diagnose", "internal/lab/netns", "internal/lab", "internal/bench/plot", "internal/bench"},
@@ -43,7 +43,7 @@ var fences = map[string][]string{
 	"golang.org/x/sys/unix":           {"internal/netio", "internal/host", "internal/lab/netns", "internal/dataplane/kernel"},
 	"github.com/spf13/cobra":          {"cmd/caponier"},
 	"github.com/spf13/pflag":          {"cmd/caponier"},
-	"github.com/goccy/go-yaml":        {"internal/config/identity", "internal/config/problem", "internal/config", "internal/config/describe"},
+	"github.com/goccy/go-yaml":        {"internal/config/syntax"},
 	"github.com/cloudflare/circl":     {"internal/suite"},
 	"github.com/jsimonetti/rtnetlink": {"internal/host"},
 	"github.com/mdlayher/netlink":     {"internal/host", "internal/dataplane/kernel"},

@@ -27,6 +27,7 @@ import (
 
 	"caponier/internal/config/identity"
 	"caponier/internal/config/problem"
+	"caponier/internal/config/syntax"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -214,7 +215,7 @@ func TestHostileYAML(t *testing.T) {
 		"flow depth":  strings.Repeat("[", 100_000),
 		"block depth": strings.Repeat("- ", 100_000),
 		"map depth":   strings.Repeat("{a: ", 10_000),
-		"large":       strings.Repeat("#\n", maxFileSize),
+		"large":       strings.Repeat("#\n", syntax.MaxFileSize),
 		"bomb":        "a: &a [x,x]\nb: &b [*a,*a]\n",
 		"merge":       "a:\n  <<: {b: 1}\n",
 		"tag":         "a: !!binary aGk=\n",

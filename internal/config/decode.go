@@ -13,6 +13,7 @@ import (
 
 	"caponier/internal/config/identity"
 	"caponier/internal/config/problem"
+	"caponier/internal/config/syntax"
 	"caponier/internal/ipsec"
 	"caponier/internal/nearest"
 	"caponier/internal/suite"
@@ -29,22 +30,24 @@ type decoder struct {
 	policies int
 }
 
+// The pieces of a file.
+type (
+	node  = syntax.Node
+	field = syntax.Field
+)
+
 func newDecoder() *decoder {
 	return &decoder{nodes: map[string]*node{}, keys: map[string]*node{}}
 }
 
 func (d *decoder) errorf(n *node, format string, args ...any) *problem.Problem {
-	p := n.problem(format, args...)
+	p := n.Problem(format, args...)
 	d.errs = append(d.errs, p)
 	return p
 }
 
 func (d *decoder) warnf(n *node, format string, args ...any) {
-	d.warnings = append(d.warnings, n.problem(format, args...))
-}
-
-func (n *node) problem(format string, args ...any) *problem.Problem {
-	return &problem.Problem{Excerpt: n.src.excerpt(n.pos), Message: fmt.Sprintf(format, args...)}
+	d.warnings = append(d.warnings, n.Problem(format, args...))
 }
 
 // at returns the node at path, or what is nearest to it on the way up: the key
@@ -70,7 +73,7 @@ func (d *decoder) set(path string) bool { return d.nodes[path] != nil }
 
 // file decodes one file into the configuration.
 func (d *decoder) file(root *node) {
-	d.cfg.Files = append(d.cfg.Files, root.pos.File)
+	d.cfg.Files = append(d.cfg.Files, root.Pos.File)
 	if d.nodes[""] == nil {
 		d.nodes[""] = root
 	}
@@ -80,47 +83,47 @@ func (d *decoder) file(root *node) {
 // decodeSection reads the keys of one section into v. With defaults, keys that
 // are missing are filled in, or reported where they are required.
 func decodeSection[T any](d *decoder, n *node, path string, keys []key[T], v *T, defaults bool) {
-	if n.kind != mappingNode {
-		d.errorf(n, "%s is expected here, not %s", mappingNode, n.kind)
+	if n.Kind != syntax.Mapping {
+		d.errorf(n, "%s is expected here, not %s", syntax.Mapping, n.Kind)
 		return
 	}
 	here := map[string]*node{} // the keys of this one mapping
-	for _, f := range n.fields {
-		if f.key.kind != scalarNode {
-			d.errorf(f.key, "a key is expected here, not %s", f.key.kind)
+	for _, f := range n.Fields {
+		if f.Key.Kind != syntax.Scalar {
+			d.errorf(f.Key, "a key is expected here, not %s", f.Key.Kind)
 			continue
 		}
-		if first := here[f.key.text]; first != nil {
-			d.duplicate(f.key, first, f.key.text+" is set twice")
+		if first := here[f.Key.Text]; first != nil {
+			d.duplicate(f.Key, first, f.Key.Text+" is set twice")
 			continue
 		}
-		here[f.key.text] = f.key
-		k := find(keys, f.key.text)
+		here[f.Key.Text] = f.Key
+		k := find(keys, f.Key.Text)
 		switch {
 		case k == nil:
-			d.unknownKey(f.key, names(keys))
+			d.unknownKey(f.Key, names(keys))
 		case k.later:
-			d.errorf(f.key, "%s is not supported by this version; valid: %s", k.name, strings.Join(names(keys), ", "))
+			d.errorf(f.Key, "%s is not supported by this version; valid: %s", k.name, strings.Join(names(keys), ", "))
 		case k.never != "":
 			d.conceal(f)
-			d.errorf(f.key, "%s", k.never)
+			d.errorf(f.Key, "%s", k.never)
 		case k.section && (path == "" || path == "manual"):
 			// The top sections may be spread over files.
 			sub := join(path, k.name)
-			d.keys[sub] = f.key
+			d.keys[sub] = f.Key
 			if d.present(f) {
-				k.set(d, v, f.value, sub)
+				k.set(d, v, f.Value, sub)
 			}
 		default:
 			sub := join(path, k.name)
 			if first := d.keys[sub]; first != nil {
-				d.duplicate(f.key, first, k.name+" is set twice")
+				d.duplicate(f.Key, first, k.name+" is set twice")
 				continue
 			}
-			d.keys[sub] = f.key
+			d.keys[sub] = f.Key
 			if d.present(f) {
-				d.nodes[sub] = f.value
-				k.set(d, v, f.value, sub)
+				d.nodes[sub] = f.Value
+				k.set(d, v, f.Value, sub)
 			}
 		}
 	}
@@ -138,7 +141,7 @@ func fill[T any](d *decoder, n *node, path string, keys []key[T], v *T) {
 		case k.required:
 			d.errorf(d.section(path), "%s is missing", k.name)
 		case k.def != "":
-			k.set(d, v, &node{text: k.def, pos: n.pos, src: n.src}, sub)
+			k.set(d, v, &node{Text: k.def, Pos: n.Pos, Source: n.Source}, sub)
 			d.cfg.Defaults = append(d.cfg.Defaults, Default{Key: sub, Value: k.def})
 		}
 	}
@@ -157,26 +160,24 @@ func (d *decoder) section(path string) *node {
 // follows from it is not reported too.
 func (d *decoder) failed(path string) bool {
 	n := d.nodes[path]
-	return n != nil && slices.ContainsFunc(d.errs, func(p *problem.Problem) bool { return p.Position == n.pos })
+	return n != nil && slices.ContainsFunc(d.errs, func(p *problem.Problem) bool { return p.Position == n.Pos })
 }
 
 // conceal keeps the lines of a key and its value out of every problem: they hold
 // what nobody is to see.
 func (d *decoder) conceal(f field) {
-	first, last := f.key.pos.Line, max(f.key.pos.Line, f.value.pos.Line)+strings.Count(f.value.text, "\n")
-	for i := max(first, 1); i <= min(last, len(f.key.src.lines)); i++ {
-		f.key.src.lines[i-1] = ""
-	}
+	first, last := f.Key.Pos.Line, max(f.Key.Pos.Line, f.Value.Pos.Line)+strings.Count(f.Value.Text, "\n")
+	f.Key.Source.Conceal(first, last)
 	for _, p := range slices.Concat(d.errs, d.warnings) {
-		if p.File == f.key.pos.File && first <= p.Line && p.Line <= last {
+		if p.File == f.Key.Pos.File && first <= p.Line && p.Line <= last {
 			p.Text = ""
 		}
 	}
 }
 
 func (d *decoder) present(f field) bool {
-	if f.value.kind == nullNode && f.value.text == "" {
-		d.errorf(f.key, "%s has no value", f.key.text)
+	if f.Value.Kind == syntax.Null && f.Value.Text == "" {
+		d.errorf(f.Key, "%s has no value", f.Key.Text)
 		return false
 	}
 	return true
@@ -184,13 +185,13 @@ func (d *decoder) present(f field) bool {
 
 func (d *decoder) duplicate(n, first *node, message string) {
 	p := d.errorf(n, "%s", message)
-	e := first.src.excerpt(first.pos)
+	e := first.Source.Excerpt(first.Pos)
 	p.Earlier = &e
 }
 
 func (d *decoder) unknownKey(n *node, valid []string) {
-	p := d.errorf(n, "%q is not a key of this section", n.text)
-	if p.Suggestion = nearest.Word(n.text, valid); p.Suggestion == "" {
+	p := d.errorf(n, "%q is not a key of this section", n.Text)
+	if p.Suggestion = nearest.Word(n.Text, valid); p.Suggestion == "" {
 		p.Message += "; valid: " + strings.Join(valid, ", ")
 	}
 }
@@ -205,23 +206,23 @@ func join(path, name string) string {
 // named walks a mapping whose keys the operator chooses, and calls each for
 // every name that is valid and new.
 func (d *decoder) named(n *node, path, what string, each func(name string, f field, path string)) {
-	if n.kind != mappingNode {
-		d.errorf(n, "%ss by name are expected here, not %s", what, n.kind)
+	if n.Kind != syntax.Mapping {
+		d.errorf(n, "%ss by name are expected here, not %s", what, n.Kind)
 		return
 	}
-	for _, f := range n.fields {
-		if !d.name(f.key) {
+	for _, f := range n.Fields {
+		if !d.name(f.Key) {
 			continue
 		}
-		sub := join(path, f.key.text)
+		sub := join(path, f.Key.Text)
 		if first := d.keys[sub]; first != nil {
-			d.duplicate(f.key, first, fmt.Sprintf("%s %q is defined twice", what, f.key.text))
+			d.duplicate(f.Key, first, fmt.Sprintf("%s %q is defined twice", what, f.Key.Text))
 			continue
 		}
-		d.keys[sub] = f.key
+		d.keys[sub] = f.Key
 		if d.present(f) {
-			d.nodes[sub] = f.value
-			each(f.key.text, f, sub)
+			d.nodes[sub] = f.Value
+			each(f.Key.Text, f, sub)
 		}
 	}
 }
@@ -231,8 +232,8 @@ const maxName = 64
 // name checks a name that the operator chose: it becomes a word of commands,
 // paths and logs.
 func (d *decoder) name(n *node) bool {
-	ok := n.kind == scalarNode && n.text != "" && len(n.text) <= maxName && n.text[0] != '-'
-	for _, r := range n.text {
+	ok := n.Kind == syntax.Scalar && n.Text != "" && len(n.Text) <= maxName && n.Text[0] != '-'
+	for _, r := range n.Text {
 		ok = ok && ('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_')
 	}
 	if !ok {
@@ -245,23 +246,23 @@ func (d *decoder) name(n *node) bool {
 
 // scalar returns the text of a single value.
 func (d *decoder) scalar(n *node) (string, bool) {
-	if n.kind != scalarNode {
-		d.errorf(n, "one value is expected here, not %s", n.kind)
+	if n.Kind != syntax.Scalar {
+		d.errorf(n, "one value is expected here, not %s", n.Kind)
 		return "", false
 	}
-	if n.text == "" {
+	if n.Text == "" {
 		d.errorf(n, "the value is empty")
 		return "", false
 	}
-	return n.text, true
+	return n.Text, true
 }
 
 // each calls f for every item of a list, and for a single value that stands in
 // place of a list.
 func (d *decoder) each(n *node, path string, f func(item *node, text string)) {
 	items := []*node{n}
-	if n.kind == sequenceNode {
-		items = n.items
+	if n.Kind == syntax.Sequence {
+		items = n.Items
 	}
 	if len(items) == 0 {
 		d.errorf(n, "the list is empty")
@@ -416,7 +417,7 @@ func (d *decoder) path(v *string, n *node) {
 		return
 	}
 	if !filepath.IsAbs(text) {
-		text = filepath.Join(filepath.Dir(n.pos.File), text)
+		text = filepath.Join(filepath.Dir(n.Pos.File), text)
 	}
 	abs, err := filepath.Abs(text)
 	if err != nil {
@@ -494,21 +495,6 @@ func wordIndex(proposal, word string) int {
 		at += len(w) + 1
 	}
 	return -1
-}
-
-// find returns the position of text[i] for a value that starts at p, quoted or
-// not; p itself where the file does not spell text out.
-func (s *source) find(p problem.Position, text string, i int) problem.Position {
-	line := []rune(s.excerpt(p).Text)
-	if p.Column < 1 || p.Column > len(line) {
-		return p
-	}
-	rest := strings.TrimLeft(string(line[p.Column-1:]), `"'`)
-	if strings.HasPrefix(rest, text) {
-		quote := len(line) - (p.Column - 1) - len([]rune(rest))
-		p.Column += quote + len([]rune(text[:i]))
-	}
-	return p
 }
 
 func (d *decoder) level(v *slog.Level, n *node) {

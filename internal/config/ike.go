@@ -29,8 +29,8 @@ func init() {
 			name: "retransmit-base", kind: "number, 1 to 10", def: "1.8", effect: EffectAtOnce,
 			set: func(d *decoder, v *IKE, n *node, _ string) {
 				var err error
-				if v.Base, err = strconv.ParseFloat(n.text, 64); err != nil || !(v.Base >= 1 && v.Base <= 10) {
-					d.errorf(n, "%q is not a number from 1 to 10, such as 1.8", n.text)
+				if v.Base, err = strconv.ParseFloat(n.Text, 64); err != nil || !(v.Base >= 1 && v.Base <= 10) {
+					d.errorf(n, "%q is not a number from 1 to 10, such as 1.8", n.Text)
 				}
 			}, get: func(v *IKE) any { return v.Base },
 		},

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"caponier/internal/config/problem"
+	"caponier/internal/config/syntax"
 )
 
 // Limits on a directory of files.
@@ -31,7 +32,7 @@ func Load(path string, checks Checks) (*Config, []*problem.Problem, error) {
 	d := newDecoder()
 	total := 0
 	for _, name := range files {
-		data, err := readFile(name, maxFileSize)
+		data, err := readFile(name, syntax.MaxFileSize)
 		if total += len(data); err == nil && total > maxTotal {
 			err = fmt.Errorf("the files together are larger than %d octets", maxTotal)
 		}
@@ -54,7 +55,7 @@ func Parse(name string, data []byte) (*Config, []*problem.Problem, error) {
 }
 
 func (d *decoder) parse(name string, data []byte) {
-	root, problem := parseYAML(name, data)
+	root, problem := syntax.Parse(name, data)
 	if problem != nil {
 		d.errs = append(d.errs, problem)
 		return

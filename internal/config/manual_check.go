@@ -366,7 +366,7 @@ func (d *decoder) wrongWord(item *node, text string, err error) {
 	}
 	spot := *item
 	if i := wordIndex(text, wrong.Word); i >= 0 {
-		spot.pos = item.src.find(item.pos, text, i)
+		spot.Pos = item.Source.Find(item.Pos, text, i)
 	}
 	d.errorf(&spot, "%q %s", wrong.Word, wrong.Reason).Suggestion = wrong.Nearest
 }

@@ -27,15 +27,15 @@ func init() {
 	manualKeys = []key[Manual]{
 		{name: "associations", kind: "sections by name", section: true, set: func(d *decoder, v *Manual, n *node, path string) {
 			d.named(n, path, "association", func(name string, f field, path string) {
-				a := &Association{Name: name, Source: f.key.pos}
-				decodeSection(d, f.value, path, associationKeys, a, true)
+				a := &Association{Name: name, Source: f.Key.Pos}
+				decodeSection(d, f.Value, path, associationKeys, a, true)
 				v.Associations = append(v.Associations, a)
 			})
 		}},
 		{name: "policies", kind: "sections by name", section: true, set: func(d *decoder, v *Manual, n *node, path string) {
 			d.named(n, path, "policy", func(name string, f field, path string) {
-				p := &ManualPolicy{Name: name, Source: f.key.pos}
-				decodeSection(d, f.value, path, manualPolicyKeys, p, true)
+				p := &ManualPolicy{Name: name, Source: f.Key.Pos}
+				decodeSection(d, f.Value, path, manualPolicyKeys, p, true)
 				v.Policies = append(v.Policies, p)
 			})
 		}},
@@ -348,7 +348,7 @@ func (d *decoder) keyFile(v *string, n *node) {
 		return
 	}
 	if digits := strings.TrimPrefix(text, "0x"); len(digits) >= 16 && strings.Trim(digits, "0123456789abcdefABCDEF") == "" {
-		d.conceal(field{n, n})
+		d.conceal(field{Key: n, Value: n})
 		d.errorf(n, "this looks like a key: %s", keysInFiles)
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"caponier/internal/config/problem"
+	"caponier/internal/config/syntax"
 	"caponier/internal/secret"
 )
 
@@ -117,10 +118,10 @@ func parameters(keys []key[Association]) []key[Association] {
 // The place of each is its flag.
 func (d *decoder) values(name string, values map[string]string, read func(n *node, path string)) {
 	at := func(flag, text string) *node {
-		return &node{text: text, pos: problem.Position{File: flag}, src: &source{name: flag}}
+		return &node{Text: text, Pos: problem.Position{File: flag}, Source: syntax.NewSource(flag, nil)}
 	}
 	root := at(name, "")
-	root.kind = mappingNode
+	root.Kind = syntax.Mapping
 	d.nodes[""], d.keys[name] = root, root
 	if !d.name(at(name, name)) {
 		return
@@ -129,12 +130,12 @@ func (d *decoder) values(name string, values map[string]string, read func(n *nod
 		flag := "--" + k
 		value := at(flag, values[k])
 		if parts := strings.Split(values[k], ","); len(parts) > 1 {
-			value.kind = sequenceNode
+			value.Kind = syntax.Sequence
 			for _, p := range parts {
-				value.items = append(value.items, at(flag, strings.TrimSpace(p)))
+				value.Items = append(value.Items, at(flag, strings.TrimSpace(p)))
 			}
 		}
-		root.fields = append(root.fields, field{at(flag, k), value})
+		root.Fields = append(root.Fields, field{Key: at(flag, k), Value: value})
 	}
 	read(root, name)
 }
@@ -149,7 +150,7 @@ func sortedKeys(m map[string]string) []string {
 }
 
 func (d *decoder) givenKey(k KeyNeed, key secret.Key) {
-	n := &node{pos: problem.Position{File: "--" + k.Use + "-key-file"}, src: &source{}}
+	n := &node{Pos: problem.Position{File: "--" + k.Use + "-key-file"}, Source: syntax.NewSource("", nil)}
 	switch {
 	case k.Octets == 0 && key.IsZero():
 	case k.Octets == 0:

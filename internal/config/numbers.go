@@ -35,11 +35,11 @@ func (d *decoder) numbers(v *Gateway, n *node, path string) {
 	d.named(n, path, "algorithm", func(name string, f field, _ string) {
 		own, ok := privateNumbers[name]
 		if !ok {
-			d.unknownKey(f.key, slices.Sorted(maps.Keys(privateNumbers)))
+			d.unknownKey(f.Key, slices.Sorted(maps.Keys(privateNumbers)))
 			return
 		}
 		var wire uint32
-		if number(d, &wire, f.value, minPrivate, maxPrivate); wire == 0 {
+		if number(d, &wire, f.Value, minPrivate, maxPrivate); wire == 0 {
 			return
 		}
 		v.Numbers[own] = uint16(wire)

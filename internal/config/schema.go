@@ -84,8 +84,8 @@ func init() {
 		}},
 		{name: "connections", kind: "sections by name", section: true, set: func(d *decoder, v *Config, n *node, path string) {
 			d.named(n, path, "connection", func(name string, f field, path string) {
-				c := &Connection{Name: name, Source: f.key.pos}
-				decodeSection(d, f.value, path, connectionKeys, c, true)
+				c := &Connection{Name: name, Source: f.Key.Pos}
+				decodeSection(d, f.Value, path, connectionKeys, c, true)
 				v.Connections = append(v.Connections, c)
 			})
 		}},
@@ -101,7 +101,7 @@ func init() {
 			name: "name", kind: kindName, implied: "the host name", effect: EffectAtOnce,
 			set: func(d *decoder, v *Gateway, n *node, _ string) {
 				if d.name(n) {
-					v.Name = n.text
+					v.Name = n.Text
 				}
 			}, get: func(v *Gateway) any { return v.Name },
 		},
@@ -253,8 +253,8 @@ func init() {
 			name: "tunnels", kind: "sections by name", section: true,
 			set: func(d *decoder, v *Connection, n *node, path string) {
 				d.named(n, path, "tunnel", func(name string, f field, path string) {
-					t := &Tunnel{Name: name, Source: f.key.pos}
-					decodeSection(d, f.value, path, tunnelKeys, t, true)
+					t := &Tunnel{Name: name, Source: f.Key.Pos}
+					decodeSection(d, f.Value, path, tunnelKeys, t, true)
 					v.Tunnels = append(v.Tunnels, t)
 				})
 			},
@@ -414,7 +414,7 @@ func init() {
 			name: "name", kind: kindName, required: true,
 			set: func(d *decoder, v *Policy, n *node, _ string) {
 				if d.name(n) {
-					v.Name = n.text
+					v.Name = n.Text
 				}
 			},
 		},

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"caponier/internal/config/identity"
+	"caponier/internal/config/syntax"
 	"caponier/internal/ipsec"
 	"caponier/internal/suite"
 )
@@ -24,7 +25,7 @@ const (
 func (d *decoder) levels(v *Log, n *node, path string) {
 	d.named(n, path, "subsystem", func(name string, f field, _ string) {
 		var l slog.Level
-		d.level(&l, f.value)
+		d.level(&l, f.Value)
 		if v.Levels == nil {
 			v.Levels = map[string]slog.Level{}
 		}
@@ -33,15 +34,15 @@ func (d *decoder) levels(v *Log, n *node, path string) {
 }
 
 func (d *decoder) policyList(n *node, path string) {
-	if n.kind != sequenceNode {
-		d.errorf(n, "a list of policies is expected here, not %s", n.kind)
+	if n.Kind != syntax.Sequence {
+		d.errorf(n, "a list of policies is expected here, not %s", n.Kind)
 		return
 	}
-	for _, item := range n.items {
+	for _, item := range n.Items {
 		sub := fmt.Sprintf("%s[%d]", path, d.policies)
 		d.policies++
 		d.keys[sub] = item
-		p := Policy{Source: item.pos}
+		p := Policy{Source: item.Pos}
 		decodeSection(d, item, sub, policyKeys, &p, true)
 		if p.Name == "" {
 			continue
@@ -314,9 +315,9 @@ func (d *decoder) validateOverlaps() {
 			same := slices.Equal(a.tunnel.Local, b.tunnel.Local) && slices.Equal(a.tunnel.Remote, b.tunnel.Remote)
 			message := fmt.Sprintf("tunnel %s/%s overlaps %s/%s: both claim %s to %s",
 				b.conn.Name, b.tunnel.Name, a.conn.Name, a.tunnel.Name, l, r)
-			p := n.problem("%s", message)
+			p := n.Problem("%s", message)
 			other := d.at("connections." + a.conn.Name + ".tunnels." + a.tunnel.Name + ".remote")
-			e := other.src.excerpt(other.pos)
+			e := other.Source.Excerpt(other.Pos)
 			p.Earlier = &e
 			if same {
 				d.errs = append(d.errs, p)

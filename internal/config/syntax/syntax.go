@@ -1,4 +1,6 @@
-package config
+// Package syntax reads the YAML that the configuration is written in, with the
+// place of every value, so that a problem can show the line it is on.
+package syntax
 
 import (
 	"errors"
@@ -16,50 +18,61 @@ import (
 // Limits on what one file may hold. Whoever writes the file is trusted, yet a
 // file in the wrong place must not stop a gateway that is running.
 const (
-	maxFileSize = 4 << 20
-	maxDepth    = 16 // the schema has 5 levels
+	MaxFileSize = 4 << 20 // octets
+	maxDepth    = 16      // the schema has 5 levels
 )
 
-type nodeKind uint8
+// Kind is what a Node is.
+type Kind uint8
 
+// The kinds.
 const (
-	scalarNode nodeKind = iota
-	mappingNode
-	sequenceNode
-	nullNode
+	Scalar Kind = iota
+	Mapping
+	Sequence
+	Null
 )
 
-func (k nodeKind) String() string {
+// String names the kind in an error.
+func (k Kind) String() string {
 	return [...]string{"a value", "a section", "a list", "nothing"}[k]
 }
 
-// A node is a piece of a file: the YAML that the configuration uses. Scalars
+// Node is a piece of a file: the YAML that the configuration uses. Scalars
 // are text as written, whatever they look like.
-type node struct {
-	kind   nodeKind
-	pos    problem.Position
-	src    *source
-	text   string
-	fields []field // of a mapping
-	items  []*node // of a sequence
+type Node struct {
+	Kind   Kind
+	Pos    problem.Position
+	Source *Source
+	Text   string
+	Fields []Field // of a mapping
+	Items  []*Node // of a sequence
 }
 
-type field struct {
-	key   *node
-	value *node
+// Problem says what is wrong with the node.
+func (n *Node) Problem(format string, args ...any) *problem.Problem {
+	return &problem.Problem{Excerpt: n.Source.Excerpt(n.Pos), Message: fmt.Sprintf(format, args...)}
 }
 
-// A source is a file with its lines, for excerpts.
-type source struct {
+// Field is one key of a mapping with its value.
+type Field struct {
+	Key   *Node
+	Value *Node
+}
+
+// Source is a file with its lines, for excerpts.
+type Source struct {
 	name  string
 	lines []string
 }
 
-func newSource(name string, data []byte) *source {
-	return &source{name: name, lines: strings.Split(string(data), "\n")}
+// NewSource makes a source of what a file holds.
+func NewSource(name string, data []byte) *Source {
+	return &Source{name: name, lines: strings.Split(string(data), "\n")}
 }
 
-func (s *source) excerpt(p problem.Position) problem.Excerpt {
+// Excerpt is the line at p.
+func (s *Source) Excerpt(p problem.Position) problem.Excerpt {
 	e := problem.Excerpt{Position: p}
 	if p.Line >= 1 && p.Line <= len(s.lines) {
 		e.Text = strings.TrimSuffix(s.lines[p.Line-1], "\r")
@@ -67,30 +80,53 @@ func (s *source) excerpt(p problem.Position) problem.Excerpt {
 	return e
 }
 
-func (s *source) problem(tk *token.Token, format string, args ...any) *problem.Problem {
-	return &problem.Problem{Excerpt: s.excerpt(s.position(tk)), Message: fmt.Sprintf(format, args...)}
+// Find returns the position of text[i] for a value that starts at p, quoted or
+// not; p itself where the file does not spell text out.
+func (s *Source) Find(p problem.Position, text string, i int) problem.Position {
+	line := []rune(s.Excerpt(p).Text)
+	if p.Column < 1 || p.Column > len(line) {
+		return p
+	}
+	rest := strings.TrimLeft(string(line[p.Column-1:]), `"'`)
+	if strings.HasPrefix(rest, text) {
+		quote := len(line) - (p.Column - 1) - len([]rune(rest))
+		p.Column += quote + len([]rune(text[:i]))
+	}
+	return p
 }
 
-func (s *source) position(tk *token.Token) problem.Position {
+// Conceal empties the lines from first to last, counted from 1, in every excerpt
+// that is made from now on.
+func (s *Source) Conceal(first, last int) {
+	for i := max(first, 1); i <= min(last, len(s.lines)); i++ {
+		s.lines[i-1] = ""
+	}
+}
+
+func (s *Source) problem(tk *token.Token, format string, args ...any) *problem.Problem {
+	return &problem.Problem{Excerpt: s.Excerpt(s.position(tk)), Message: fmt.Sprintf(format, args...)}
+}
+
+func (s *Source) position(tk *token.Token) problem.Position {
 	p := problem.Position{File: s.name, Line: 1, Column: 1}
 	if tk != nil && tk.Position != nil {
 		p.Line, p.Column = max(tk.Position.Line, 1), max(tk.Position.Column, 1)
 	}
 	// The library counts a tab in front of a value as part of it.
-	line := []rune(s.excerpt(p).Text)
+	line := []rune(s.Excerpt(p).Text)
 	for p.Column < len(line) && (line[p.Column-1] == ' ' || line[p.Column-1] == '\t') {
 		p.Column++
 	}
 	return p
 }
 
-// parseYAML reads a file into nodes. Anchors, aliases, merge keys, tags and
+// Parse reads a file into nodes. Anchors, aliases, merge keys, tags and
 // directives are not part of the configuration's language: what a key means
 // stands where the key stands, and nothing expands.
-func parseYAML(name string, data []byte) (root *node, wrong *problem.Problem) {
-	src := newSource(name, data)
-	if len(data) > maxFileSize {
-		return nil, &problem.Problem{Excerpt: problem.Excerpt{Position: problem.Position{File: name}}, Message: fmt.Sprintf("the file is larger than %d octets", maxFileSize)}
+func Parse(name string, data []byte) (root *Node, wrong *problem.Problem) {
+	src := NewSource(name, data)
+	if len(data) > MaxFileSize {
+		return nil, &problem.Problem{Excerpt: problem.Excerpt{Position: problem.Position{File: name}}, Message: fmt.Sprintf("the file is larger than %d octets", MaxFileSize)}
 	}
 	defer func() {
 		// The library has had faults on malformed input before; a reload must not
@@ -114,7 +150,7 @@ func parseYAML(name string, data []byte) (root *node, wrong *problem.Problem) {
 		}
 		return nil, src.problem(nil, "%v", err)
 	}
-	root = &node{kind: mappingNode, pos: problem.Position{File: name, Line: 1, Column: 1}, src: src}
+	root = &Node{Kind: Mapping, Pos: problem.Position{File: name, Line: 1, Column: 1}, Source: src}
 	for i, doc := range file.Docs {
 		if i > 0 {
 			return nil, src.problem(doc.Start, "a file holds one YAML document")
@@ -131,7 +167,7 @@ func parseYAML(name string, data []byte) (root *node, wrong *problem.Problem) {
 
 // checkTokens refuses what would cost the parser much, or what the language
 // does not have, before anything is built from it.
-func checkTokens(src *source, tokens token.Tokens) *problem.Problem {
+func checkTokens(src *Source, tokens token.Tokens) *problem.Problem {
 	depth := 0
 	for _, tk := range tokens {
 		switch tk.Type {
@@ -158,55 +194,55 @@ func checkTokens(src *source, tokens token.Tokens) *problem.Problem {
 	return nil
 }
 
-func (s *source) convert(n ast.Node) (*node, *problem.Problem) { return s.convertAt(n, 0) }
+func (s *Source) convert(n ast.Node) (*Node, *problem.Problem) { return s.convertAt(n, 0) }
 
-func (s *source) convertAt(n ast.Node, depth int) (*node, *problem.Problem) {
-	out := &node{pos: s.position(n.GetToken()), src: s}
+func (s *Source) convertAt(n ast.Node, depth int) (*Node, *problem.Problem) {
+	out := &Node{Pos: s.position(n.GetToken()), Source: s}
 	if depth > maxDepth {
 		return nil, s.problem(n.GetToken(), "the file is nested too deeply")
 	}
 	switch n := n.(type) {
 	case *ast.MappingNode:
-		out.kind = mappingNode
+		out.Kind = Mapping
 		for _, v := range n.Values {
 			if p := s.addField(out, v, depth); p != nil {
 				return nil, p
 			}
 		}
 	case *ast.MappingValueNode:
-		out.kind = mappingNode
+		out.Kind = Mapping
 		if p := s.addField(out, n, depth); p != nil {
 			return nil, p
 		}
 	case *ast.SequenceNode:
-		out.kind = sequenceNode
+		out.Kind = Sequence
 		for _, v := range n.Values {
 			item, p := s.convertAt(v, depth+1)
 			if p != nil {
 				return nil, p
 			}
-			out.items = append(out.items, item)
+			out.Items = append(out.Items, item)
 		}
 	case *ast.NullNode:
-		out.kind = nullNode
+		out.Kind = Null
 		if n.Token.Type == token.NullType {
-			out.text = n.Token.Value
+			out.Text = n.Token.Value
 		}
 	case *ast.StringNode:
-		out.text = n.Value
+		out.Text = n.Value
 	case *ast.LiteralNode:
-		out.text = n.Value.Value
+		out.Text = n.Value.Value
 	default:
 		scalar, ok := n.(ast.ScalarNode)
 		if !ok {
 			return nil, s.problem(n.GetToken(), "a %s is not used here", n.Type())
 		}
-		out.text = scalar.GetToken().Value
+		out.Text = scalar.GetToken().Value
 	}
 	return out, nil
 }
 
-func (s *source) addField(out *node, v *ast.MappingValueNode, depth int) *problem.Problem {
+func (s *Source) addField(out *Node, v *ast.MappingValueNode, depth int) *problem.Problem {
 	key, p := s.convertAt(v.Key, depth+1)
 	if p != nil {
 		return p
@@ -215,12 +251,12 @@ func (s *source) addField(out *node, v *ast.MappingValueNode, depth int) *proble
 	if p != nil {
 		return p
 	}
-	if key.kind == nullNode {
-		key.kind = scalarNode
+	if key.Kind == Null {
+		key.Kind = Scalar
 	}
-	if len(out.fields) == 0 {
-		out.pos = key.pos
+	if len(out.Fields) == 0 {
+		out.Pos = key.Pos
 	}
-	out.fields = append(out.fields, field{key, value})
+	out.Fields = append(out.Fields, Field{key, value})
 	return nil
 }
