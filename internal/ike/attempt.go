@@ -73,7 +73,7 @@ func (d *Daemon) failed(s *sa, n v2.Notice) {
 		a.Evidence = *n.Evidence
 	}
 	if a.Connection == nil {
-		a.Candidates = d.candidates(a.Local.Addr(), a.Remote.Addr())
+		a.Candidates = d.candidates(a.Local.Addr(), a.Remote.Addr(), speaksAny)
 	}
 	d.onFailure(a)
 }
@@ -85,7 +85,7 @@ func (d *Daemon) turnedAway(ev v2.Received, code string, err error) {
 	}
 	d.onFailure(Attempt{
 		When: d.now(), Local: ev.Local, Remote: ev.Remote, Code: code, Err: err,
-		Candidates: d.candidates(ev.Local.Addr(), ev.Remote.Addr()),
+		Candidates: d.candidates(ev.Local.Addr(), ev.Remote.Addr(), speaksAny),
 		Evidence:   rules.Evidence{Exchange: message.IKESAInit},
 	})
 }

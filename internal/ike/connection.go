@@ -438,22 +438,12 @@ func gone(err error) bool { return errors.Is(err, ErrRemoved) || errors.Is(err, 
 
 // knowsPeerLocked reports whether another connection has an IKE SA with the peer
 // of c, or is about to: then INITIAL_CONTACT would be wrong.
-func (d *Daemon) knowsPeerLocked(c *connection) bool {
-	for _, o := range d.conns {
-		if o != c && o.carrier() != nil && samePeer(o.cfg, c.cfg) {
-			return true
-		}
-	}
-	return false
-}
-
-// samePeer compares the identities of two peers, or their addresses where an
-// identity is open.
-func samePeer(a, b *v2.Connection) bool {
-	if a.Remote.ID != (v2.Identity{}) && b.Remote.ID != (v2.Identity{}) {
-		return a.Remote.ID == b.Remote.ID
-	}
-	return slices.Equal(a.RemoteAddrs, b.RemoteAddrs)
+func (d *Daemon) knowsPeerLocked(c *connection) (known bool) {
+	d.directory.others(c, func(o *connection) bool {
+		known = o.carrier() != nil
+		return !known
+	})
+	return known
 }
 
 // ask notes what is wanted of a tunnel from an IKE SA that is still being

@@ -10,14 +10,12 @@
 package ike
 
 import (
-	"cmp"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -106,15 +104,19 @@ type Daemon struct {
 
 	// mu guards what follows. It is never held while a machine steps, a socket
 	// sends or the data plane is called.
-	mu       sync.Mutex
-	conns    map[string]*connection
-	order    []string // names, as configured
-	bySPI    map[message.SPI]*sa
-	halfOpen map[initKey]*sa
-	bySource map[netip.Addr]int // half-open SAs for each source address
-	bySA     map[ipsec.SAID]*sa // who answers for an SA of the data plane
-	closing  bool
-	limits   Limits
+	mu    sync.Mutex
+	conns map[string]*connection
+	order []string // names, as configured
+	// directory is of the connections in force.
+	directory *directory
+	bySPI     map[message.SPI]*sa
+	halfOpen  map[initKey]*sa
+	bySource  map[netip.Addr]int // half-open SAs for each source address
+	bySA      map[ipsec.SAID]*sa // who answers for an SA of the data plane
+	// byEnds are the IKE SAs that are up, by the identities of their two ends.
+	byEnds  map[[2]v2.Identity][]*sa
+	closing bool
+	limits  Limits
 
 	stop     chan struct{} // closed by Close
 	authJobs chan func()
@@ -136,8 +138,9 @@ func New(o Options) *Daemon {
 		tap: o.Tap, keys: o.Keys, enveloper: o.Enveloper,
 		sockets: make(map[uint16]netio.IKESocket), conns: make(map[string]*connection),
 		bySPI: make(map[message.SPI]*sa), halfOpen: make(map[initKey]*sa),
-		bySource: make(map[netip.Addr]int), bySA: make(map[ipsec.SAID]*sa),
-		stop: make(chan struct{}), authJobs: make(chan func(), inboxSize),
+		bySource: make(map[netip.Addr]int), bySA: make(map[ipsec.SAID]*sa), byEnds: make(map[[2]v2.Identity][]*sa),
+		directory: newDirectory(nil),
+		stop:      make(chan struct{}), authJobs: make(chan func(), inboxSize),
 		strangers: logging.NewBrake(strangerLogs, time.Second),
 	}
 	d.cookies.rand = o.Rand
@@ -344,7 +347,7 @@ func (d *Daemon) dispatch(dg netio.Datagram) {
 // respond makes the machine for a new IKE_SA_INIT request, if some connection
 // allows the addresses and the limits leave room.
 func (d *Daemon) respond(h message.Header, ev v2.Received) {
-	candidates := speakers(d.candidates(ev.Local.Addr(), ev.Remote.Addr()), false)
+	candidates := d.candidates(ev.Local.Addr(), ev.Remote.Addr(), speaksV2)
 	if len(candidates) == 0 {
 		d.counters.unmatched.Add(1)
 		d.turnedAway(ev, CodeNoConnection, errNoConnection)
@@ -409,43 +412,12 @@ func (d *Daemon) releaseInitLocked(s *sa) {
 }
 
 // candidates returns the connections that allow these addresses, the one with
-// the most exact remote address first.
-func (d *Daemon) candidates(local, remote netip.Addr) []*v2.Connection {
+// the most exact remote address first. The list is to be read only.
+func (d *Daemon) candidates(local, remote netip.Addr, want speaks) []*v2.Connection {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	type match struct {
-		c    *v2.Connection
-		bits int
-	}
-	var found []match
-	for _, name := range d.order {
-		c := d.conns[name].cfg
-		bits, ok := allows(c.RemoteAddrs, remote)
-		if _, okLocal := allows(c.LocalAddrs, local); ok && okLocal {
-			found = append(found, match{c, bits})
-		}
-	}
-	slices.SortStableFunc(found, func(a, b match) int { return cmp.Compare(b.bits, a.bits) })
-	out := make([]*v2.Connection, len(found))
-	for i, m := range found {
-		out[i] = m.c
-	}
-	return out
-}
-
-// allows reports whether a is in one of the prefixes, and the length of the
-// longest such; an empty list allows any.
-func allows(prefixes []netip.Prefix, a netip.Addr) (bits int, ok bool) {
-	if len(prefixes) == 0 {
-		return 0, true
-	}
-	bits = -1
-	for _, p := range prefixes {
-		if p.Contains(a) {
-			bits = max(bits, p.Bits())
-		}
-	}
-	return bits, bits >= 0
+	y := d.directory
+	d.mu.Unlock()
+	return y.find(local, remote, want)
 }
 
 // runAuthJobs signs and verifies away from the shards, which must not block.

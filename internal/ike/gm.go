@@ -29,17 +29,6 @@ type Enveloper interface {
 
 var errNoEnveloper = errors.New("this gateway has no keys for GM/T 0022")
 
-// speakers returns the connections that are negotiated by GM/T 0022, or the others.
-func speakers(conns []*v2.Connection, gm bool) []*v2.Connection {
-	var out []*v2.Connection
-	for _, c := range conns {
-		if (c.GM != nil) == gm {
-			out = append(out, c)
-		}
-	}
-	return out
-}
-
 // newInitiator makes the machine that speaks the connection's version of IKE.
 func (d *Daemon) newInitiator(c *v2.Connection, local, remote netip.AddrPort) (step.Machine, *shard) {
 	if c.GM != nil {
@@ -80,7 +69,7 @@ func (d *Daemon) dispatchV1(h message.Header, ev v2.Received) bool {
 		s.shard.post(s, ev)
 		return true
 	}
-	candidates := speakers(d.candidates(ev.Local.Addr(), ev.Remote.Addr()), true)
+	candidates := d.candidates(ev.Local.Addr(), ev.Remote.Addr(), speaksGM)
 	switch {
 	case len(candidates) == 0:
 		return false

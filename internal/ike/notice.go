@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 
 	"caponier/internal/ike/step"
 	v2 "caponier/internal/ike/v2"
@@ -46,6 +47,7 @@ func (d *Daemon) book(s *sa, n v2.Notice) (stranger bool, doomed []*sa) {
 	case v2.IKEUp:
 		s.up = d.now()
 		s.identities[0], s.identities[1] = s.machine.Identities()
+		d.byEnds[s.identities] = append(d.byEnds[s.identities], s)
 		d.releaseInitLocked(s)
 		switch {
 		case n.InitialContact && (c == nil || c.cfg.Unique != v2.UniqueNever):
@@ -102,7 +104,7 @@ func (d *Daemon) book(s *sa, n v2.Notice) (stranger bool, doomed []*sa) {
 // forgotten, so that a peer that has not lost them after all hears of it.
 func (d *Daemon) forgottenLocked(s *sa) []*sa {
 	var out []*sa
-	for _, x := range d.bySPI {
+	for _, x := range d.byEnds[s.identities] {
 		if x.isOlder(s) {
 			out = append(out, x)
 		}
@@ -306,6 +308,7 @@ func (d *Daemon) succeed(old *sa, a v2.Succeed) {
 	s := d.adoptLocked(a.Machine, old.shard, conn)
 	if !a.Redundant {
 		s.born, s.up, s.identities, s.closing = old.born, old.up, old.identities, old.closing
+		d.byEnds[s.identities] = append(d.byEnds[s.identities], s)
 		s.children, old.children = old.children, make(map[string]int)
 		s.saids, old.saids = old.saids, make(map[ipsec.SAID]struct{})
 		for id := range s.saids {
@@ -324,6 +327,7 @@ func (d *Daemon) forget(s *sa) []ipsec.SAID {
 		delete(d.bySPI, s.spi)
 	}
 	d.releaseInitLocked(s)
+	d.leaveEndsLocked(s)
 	if c := d.conns[s.conn]; c != nil {
 		delete(c.sas, s)
 	}
@@ -335,6 +339,17 @@ func (d *Daemon) forget(s *sa) []ipsec.SAID {
 		}
 	}
 	return left
+}
+
+// leaveEndsLocked takes s, which is gone, from those between its two ends.
+func (d *Daemon) leaveEndsLocked(s *sa) {
+	if list, up := d.byEnds[s.identities]; up {
+		if list = slices.DeleteFunc(list, func(x *sa) bool { return x == s }); len(list) > 0 {
+			d.byEnds[s.identities] = list
+		} else {
+			delete(d.byEnds, s.identities)
+		}
+	}
 }
 
 // watchBackend passes the data plane's events on to the machines.

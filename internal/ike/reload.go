@@ -49,6 +49,11 @@ func (d *Daemon) Apply(conns []*v2.Connection, changes map[string]Change) {
 			delete(d.conns, name)
 		}
 	}
+	inForce := make([]*connection, len(d.order))
+	for i, name := range d.order {
+		inForce[i] = d.conns[name]
+	}
+	d.directory = newDirectory(inForce)
 	d.mu.Unlock()
 	for _, o := range orders {
 		o.sa.shard.post(o.sa, o.ev)

@@ -3,13 +3,17 @@ package ike
 import (
 	"container/heap"
 	"errors"
+	"fmt"
 	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"caponier/internal/dataplane"
 	v2 "caponier/internal/ike/v2"
+	"caponier/internal/ike/v2/conf"
 )
 
 func prefixes(texts ...string) []netip.Prefix {
@@ -46,7 +50,7 @@ func TestCandidates(t *testing.T) {
 		{"2001:db8::1", []string{"here", "any"}},
 	} {
 		var got []string
-		for _, c := range d.candidates(leftAddr, netip.MustParseAddr(x.remote)) {
+		for _, c := range d.candidates(leftAddr, netip.MustParseAddr(x.remote), speaksAny) {
 			got = append(got, c.Name)
 		}
 		if len(got) != len(x.want) {
@@ -56,6 +60,48 @@ func TestCandidates(t *testing.T) {
 		for i := range got {
 			if got[i] != x.want[i] {
 				t.Errorf("%s: %v, want %v", x.remote, got, x.want)
+			}
+		}
+	}
+}
+
+// TestCandidatesAlike finds the same among many connections that allow the same
+// addresses as one by one.
+func TestCandidatesAlike(t *testing.T) {
+	d := New(Options{Backend: dataplane.NewFake()})
+	remotes := [][]netip.Prefix{
+		nil, prefixes("192.0.2.1/32"), prefixes("192.0.2.1/32", "192.0.2.1/32"), prefixes("192.0.2.0/24"), prefixes("192.0.2.2/32", "192.0.2.1/32"),
+	}
+	var conns []*v2.Connection
+	for i := range 60 {
+		c := &v2.Connection{Name: fmt.Sprint(i), RemoteAddrs: remotes[i*7%len(remotes)]}
+		if i%3 == 0 {
+			c.GM = new(conf.GM)
+		}
+		conns = append(conns, c)
+	}
+	d.Apply(conns, nil)
+	for _, remote := range []string{"192.0.2.1", "192.0.2.2", "192.0.2.3", "198.51.100.1"} {
+		for want, speak := range []func(*v2.Connection) bool{
+			speaksAny: func(*v2.Connection) bool { return true },
+			speaksV2:  func(c *v2.Connection) bool { return c.GM == nil },
+			speaksGM:  func(c *v2.Connection) bool { return c.GM != nil },
+		} {
+			a := netip.MustParseAddr(remote)
+			var slow []string
+			for _, length := range []int{32, 24, 0} {
+				for _, c := range conns {
+					if bits, ok := allows(c.RemoteAddrs, a); ok && bits == length && speak(c) {
+						slow = append(slow, c.Name)
+					}
+				}
+			}
+			var got []string
+			for _, c := range d.candidates(leftAddr, a, speaks(want)) {
+				got = append(got, c.Name)
+			}
+			if diff := cmp.Diff(slow, got); diff != "" {
+				t.Errorf("%s, %d: (-want +got)\n%s", remote, want, diff)
 			}
 		}
 	}
@@ -101,8 +147,17 @@ func TestSamePeer(t *testing.T) {
 		{peer("", "192.0.2.1/32"), peer("b", "192.0.2.1/32"), true},
 		{peer("", "192.0.2.1/32"), peer("", "192.0.2.2/32"), false},
 	} {
-		if got := samePeer(x.a, x.b); got != x.want {
-			t.Errorf("%v %v and %v %v: %v", x.a.Remote.ID, x.a.RemoteAddrs, x.b.Remote.ID, x.b.RemoteAddrs, got)
+		a, b := newConnection(x.a), newConnection(x.b)
+		y := newDirectory([]*connection{a, b})
+		for _, pair := range [][2]*connection{{a, b}, {b, a}} {
+			got := false
+			y.others(pair[0], func(o *connection) bool {
+				got = got || o == pair[1]
+				return true
+			})
+			if got != x.want {
+				t.Errorf("%v %v and %v %v: %v", x.a.Remote.ID, x.a.RemoteAddrs, x.b.Remote.ID, x.b.RemoteAddrs, got)
+			}
 		}
 	}
 }
