@@ -19,7 +19,7 @@ const module = "caponier"
 var floors = [][]string{
 	{"internal/secret", "internal/nearest", "internal/ipsec", "internal/packet", "internal/dn", "internal/randtest", "internal/gmreport"},
 	{"internal/sm/derive", "internal/sm/gen", "internal/sm", "internal/suite", "internal/cert", "internal/keystore"},
-	{"internal/drop", "internal/replay", "internal/esp", "internal/ah", "internal/ike/message", "internal/ike/isakmp", "internal/ike/keys", "internal/ike/v2/rules", "internal/ike/v2/conf", "internal/ike/step", "internal/ike/v2/fault", "internal/ike/v1/proposal", "internal/ike/v1", "internal/ike/v2", "internal/config/identity", "internal/config/problem", "internal/config/syntax", "internal/config", "internal/config/describe"},
+	{"internal/drop", "internal/replay", "internal/aggfrag", "internal/esp", "internal/ah", "internal/ike/message", "internal/ike/isakmp", "internal/ike/keys", "internal/ike/v2/rules", "internal/ike/v2/conf", "internal/ike/step", "internal/ike/v2/fault", "internal/ike/v1/proposal", "internal/ike/v1", "internal/ike/v2", "internal/config/identity", "internal/config/problem", "internal/config/syntax", "internal/config", "internal/config/describe"},
 	{"internal/dataplane/kernel/xfrm", "internal/spd", "internal/sad", "internal/pki"},
 	{"internal/logging", "internal/netio", "internal/netio/frame", "internal/dataplane", "internal/capture", "internal/capture/pcapng", "internal/dataplane/dataplanetest", "internal/dataplane/userspace", "internal/dataplane/kernel", "internal/ike", "internal/host"},
 	{"internal/control", "internal/manual", "internal/diagnose", "internal/lab/netns", "internal/lab", "internal/bench/plot", "internal/bench"},
@@ -65,7 +65,7 @@ var fences = map[string][]string{
 // processes, files or logs.
 var pure = []string{
 	"internal/secret", "internal/nearest", "internal/ipsec", "internal/packet", "internal/dn", "internal/randtest", "internal/sm", "internal/suite", "internal/cert",
-	"internal/drop", "internal/replay", "internal/esp", "internal/ah", "internal/ike/message", "internal/ike/isakmp", "internal/ike/keys", "internal/ike/v2/rules", "internal/ike/v2/conf", "internal/ike/step", "internal/ike/v2/fault", "internal/ike/v1/proposal", "internal/ike/v1", "internal/ike/v2",
+	"internal/drop", "internal/replay", "internal/aggfrag", "internal/esp", "internal/ah", "internal/ike/message", "internal/ike/isakmp", "internal/ike/keys", "internal/ike/v2/rules", "internal/ike/v2/conf", "internal/ike/step", "internal/ike/v2/fault", "internal/ike/v1/proposal", "internal/ike/v1", "internal/ike/v2",
 	"internal/spd", "internal/dataplane/kernel/xfrm",
 }
 
