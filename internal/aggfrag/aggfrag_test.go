@@ -162,7 +162,7 @@ func TestPad(t *testing.T) {
 // python runs the decoder or encoder that was written from the RFC alone.
 func python(t *testing.T, in [][]byte, args ...string) (out [][]byte) {
 	t.Helper()
-	cmd := exec.Command("python3", append([]string{"testdata/stream.py"}, args...)...)
+	cmd := exec.Command("/usr/bin/python3", append([]string{"testdata/stream.py"}, args...)...)
 	var lines, errs strings.Builder
 	for _, b := range in {
 		lines.WriteString(hex.EncodeToString(b) + "\n")
@@ -184,16 +184,16 @@ func TestAnotherDecoder(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, size := range []int{60, 200, 1400, 9000} {
 		packets := random(r, 300)
-		if diff := cmp.Diff(packets, python(t, pack(packets, size, true), "decode")); diff != "" {
-			t.Errorf("payloads of %d octets: (-want +got):\n%s", size, diff)
+		if got := python(t, pack(packets, size, true), "decode"); !slices.EqualFunc(got, packets, bytes.Equal) {
+			t.Errorf("payloads of %d octets: %d packets, want the %d that were packed", size, len(got), len(packets))
 		}
 	}
 	small := random(r, 300)
 	for i, b := range small {
 		small[i] = datagram(4, min(len(b), 1396), i)
 	}
-	if diff := cmp.Diff(small, python(t, pack(small, 1400, false), "decode")); diff != "" {
-		t.Errorf("without spreading: (-want +got):\n%s", diff)
+	if got := python(t, pack(small, 1400, false), "decode"); !slices.EqualFunc(got, small, bytes.Equal) {
+		t.Errorf("without spreading: %d packets, want the %d that were packed", len(got), len(small))
 	}
 	for seed := range 4 {
 		var packets [][]byte
