@@ -45,7 +45,7 @@ func (f *finisher) end(have int, total uint64, key *HMACKey, dst []byte) {
 	f.n++
 	f.dst[n] = dst
 	g, lane := &f.call.groups[n/groupLanes], n%groupLanes
-	for i, v := range key.outer {
+	for i, v := range &key.outer {
 		g.pend[i][lane] = v
 	}
 	if pad(&f.tail[n], have, total) == 2*HashBlockSize {
@@ -101,53 +101,38 @@ func (l *Lanes) HMAC(jobs []MACJob) {
 		return
 	}
 	l.reset()
-	next, active := 0, 0
-	for i := range maxLanes {
-		l.startMAC(i, jobs, &next)
-		if l.job[i] >= 0 {
-			active = i + 1
-		}
+	next, busy := 0, 0
+	for busy < maxLanes && l.startMAC(busy, jobs, &next) {
+		busy++
 	}
-	wide := width(active)
-	for {
-		steps := 0
-		for i := range active {
-			if l.job[i] < 0 {
-				continue
-			}
-			n := 1
-			if l.phase[i] == 1 {
-				n = l.left[i] / stepSize
-			}
-			if steps == 0 || n < steps {
-				steps = n
-			}
-		}
-		if steps == 0 {
-			break
-		}
-		steps = min(steps, maxSteps)
+	for active := busy; busy > 0; {
+		steps := l.steps(active)
 		l.call.steps = uint64(steps)
-		l.engine.hash[wide].call(unsafe.Pointer(&l.call))
+		l.engine.hash[width(active)].call(unsafe.Pointer(&l.call))
 		for i := range active {
-			if l.job[i] < 0 {
+			if !l.walk(i, steps) {
 				continue
 			}
 			j := &jobs[l.job[i]]
-			if l.phase[i] == 0 {
-				l.phase[i] = 1
-			} else {
-				l.left[i] -= steps * stepSize
-			}
-			if l.left[i] >= stepSize {
-				l.call.in[i], l.call.stride[i] = unsafe.Pointer(&j.Body[len(j.Body)-l.left[i]]), stepSize
+			rest := j.Body[len(j.Body)-l.left[i]:]
+			if len(rest) >= stepSize {
+				l.body(i, rest)
 				continue
 			}
-			l.endMAC(i, j, nil, j.Body[len(j.Body)-l.left[i]:])
-			l.startMAC(i, jobs, &next)
+			l.endMAC(i, j, nil, rest)
+			if !l.startMAC(i, jobs, &next) {
+				l.park(i)
+				busy--
+			}
 		}
 	}
 	l.finish.flush(l.engine)
+}
+
+// body directs lane i at the whole blocks of a message.
+func (l *Lanes) body(i int, b []byte) {
+	l.todo[i], l.left[i] = len(b)/stepSize, len(b)%stepSize
+	l.call.in[i], l.call.out[i], l.call.stride[i] = unsafe.Pointer(&b[0]), unsafe.Pointer(&b[0]), stepSize
 }
 
 func (j *MACJob) alone() {
@@ -156,10 +141,10 @@ func (j *MACJob) alone() {
 	copy(j.Sum, sum[:])
 }
 
-// startMAC puts the next job into lane i. Messages that fill no block go to the
-// finisher at once, and those of unusual form are computed alone.
-func (l *Lanes) startMAC(i int, jobs []MACJob, next *int) {
-	l.park(i)
+// startMAC puts the next job into lane i; false if there is none. Messages that
+// fill no block go to the finisher at once, and those of unusual form are
+// computed alone.
+func (l *Lanes) startMAC(i int, jobs []MACJob, next *int) bool {
 	for *next < len(jobs) {
 		j := &jobs[*next]
 		*next++
@@ -167,25 +152,29 @@ func (l *Lanes) startMAC(i int, jobs []MACJob, next *int) {
 			j.alone()
 			continue
 		}
-		g, lane := l.lane(i)
-		for w, v := range j.Key.inner {
-			g.state[w][lane] = v
-		}
+		j.Key.begin(l.lane(i))
 		if len(j.Head)+len(j.Body) < HashBlockSize {
 			l.endMAC(i, j, j.Head, j.Body)
 			continue
 		}
-		l.job[i], l.left[i], l.phase[i] = *next-1, len(j.Body), 1
-		if len(j.Head) > 0 {
-			b := &l.block[i]
-			n := copy(b[:], j.Head)
-			l.left[i] -= copy(b[n:], j.Body)
-			l.phase[i] = 0
-			l.call.in[i], l.call.stride[i] = unsafe.Pointer(b), 0
-			return
+		l.job[i] = *next - 1
+		if len(j.Head) == 0 {
+			l.body(i, j.Body)
+			return true
 		}
-		l.call.in[i], l.call.stride[i] = unsafe.Pointer(&j.Body[0]), stepSize
-		return
+		b := &l.block[i]
+		n := copy(b[:], j.Head)
+		l.todo[i], l.left[i] = 1, len(j.Body)-copy(b[n:], j.Body)
+		l.call.in[i], l.call.stride[i] = unsafe.Pointer(b), 0
+		return true
+	}
+	return false
+}
+
+// begin sets the state behind the inner pad.
+func (k *HMACKey) begin(g *group, lane int) {
+	for w, v := range &k.inner {
+		g.state[w][lane] = v
 	}
 }
 
@@ -194,9 +183,12 @@ func (l *Lanes) endMAC(i int, j *MACJob, head, rest []byte) {
 	g, lane := l.lane(i)
 	f := l.collect(g, lane)
 	t := f.tail[f.n][:]
-	n := copy(t, head)
-	n += copy(t[n:], rest)
-	n += copy(t[n:], j.Tail)
+	n := 0
+	for _, part := range [...][]byte{head, rest, j.Tail} {
+		if len(part) > 0 {
+			n += copy(t[n:], part)
+		}
+	}
 	f.end(n, HashBlockSize+uint64(len(j.Head)+len(j.Body)+len(j.Tail)), j.Key, j.Sum)
 }
 

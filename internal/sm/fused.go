@@ -49,63 +49,45 @@ func (l *Lanes) Seal(jobs []SealJob) {
 		return
 	}
 	l.reset()
-	next, active := 0, 0
-	for i := range maxLanes {
-		l.startSeal(i, jobs, &next)
-		if l.job[i] >= 0 {
-			active = i + 1
-		}
+	next, busy := 0, 0
+	for busy < maxLanes && l.startSeal(busy, jobs, &next) {
+		busy++
 	}
-	wide := width(active)
-	for {
-		steps := 0
-		l.call.cold = 1
-		for i := range active {
-			if l.job[i] < 0 {
-				continue
-			}
-			if g, lane := l.lane(i); g.fresh[lane] == 0 {
-				l.call.cold = 0
-			}
-			n := max(1, l.left[i]/stepSize)
-			if steps == 0 || n < steps {
-				steps = n
-			}
+	fresh := busy
+	for active := busy; busy > 0; {
+		steps := l.steps(active)
+		l.call.steps, l.call.cold = uint64(steps), 0
+		if fresh == busy {
+			l.call.cold = 1
 		}
-		if steps == 0 {
-			break
-		}
-		steps = min(steps, maxSteps)
-		l.call.steps = uint64(steps)
-		e.fused[wide].call(unsafe.Pointer(&l.call))
+		fresh = 0
+		e.fused[width(active)].call(unsafe.Pointer(&l.call))
 		for g := range l.call.groups {
 			l.call.groups[g].fresh = laneRow{}
 		}
 		for i := range active {
-			if l.job[i] < 0 {
+			if !l.walk(i, steps) {
 				continue
 			}
 			j := &jobs[l.job[i]]
-			if l.left[i] < stepSize {
-				copy(j.Dst[len(j.Src)-l.left[i]:], l.block[i][:l.left[i]])
-				l.left[i] = 0
-			} else {
-				l.left[i] -= steps * stepSize
-			}
-			if l.left[i] > 0 {
-				at := len(j.Src) - l.left[i]
-				l.point(i, j.Src[at:], j.Dst[at:])
+			if l.goOn(i, j.Src, j.Dst) {
 				continue
 			}
 			l.endSeal(i, j)
-			l.startSeal(i, jobs, &next)
+			if l.startSeal(i, jobs, &next) {
+				fresh++
+				continue
+			}
+			l.park(i)
+			busy--
 		}
 	}
 	l.finish.flush(e)
 }
 
-func (l *Lanes) startSeal(i int, jobs []SealJob, next *int) {
-	l.park(i)
+// startSeal puts the next job into lane i; false if there is none. Packets of
+// unusual form are sealed alone.
+func (l *Lanes) startSeal(i int, jobs []SealJob, next *int) bool {
 	for *next < len(jobs) {
 		j := &jobs[*next]
 		*next++
@@ -114,13 +96,11 @@ func (l *Lanes) startSeal(i int, jobs []SealJob, next *int) {
 			j.authenticate()
 			continue
 		}
-		l.job[i], l.left[i] = *next-1, len(j.Src)
+		l.job[i] = *next - 1
 		l.setKey(i, &j.Cipher.key)
 		g, lane := l.lane(i)
 		loadIV(g, lane, j.IV)
-		for w, v := range j.MAC.inner {
-			g.state[w][lane] = v
-		}
+		j.MAC.begin(g, lane)
 		for w := range 2 {
 			g.carry[w][lane] = binary.BigEndian.Uint32(j.Head[4*w:])
 		}
@@ -128,8 +108,9 @@ func (l *Lanes) startSeal(i int, jobs []SealJob, next *int) {
 			g.carry[2+w][lane] = g.prev[w][lane]
 		}
 		l.point(i, j.Src, j.Dst)
-		return
+		return true
 	}
+	return false
 }
 
 // endSeal hands the end of a message to the finisher: the block that the kernel

@@ -71,9 +71,9 @@ type Lanes struct {
 	call   laneCall
 	store  []byte // what groups points into
 	keys   [maxLanes]*wordKey
-	job    [maxLanes]int // -1: idle
-	left   [maxLanes]int // octets of the packet that have not been handed to a kernel
-	phase  [maxLanes]int
+	job    [maxLanes]int            // -1: idle
+	todo   [maxLanes]int            // steps until the lane's packet, or the part of it at hand, ends
+	left   [maxLanes]int            // octets of the packet after them
 	block  [maxLanes][stepSize]byte // last, partial step of a lane
 	idle   [stepSize]byte
 	finish finisher
@@ -125,8 +125,10 @@ func (l *Lanes) reset() {
 	}
 }
 
+const forever = 1 << 62 // steps of an idle lane
+
 func (l *Lanes) park(i int) {
-	l.job[i], l.left[i] = -1, 0
+	l.job[i], l.todo[i] = -1, forever
 	l.call.in[i], l.call.out[i], l.call.stride[i] = unsafe.Pointer(&l.idle), unsafe.Pointer(&l.idle), 0
 }
 
@@ -145,16 +147,53 @@ func (l *Lanes) setKey(i int, k *wordKey) {
 	}
 }
 
+// steps returns how many steps the lanes can go together.
+func (l *Lanes) steps(active int) int {
+	n := maxSteps
+	for _, t := range l.todo[:active] {
+		n = min(n, t)
+	}
+	return n
+}
+
+// walk counts steps that lane i has gone, and reports whether its part of a
+// packet has ended.
+func (l *Lanes) walk(i, steps int) bool {
+	l.todo[i] -= steps
+	if l.todo[i] > 0 && l.job[i] >= 0 {
+		n := steps * stepSize
+		l.call.in[i], l.call.out[i] = unsafe.Add(l.call.in[i], n), unsafe.Add(l.call.out[i], n)
+	}
+	return l.todo[i] == 0
+}
+
 // point directs lane i at the next octets of in and out: the packet itself
 // while a whole step is left, then a copy of its end.
 func (l *Lanes) point(i int, in, out []byte) {
-	if len(in) >= stepSize {
+	if n := len(in) / stepSize; n > 0 {
+		l.todo[i], l.left[i] = n, len(in)%stepSize
 		l.call.in[i], l.call.out[i], l.call.stride[i] = unsafe.Pointer(&in[0]), unsafe.Pointer(&out[0]), stepSize
 		return
 	}
 	b := &l.block[i]
 	copy(b[:], in)
+	l.todo[i], l.left[i] = 1, 0
 	l.call.in[i], l.call.out[i], l.call.stride[i] = unsafe.Pointer(b), unsafe.Pointer(b), 0
+}
+
+// goOn takes up what follows the part of a packet that has ended in lane i, and
+// reports whether anything does.
+func (l *Lanes) goOn(i int, in, out []byte) bool {
+	if n := l.left[i]; n > 0 {
+		at := len(in) - n
+		l.point(i, in[at:], out[at:])
+		return true
+	}
+	if l.call.stride[i] == 0 {
+		n := len(in) % stepSize
+		copy(out[len(in)-n:], l.block[i][:n])
+	}
+	return false
 }
 
 // width returns which of the two kernel sizes n lanes need.
@@ -208,72 +247,46 @@ func (l *Lanes) EncryptCBC(jobs []CBCJob) {
 		return
 	}
 	l.reset()
-	next, active := 0, 0
-	for i := range maxLanes {
-		for next < len(jobs) && !l.startCBC(i, jobs, &next) {
-		}
-		if l.job[i] >= 0 {
-			active = i + 1
-		}
+	next, busy := 0, 0
+	for busy < maxLanes && l.startCBC(busy, jobs, &next) {
+		busy++
 	}
-	wide := width(active)
-	for {
-		steps, busy := 0, 0
-		for i := range active {
-			if l.job[i] < 0 {
-				continue
-			}
-			busy++
-			n := max(1, l.left[i]/stepSize)
-			if steps == 0 || n < steps {
-				steps = n
-			}
-		}
-		if busy == 0 {
-			break
-		}
-		steps = min(steps, maxSteps)
+	for active := busy; busy > 0; {
+		steps := l.steps(active)
 		l.call.steps = uint64(steps)
-		l.engine.cbc[wide].call(unsafe.Pointer(&l.call))
+		l.engine.cbc[width(active)].call(unsafe.Pointer(&l.call))
 		for g := range l.call.groups {
 			l.call.groups[g].fresh = laneRow{}
 		}
 		for i := range active {
-			if l.job[i] < 0 {
+			if !l.walk(i, steps) {
 				continue
 			}
-			j := &jobs[l.job[i]]
-			if l.left[i] < stepSize {
-				copy(j.Dst[len(j.Src)-l.left[i]:], l.block[i][:l.left[i]])
-				l.left[i] = 0
-			} else {
-				l.left[i] -= steps * stepSize
-			}
-			if l.left[i] > 0 {
-				at := len(j.Src) - l.left[i]
-				l.point(i, j.Src[at:], j.Dst[at:])
+			if j := &jobs[l.job[i]]; l.goOn(i, j.Src, j.Dst) || l.startCBC(i, jobs, &next) {
 				continue
 			}
 			l.park(i)
-			for next < len(jobs) && !l.startCBC(i, jobs, &next) {
-			}
+			busy--
 		}
 	}
 }
 
-// startCBC puts the next job into lane i; false if there was nothing to do in
-// it.
+// startCBC puts the next job that has something to do into lane i; false if
+// there is none.
 func (l *Lanes) startCBC(i int, jobs []CBCJob, next *int) bool {
-	n := *next
-	*next++
-	j := &jobs[n]
-	if len(j.Src) == 0 {
-		return false
+	for *next < len(jobs) {
+		n := *next
+		*next++
+		j := &jobs[n]
+		if len(j.Src) == 0 {
+			continue
+		}
+		l.job[i] = n
+		l.setKey(i, &j.Key.key)
+		g, lane := l.lane(i)
+		loadIV(g, lane, j.IV)
+		l.point(i, j.Src, j.Dst)
+		return true
 	}
-	l.job[i], l.left[i] = n, len(j.Src)
-	l.setKey(i, &j.Key.key)
-	g, lane := l.lane(i)
-	loadIV(g, lane, j.IV)
-	l.point(i, j.Src, j.Dst)
-	return true
+	return false
 }

@@ -20,19 +20,43 @@ func sm3T() []byte {
 
 // hash is the SM3 part of a kernel for one register's worth of lanes: the
 // message words w in memory (room for 68 rows) and where the current round's
-// word is.
+// word is, or the last 16 words in registers.
 type hash struct {
-	b *B
-	w func(i int) string // word i from the round at hand
-	t func(i int) string // its constant
+	b    *B
+	w    func(i int) string // word i from the round at hand
+	t    func(i int) string // its constant
+	held []V                // words in registers, by number modulo 16; nil: all in memory
 }
 
-// next makes word i of the schedule from the ones before.
-func (h *hash) next(i int) {
+// operand is word i, where an instruction may take it from memory.
+func (h *hash) operand(i int) any {
+	if h.held != nil {
+		return h.held[i&15]
+	}
+	return h.w(i)
+}
+
+// word is word i in a register.
+func (h *hash) word(i int) V {
+	if h.held != nil {
+		return h.held[i&15]
+	}
+	return h.b.load(h.w(i))
+}
+
+// next makes word i of the schedule from the ones before, and returns it: read
+// back from memory at once it would come late.
+func (h *hash) next(i int) V {
 	b := h.b
-	x := b.xor3(b.load(h.w(i-16)), b.rol(b.load(h.w(i-3)), 15), h.w(i-9))
+	x := b.xor3(h.word(i-16), b.rol(h.word(i-3), 15), h.operand(i-9))
 	y := b.xor3(x, b.rol(x, 15), b.rol(x, 23))
-	b.store(b.xor3(y, b.rol(b.load(h.w(i-13)), 7), h.w(i-6)), h.w(i))
+	if h.held != nil {
+		b.xor3To(y, b.rol(h.word(i-13), 7), h.operand(i-6), h.held[i&15])
+		return h.held[i&15]
+	}
+	w := b.xor3(y, b.rol(h.word(i-13), 7), h.operand(i-6))
+	b.store(w, h.w(i))
+	return w
 }
 
 func (b *B) majority(x, y, z V) V {
@@ -55,17 +79,23 @@ func (b *B) choose(x, y, z V) V {
 	return d
 }
 
-// round does round q (modulo 4) on state s, renaming registers instead of
-// moving them; late rounds use majority and choice.
-func (h *hash) round(s []V, q int, late bool) {
+// round does round q on state s, renaming registers instead of moving them;
+// late rounds use majority and choice. ahead is the word of four rounds later.
+//
+// What bounds 16 lanes is the path from a and e through ss back to them, six
+// instructions long: all sums are made so that a and e, which come last, join
+// last.
+func (h *hash) round(s []V, q int, ahead any, late bool) {
 	b := h.b
 	idx := func(i int) int { return (64 + i - q) & 3 }
 	a, bb, c, d := s[idx(0)], s[idx(1)], s[idx(2)], s[idx(3)]
 	e, f, g, hh := s[4+idx(0)], s[4+idx(1)], s[4+idx(2)], s[4+idx(3)]
 	r := b.rol(a, 12)
-	ss := b.rol(b.add(b.add(r, e), b.bc32(h.t(q))), 7)
+	var ss V
 	if b.evex {
-		ss = b.rol(b.D("VPADDD.BCST", h.t(q), b.add(r, e)), 7)
+		ss = b.rol(b.add(b.D("VPADDD.BCST", h.t(q), r), e), 7)
+	} else {
+		ss = b.rol(b.add(b.add(r, e), b.bc32(h.t(q))), 7)
 	}
 	var ff, gg V
 	if late {
@@ -73,9 +103,9 @@ func (h *hash) round(s []V, q int, late bool) {
 	} else {
 		ff, gg = b.xor3(a, bb, c), b.xor3(e, f, g)
 	}
-	wj := b.load(h.w(q))
-	u := b.add(b.add(ff, d), b.xor(h.w(q+4), wj))
-	y := b.add(b.add(gg, hh), wj)
+	wj := h.word(q)
+	u := b.add(ff, b.add(d, b.xor(ahead, wj)))
+	y := b.add(gg, b.add(hh, wj))
 	t2 := b.add(y, ss)
 	b.I("VPADDD", u, b.xor(ss, r), d)
 	b.rolTo(bb, 9, bb)
@@ -85,10 +115,11 @@ func (h *hash) round(s []V, q int, late bool) {
 
 // step does a round, extending the schedule first if extend.
 func (h *hash) step(s []V, q int, late, extend bool) {
+	ahead := h.operand(q + 4)
 	if extend {
-		h.next(q + 4)
+		ahead = h.next(q + 4)
 	}
-	h.round(s, q, late)
+	h.round(s, q, ahead, late)
 }
 
 func walking(m int) func(i int) string {
@@ -120,9 +151,27 @@ func compress(b *B, s []*cell, h []*hash) {
 	}
 	b.Raw("XORQ R12, R12")
 	b.Raw("LEAQ %s, R8", b.file.Const(sm3T()))
+	if h[0].held != nil {
+		compressHeld(b, s[0].open(), h[0])
+		return
+	}
 	stretch(3, false, false)
 	stretch(1, false, true)
 	stretch(12, true, true)
+}
+
+// compressHeld is compress for one part with the words in registers, of which
+// 16 lanes have enough: nothing waits for memory.
+func compressHeld(b *B, s []V, h *hash) {
+	for q := range 16 {
+		h.step(s, q, false, q >= 12)
+	}
+	b.Loop("BX", 3, func() {
+		b.Raw("ADDQ $64, R8")
+		for q := range 16 {
+			h.step(s, q, true, true)
+		}
+	})
 }
 
 // part is one register's worth of lanes: half a group with 32-byte registers.
@@ -163,6 +212,14 @@ func sm3Lanes(f *File, k *B, groups int, width byte, evex bool, name string) {
 		}
 	}
 	wmem := b.Mem(len(parts) * 68 * row)
+	var kept *cell // the state, where registers do for it all the time
+	state := func(p part, i int) string { return at(groupBase[p.group], laneState+i*row+p.off) }
+	if evex && groups == 1 {
+		kept = b.cell(8, false)
+		for i := range 8 {
+			kept.set(i, b.load(state(parts[0], i)))
+		}
+	}
 	b.While("CX", func() {
 		swap := b.row(swap32)
 		for _, pass := range passes {
@@ -170,28 +227,41 @@ func sm3Lanes(f *File, k *B, groups int, width byte, evex bool, name string) {
 			var h []*hash
 			for n, p := range pass {
 				w := wmem + n*68*row
+				part := &hash{b: b, w: walking(w), t: constantWalk("R8")}
+				h = append(h, part)
 				for off := 0; off < 64; off += b.bytes() {
 					rows := b.packetRows(ptrs, p.first, off)
 					for i := range rows {
 						rows[i] = b.shuf(swap, rows[i])
 					}
 					b.square(rows, false)
+					if kept != nil {
+						part.held = rows
+						continue
+					}
 					for i := range rows {
 						b.store(rows[i], b.at(w+(off/4+i)*row))
 					}
 				}
+				if kept != nil {
+					s = append(s, kept)
+					continue
+				}
 				c := b.cell(8, false)
 				for i := range 8 {
-					c.set(i, b.load(at(groupBase[p.group], laneState+i*row+p.off)))
+					c.set(i, b.load(state(p, i)))
 				}
-				s, h = append(s, c), append(h, &hash{b: b, w: walking(w), t: constantWalk("R8")})
+				s = append(s, c)
 			}
 			compress(b, s, h)
 			for n, p := range pass {
 				h := b.load(b.at(hold + p.group*row + p.off))
 				for i, v := range s[n].open() {
-					m := at(groupBase[p.group], laneState+i*row+p.off)
-					b.store(b.xor(m, b.andNot(h, v)), m)
+					v = b.xor(state(p, i), b.andNot(h, v))
+					b.store(v, state(p, i))
+					if kept != nil {
+						kept.set(i, v)
+					}
 				}
 				b.store(b.D(opZero), b.at(hold+p.group*row+p.off))
 			}
