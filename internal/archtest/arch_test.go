@@ -18,7 +18,7 @@ const module = "caponier"
 // on floors below its own, and on its own floor those named before it.
 var floors = [][]string{
 	{"internal/secret", "internal/nearest", "internal/ipsec", "internal/packet", "internal/dn", "internal/randtest", "internal/gmreport"},
-	{"internal/sm/derive", "internal/sm/gen", "internal/sm", "internal/suite", "internal/cert", "internal/keystore"},
+	{"internal/vasm", "internal/sm/derive", "internal/sm/gen", "internal/sm", "internal/suite", "internal/cert", "internal/keystore"},
 	{"internal/drop", "internal/replay", "internal/aggfrag", "internal/esp", "internal/ah", "internal/ike/message", "internal/ike/isakmp", "internal/ike/keys", "internal/ike/v2/rules", "internal/ike/v2/conf", "internal/ike/step", "internal/ike/v2/fault", "internal/ike/v1/proposal", "internal/ike/v1", "internal/ike/v2", "internal/config/identity", "internal/config/problem", "internal/config/syntax", "internal/config", "internal/config/describe"},
 	{"internal/dataplane/kernel/xfrm", "internal/spd", "internal/sad", "internal/pki"},
 	{"internal/logging", "internal/netio", "internal/netio/frame", "internal/dataplane", "internal/capture", "internal/capture/pcapng", "internal/dataplane/dataplanetest", "internal/dataplane/userspace", "internal/dataplane/kernel", "internal/ike", "internal/host"},

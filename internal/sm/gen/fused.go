@@ -1,6 +1,10 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+
+	"caponier/internal/vasm"
+)
 
 // fused512 generates "SM4-CBC, then HMAC-SM3 over header and ciphertext" of 16
 // packets a group. CBC is bound by latency: each block waits for the one
@@ -11,8 +15,8 @@ import "fmt"
 //
 // Lanes that are fresh have no block to hash in the first step: their hash
 // state stays. If all are (cold), the first step does without SM3.
-func fused512(f *File, k *B, groups int) {
-	b := f.builder(fmt.Sprintf("fusedLanes%dAVX512", 16*groups), 'Z', true, withGFNI, k)
+func fused512(f *vasm.File, k *B, groups int) {
+	b := builder(f, fmt.Sprintf("fusedLanes%dAVX512", 16*groups), 'Z', true, withGFNI, k)
 	c := &cipher{b: b, groups: groups}
 	c.constants()
 	c.bases()
@@ -25,15 +29,15 @@ func fused512(f *File, k *B, groups int) {
 		base := groupBase[g]
 		x, prev, s = append(x, b.cell(5, false)), append(prev, b.cell(4, true)), append(s, b.cell(8, false))
 		v, w = append(v, b.Mem(16*row)), append(w, b.Mem(68*row))
-		h = append(h, &hash{b: b, w: func(i int) string { return fmt.Sprintf("%d(%s)(DX*1)", w[g]+i*row, scratch) }, t: constantWalk("R8")})
+		h = append(h, &hash{b: b, w: func(i int) string { return fmt.Sprintf("%d(%s)(DX*1)", w[g]+i*row, vasm.Scratch) }, t: constantWalk("R8")})
 		c.freshIV(base, prev[g])
 		for i := range 16 {
-			b.store(b.load(at(base, lanePend+i*row)), b.at(w[g]+i*row))
+			b.Save(b.Load(vasm.At(base, lanePend+i*row)), b.At(w[g]+i*row))
 		}
-		b.store(b.load(at(base, laneFresh)), b.at(hold+g*row))
+		b.Save(b.Load(vasm.At(base, laneFresh)), b.At(hold+g*row))
 	}
 	warm, done := b.Label(), b.Label()
-	b.Raw("CMPQ %s, $0", at("DI", callCold))
+	b.Raw("CMPQ %s, $0", vasm.At("DI", callCold))
 	top := b.Label()
 	b.Place(top)
 	for g := range groups {
@@ -48,7 +52,7 @@ func fused512(f *File, k *B, groups int) {
 	}
 	b.Raw("XORQ R12, R12")
 	b.Raw("MOVQ $4, DX")
-	b.depth++
+	b.Depth++
 	b.While("DX", func() {
 		for g := range groups {
 			c.chainIn(y[g], groupBase[g], prev[g], indexed(v[g]))
@@ -59,17 +63,17 @@ func fused512(f *File, k *B, groups int) {
 		}
 		b.Raw("ADDQ $%d, R12", 4*row)
 	})
-	b.depth--
+	b.Depth--
 	b.Jump("JMP", done)
 
 	b.Place(warm)
-	b.depth++
+	b.Depth++
 	b.Raw("XORQ R12, R12")
 	b.Raw("XORQ DX, DX")
-	b.Raw("LEAQ %s, R8", b.file.Const(sm3T()))
+	b.Raw("LEAQ %s, R8", b.File.Const(sm3T()))
 	for g := range groups {
 		for i := range 8 {
-			s[g].set(i, b.load(at(groupBase[g], laneState+i*row)))
+			s[g].set(i, b.Load(vasm.At(groupBase[g], laneState+i*row)))
 		}
 	}
 	block := func(stretches func()) {
@@ -89,13 +93,13 @@ func fused512(f *File, k *B, groups int) {
 			// scheduler.
 			for q := range 4 {
 				for g := range groups {
-					c.shortRound(x[g].open(), 2*q, at(keyBase[g], laneKey+2*q*row))
+					c.shortRound(x[g].open(), 2*q, vasm.At(keyBase[g], laneKey+2*q*row))
 				}
 				for g := range groups {
 					h[g].step(s[g].open(), q, late, extend)
 				}
 				for g := range groups {
-					c.shortRound(x[g].open(), 2*q+1, at(keyBase[g], laneKey+(2*q+1)*row))
+					c.shortRound(x[g].open(), 2*q+1, vasm.At(keyBase[g], laneKey+(2*q+1)*row))
 				}
 			}
 			for g := range groups {
@@ -111,26 +115,26 @@ func fused512(f *File, k *B, groups int) {
 		block(func() { mixed(4, true, true) })
 	})
 	for g := range groups {
-		held := b.load(b.at(hold + g*row))
+		held := b.Load(b.At(hold + g*row))
 		for i, n := range s[g].open() {
-			m := at(groupBase[g], laneState+i*row)
-			b.store(b.xor(m, b.andNot(held, n)), m)
+			m := vasm.At(groupBase[g], laneState+i*row)
+			b.Save(b.Xor(m, b.AndNot(held, n)), m)
 		}
 	}
-	b.depth--
+	b.Depth--
 
 	b.Place(done)
-	b.depth++
+	b.Depth++
 	for g := range groups {
 		base := groupBase[g]
-		b.store(b.D(opZero), b.at(hold+g*row))
+		b.Save(b.D(vasm.Zero), b.At(hold+g*row))
 		out := c.finish(base, v[g])
 		for i := range 6 {
-			b.store(b.load(at(base, laneCarry+i*row)), b.at(w[g]+i*row))
-			b.store(out[10+i], at(base, laneCarry+i*row))
+			b.Save(b.Load(vasm.At(base, laneCarry+i*row)), b.At(w[g]+i*row))
+			b.Save(out[10+i], vasm.At(base, laneCarry+i*row))
 		}
 		for i := range 10 {
-			b.store(out[i], b.at(w[g]+(6+i)*row))
+			b.Save(out[i], b.At(w[g]+(6+i)*row))
 		}
 		c.writeRows(out, g)
 	}
@@ -141,12 +145,12 @@ func fused512(f *File, k *B, groups int) {
 	b.Jump("JZ", exit)
 	b.Raw("CMPQ AX, $0")
 	b.Jump("JMP", top)
-	b.depth--
+	b.Depth--
 
 	b.Place(exit)
 	for g := range groups {
 		for i := range 16 {
-			b.store(b.load(b.at(w[g]+i*row)), at(groupBase[g], lanePend+i*row))
+			b.Save(b.Load(b.At(w[g]+i*row)), vasm.At(groupBase[g], lanePend+i*row))
 		}
 	}
 	c.savePrev(prev)

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"math/bits"
+
+	"caponier/internal/vasm"
 )
 
 // sm3T returns the round constants of SM3, already rotated (GB/T 32905-2016).
@@ -15,7 +17,7 @@ func sm3T() []byte {
 		}
 		t = append(t, bits.RotateLeft32(c, j))
 	}
-	return words(t...)
+	return vasm.Words(t...)
 }
 
 // hash is the SM3 part of a kernel for one register's worth of lanes: the
@@ -25,7 +27,7 @@ type hash struct {
 	b    *B
 	w    func(i int) string // word i from the round at hand
 	t    func(i int) string // its constant
-	held []V                // words in registers, by number modulo 16; nil: all in memory
+	held []vasm.V           // words in registers, by number modulo 16; nil: all in memory
 }
 
 // operand is word i, where an instruction may take it from memory.
@@ -37,46 +39,26 @@ func (h *hash) operand(i int) any {
 }
 
 // word is word i in a register.
-func (h *hash) word(i int) V {
+func (h *hash) word(i int) vasm.V {
 	if h.held != nil {
 		return h.held[i&15]
 	}
-	return h.b.load(h.w(i))
+	return h.b.Load(h.w(i))
 }
 
 // next makes word i of the schedule from the ones before, and returns it: read
 // back from memory at once it would come late.
-func (h *hash) next(i int) V {
+func (h *hash) next(i int) vasm.V {
 	b := h.b
-	x := b.xor3(h.word(i-16), b.rol(h.word(i-3), 15), h.operand(i-9))
-	y := b.xor3(x, b.rol(x, 15), b.rol(x, 23))
+	x := b.Xor3(h.word(i-16), b.Rol(h.word(i-3), 15), h.operand(i-9))
+	y := b.Xor3(x, b.Rol(x, 15), b.Rol(x, 23))
 	if h.held != nil {
-		b.xor3To(y, b.rol(h.word(i-13), 7), h.operand(i-6), h.held[i&15])
+		b.Xor3To(y, b.Rol(h.word(i-13), 7), h.operand(i-6), h.held[i&15])
 		return h.held[i&15]
 	}
-	w := b.xor3(y, b.rol(h.word(i-13), 7), h.operand(i-6))
-	b.store(w, h.w(i))
+	w := b.Xor3(y, b.Rol(h.word(i-13), 7), h.operand(i-6))
+	b.Save(w, h.w(i))
 	return w
-}
-
-func (b *B) majority(x, y, z V) V {
-	d := b.New()
-	if b.evex {
-		b.Tern(0xe8, x, y, z, d)
-		return d
-	}
-	b.xorTo(y, b.D("VPAND", b.xor(x, y), b.xor(y, z)), d)
-	return d
-}
-
-func (b *B) choose(x, y, z V) V {
-	d := b.New()
-	if b.evex {
-		b.Tern(0xca, x, y, z, d)
-		return d
-	}
-	b.xorTo(z, b.D("VPAND", x, b.xor(y, z)), d)
-	return d
 }
 
 // round does round q on state s, renaming registers instead of moving them;
@@ -85,36 +67,36 @@ func (b *B) choose(x, y, z V) V {
 // What bounds 16 lanes is the path from a and e through ss back to them, six
 // instructions long: all sums are made so that a and e, which come last, join
 // last.
-func (h *hash) round(s []V, q int, ahead any, late bool) {
+func (h *hash) round(s []vasm.V, q int, ahead any, late bool) {
 	b := h.b
 	idx := func(i int) int { return (64 + i - q) & 3 }
 	a, bb, c, d := s[idx(0)], s[idx(1)], s[idx(2)], s[idx(3)]
 	e, f, g, hh := s[4+idx(0)], s[4+idx(1)], s[4+idx(2)], s[4+idx(3)]
-	r := b.rol(a, 12)
-	var ss V
-	if b.evex {
-		ss = b.rol(b.add(b.D("VPADDD.BCST", h.t(q), r), e), 7)
+	r := b.Rol(a, 12)
+	var ss vasm.V
+	if b.EVEX {
+		ss = b.Rol(b.Add(b.D("VPADDD.BCST", h.t(q), r), e), 7)
 	} else {
-		ss = b.rol(b.add(b.add(r, e), b.bc32(h.t(q))), 7)
+		ss = b.Rol(b.Add(b.Add(r, e), b.Broadcast32(h.t(q))), 7)
 	}
-	var ff, gg V
+	var ff, gg vasm.V
 	if late {
-		ff, gg = b.majority(a, bb, c), b.choose(e, f, g)
+		ff, gg = b.Majority(a, bb, c), b.Choose(e, f, g)
 	} else {
-		ff, gg = b.xor3(a, bb, c), b.xor3(e, f, g)
+		ff, gg = b.Xor3(a, bb, c), b.Xor3(e, f, g)
 	}
 	wj := h.word(q)
-	u := b.add(ff, b.add(d, b.xor(ahead, wj)))
-	y := b.add(gg, b.add(hh, wj))
-	t2 := b.add(y, ss)
-	b.I("VPADDD", u, b.xor(ss, r), d)
-	b.rolTo(bb, 9, bb)
-	b.xor3To(t2, b.rol(t2, 9), b.rol(t2, 17), hh)
-	b.rolTo(f, 19, f)
+	u := b.Add(ff, b.Add(d, b.Xor(ahead, wj)))
+	y := b.Add(gg, b.Add(hh, wj))
+	t2 := b.Add(y, ss)
+	b.I("VPADDD", u, b.Xor(ss, r), d)
+	b.RolTo(bb, 9, bb)
+	b.Xor3To(t2, b.Rol(t2, 9), b.Rol(t2, 17), hh)
+	b.RolTo(f, 19, f)
 }
 
 // step does a round, extending the schedule first if extend.
-func (h *hash) step(s []V, q int, late, extend bool) {
+func (h *hash) step(s []vasm.V, q int, late, extend bool) {
 	ahead := h.operand(q + 4)
 	if extend {
 		ahead = h.next(q + 4)
@@ -123,11 +105,11 @@ func (h *hash) step(s []V, q int, late, extend bool) {
 }
 
 func walking(m int) func(i int) string {
-	return func(i int) string { return fmt.Sprintf("%d(%s)(R12*1)", m+i*row, scratch) }
+	return func(i int) string { return fmt.Sprintf("%d(%s)(R12*1)", m+i*row, vasm.Scratch) }
 }
 
 func constantWalk(base string) func(i int) string {
-	return func(i int) string { return at(base, 4*i) }
+	return func(i int) string { return vasm.At(base, 4*i) }
 }
 
 // compress runs the 64 rounds over all parts; R12 walks through the words, R8
@@ -150,7 +132,7 @@ func compress(b *B, s []*cell, h []*hash) {
 		b.Loop("BX", count, body)
 	}
 	b.Raw("XORQ R12, R12")
-	b.Raw("LEAQ %s, R8", b.file.Const(sm3T()))
+	b.Raw("LEAQ %s, R8", b.File.Const(sm3T()))
 	if h[0].held != nil {
 		compressHeld(b, s[0].open(), h[0])
 		return
@@ -162,7 +144,7 @@ func compress(b *B, s []*cell, h []*hash) {
 
 // compressHeld is compress for one part with the words in registers, of which
 // 16 lanes have enough: nothing waits for memory.
-func compressHeld(b *B, s []V, h *hash) {
+func compressHeld(b *B, s []vasm.V, h *hash) {
 	for q := range 16 {
 		h.step(s, q, false, q >= 12)
 	}
@@ -182,7 +164,7 @@ type part struct {
 func (b *B) parts(groups int) []part {
 	var p []part
 	for g := range groups {
-		for off := 0; off < row; off += b.bytes() {
+		for off := 0; off < row; off += b.Bytes() {
 			p = append(p, part{g, off, g*16 + off/4})
 		}
 	}
@@ -191,18 +173,18 @@ func (b *B) parts(groups int) []part {
 
 // sm3Lanes generates SM3 of 16 messages a group, one block of each a step. In
 // the first step the lanes on hold keep their state.
-func sm3Lanes(f *File, k *B, groups int, width byte, evex bool, name string) {
-	b := f.builder(name, width, evex, withGFNI, k)
-	b.Raw("MOVQ %s, SI", at("DI", callGroups))
+func sm3Lanes(f *vasm.File, k *B, groups int, width byte, evex bool, name string) {
+	b := builder(f, name, width, evex, withGFNI, k)
+	b.Raw("MOVQ %s, SI", vasm.At("DI", callGroups))
 	if groups == 2 {
-		b.Raw("LEAQ %s, R9", at("SI", laneSize))
+		b.Raw("LEAQ %s, R9", vasm.At("SI", laneSize))
 	}
-	b.Raw("MOVQ %s, CX", at("DI", callSteps))
+	b.Raw("MOVQ %s, CX", vasm.At("DI", callSteps))
 	ptrs := b.pointers(groups)
 	parts := b.parts(groups)
 	hold := b.Mem(groups * row)
 	for _, p := range parts {
-		b.store(b.load(at(groupBase[p.group], laneHold+p.off)), b.at(hold+p.group*row+p.off))
+		b.Save(b.Load(vasm.At(groupBase[p.group], laneHold+p.off)), b.At(hold+p.group*row+p.off))
 	}
 	passes := [][]part{parts}
 	if !evex {
@@ -213,15 +195,15 @@ func sm3Lanes(f *File, k *B, groups int, width byte, evex bool, name string) {
 	}
 	wmem := b.Mem(len(parts) * 68 * row)
 	var kept *cell // the state, where registers do for it all the time
-	state := func(p part, i int) string { return at(groupBase[p.group], laneState+i*row+p.off) }
+	state := func(p part, i int) string { return vasm.At(groupBase[p.group], laneState+i*row+p.off) }
 	if evex && groups == 1 {
 		kept = b.cell(8, false)
 		for i := range 8 {
-			kept.set(i, b.load(state(parts[0], i)))
+			kept.set(i, b.Load(state(parts[0], i)))
 		}
 	}
 	b.While("CX", func() {
-		swap := b.row(swap32)
+		swap := b.Row(vasm.Swap32)
 		for _, pass := range passes {
 			var s []*cell
 			var h []*hash
@@ -229,18 +211,18 @@ func sm3Lanes(f *File, k *B, groups int, width byte, evex bool, name string) {
 				w := wmem + n*68*row
 				part := &hash{b: b, w: walking(w), t: constantWalk("R8")}
 				h = append(h, part)
-				for off := 0; off < 64; off += b.bytes() {
+				for off := 0; off < 64; off += b.Bytes() {
 					rows := b.packetRows(ptrs, p.first, off)
 					for i := range rows {
-						rows[i] = b.shuf(swap, rows[i])
+						rows[i] = b.Shuf(swap, rows[i])
 					}
-					b.square(rows, false)
+					b.Square(rows, false)
 					if kept != nil {
 						part.held = rows
 						continue
 					}
 					for i := range rows {
-						b.store(rows[i], b.at(w+(off/4+i)*row))
+						b.Save(rows[i], b.At(w+(off/4+i)*row))
 					}
 				}
 				if kept != nil {
@@ -249,21 +231,21 @@ func sm3Lanes(f *File, k *B, groups int, width byte, evex bool, name string) {
 				}
 				c := b.cell(8, false)
 				for i := range 8 {
-					c.set(i, b.load(state(p, i)))
+					c.set(i, b.Load(state(p, i)))
 				}
 				s = append(s, c)
 			}
 			compress(b, s, h)
 			for n, p := range pass {
-				h := b.load(b.at(hold + p.group*row + p.off))
+				h := b.Load(b.At(hold + p.group*row + p.off))
 				for i, v := range s[n].open() {
-					v = b.xor(state(p, i), b.andNot(h, v))
-					b.store(v, state(p, i))
+					v = b.Xor(state(p, i), b.AndNot(h, v))
+					b.Save(v, state(p, i))
 					if kept != nil {
 						kept.set(i, v)
 					}
 				}
-				b.store(b.D(opZero), b.at(hold+p.group*row+p.off))
+				b.Save(b.D(vasm.Zero), b.At(hold+p.group*row+p.off))
 			}
 		}
 		b.advance(ptrs, groups)
@@ -272,16 +254,13 @@ func sm3Lanes(f *File, k *B, groups int, width byte, evex bool, name string) {
 	b.Done()
 }
 
-// andNot is v without the bits of m.
-func (b *B) andNot(m, v V) V { return b.D(b.pick("VPANDND", "VPANDN"), v, m) }
-
 // sm3Outer generates the last compression of HMAC: the message is the state and
 // 32 bytes of padding, the new state starts from the rows in pend.
-func sm3Outer(f *File, k *B, groups int, width byte, evex bool, name string) {
-	b := f.builder(name, width, evex, withGFNI, k)
-	b.Raw("MOVQ %s, SI", at("DI", callGroups))
+func sm3Outer(f *vasm.File, k *B, groups int, width byte, evex bool, name string) {
+	b := builder(f, name, width, evex, withGFNI, k)
+	b.Raw("MOVQ %s, SI", vasm.At("DI", callGroups))
 	if groups == 2 {
-		b.Raw("LEAQ %s, R9", at("SI", laneSize))
+		b.Raw("LEAQ %s, R9", vasm.At("SI", laneSize))
 	}
 	parts := b.parts(groups)
 	passes := [][]part{parts}
@@ -298,20 +277,20 @@ func sm3Outer(f *File, k *B, groups int, width byte, evex bool, name string) {
 		for n, p := range pass {
 			w := wmem + n*68*row
 			c := b.cell(8, false)
-			zero := b.D(opZero)
+			zero := b.D(vasm.Zero)
 			for i := range 8 {
-				b.store(b.load(at(groupBase[p.group], laneState+i*row+p.off)), b.at(w+i*row))
-				b.store(zero, b.at(w+(8+i)*row))
-				c.set(i, b.load(at(groupBase[p.group], lanePend+i*row+p.off)))
+				b.Save(b.Load(vasm.At(groupBase[p.group], laneState+i*row+p.off)), b.At(w+i*row))
+				b.Save(zero, b.At(w+(8+i)*row))
+				c.set(i, b.Load(vasm.At(groupBase[p.group], lanePend+i*row+p.off)))
 			}
-			b.store(b.bc32(b.file.Const(words(0x80000000, 0))), b.at(w+8*row))
-			b.store(b.bc32(b.file.Const(words(96*8, 0))), b.at(w+15*row))
+			b.Save(b.Broadcast32(b.File.Const(vasm.Words(0x80000000, 0))), b.At(w+8*row))
+			b.Save(b.Broadcast32(b.File.Const(vasm.Words(96*8, 0))), b.At(w+15*row))
 			s, h = append(s, c), append(h, &hash{b: b, w: walking(w), t: constantWalk("R8")})
 		}
 		compress(b, s, h)
 		for n, p := range pass {
 			for i, v := range s[n].open() {
-				b.store(b.xor(at(groupBase[p.group], lanePend+i*row+p.off), v), at(groupBase[p.group], laneState+i*row+p.off))
+				b.Save(b.Xor(vasm.At(groupBase[p.group], lanePend+i*row+p.off), v), vasm.At(groupBase[p.group], laneState+i*row+p.off))
 			}
 		}
 	}

@@ -1,6 +1,10 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+
+	"caponier/internal/vasm"
+)
 
 // Offsets of wideKey and wideCall of package sm.
 const (
@@ -42,78 +46,78 @@ const (
 // registers. SI is the key, R8 the input, R9 the output, CX the length.
 type slices struct {
 	b    *B
-	u, w V
-	ox   V
+	u, w vasm.V
+	ox   vasm.V
 }
 
-func startWide(f *File, k *B, name string) *slices {
-	b := f.builder(name, 'Z', true, withGFNI, k)
-	b.Raw("MOVQ %s, SI", at("DI", wideKeyPtr))
-	b.Raw("MOVQ %s, R8", at("DI", wideIn))
-	b.Raw("MOVQ %s, R9", at("DI", wideOut))
-	b.Raw("MOVQ %s, CX", at("DI", wideLen))
+func startWide(f *vasm.File, k *B, name string) *slices {
+	b := builder(f, name, 'Z', true, withGFNI, k)
+	b.Raw("MOVQ %s, SI", vasm.At("DI", wideKeyPtr))
+	b.Raw("MOVQ %s, R8", vasm.At("DI", wideIn))
+	b.Raw("MOVQ %s, R9", vasm.At("DI", wideOut))
+	b.Raw("MOVQ %s, CX", vasm.At("DI", wideLen))
 	return &slices{b: b}
 }
 
-func (b *B) bcMem128(mem string) V { return b.D("VBROADCASTI32X4", mem) }
+func (b *B) bcMem128(mem string) vasm.V { return b.D("VBROADCASTI32X4", mem) }
 
 // nonce loads the 12 octets of the nonce into every lane, from where the caller
 // has them: a copy made just before would have to reach the cache first.
-func (b *B) nonce() V {
-	b.Raw("MOVQ %s, AX", at("DI", wideNonce))
+func (b *B) nonce() vasm.V {
+	b.Raw("MOVQ %s, AX", vasm.At("DI", wideNonce))
 	b.Raw("MOVL $7, BX")
 	b.Raw("KMOVW BX, K1")
 	n := b.New()
-	b.I("VMOVDQU32.Z", at("AX", 0), "K1", view{n, 'X'})
-	return b.shuf128(0, n, n)
+	b.I("VMOVDQU32.Z", vasm.At("AX", 0), "K1", n.As('X'))
+	return b.Shuf128(0, n, n)
 }
 
 // byteRound is a round in the byte layout: register j has byte j of 64 blocks,
 // no shuffle is left. 22 instructions.
-func (s *slices) byteRound(x [][]V, q int, key func(j int) string) {
+func (s *slices) byteRound(x [][]vasm.V, q int, key func(j int) string) {
 	b := s.b
 	x0, x1, x2, x3 := x[q&3], x[(q+1)&3], x[(q+2)&3], x[(q+3)&3]
-	var u, w, p [4]V
+	var u, w, p [4]vasm.V
 	for j := range 4 {
-		t := b.xor3(x1[j], x2[j], x3[j])
-		w[j], u[j] = b.gfinv(t, s.w), b.gfinv(t, s.u)
+		t := b.Xor3(x1[j], x2[j], x3[j])
+		w[j], u[j] = b.GFInv(t, s.w), b.GFInv(t, s.u)
 	}
 	for j := range 4 {
-		p[j] = b.xor3(w[j], u[(j+1)&3], "bcst "+key(j))
+		p[j] = b.Xor3(w[j], u[(j+1)&3], "bcst "+key(j))
 	}
-	v := b.xor(b.xor3(p[0], p[1], p[2]), p[3])
+	v := b.Xor(b.Xor3(p[0], p[1], p[2]), p[3])
 	for j := range 4 {
-		b.xor3To(x0[j], p[j], v, x0[j])
+		b.Xor3To(x0[j], p[j], v, x0[j])
 	}
 }
 
 // halfRound is a round in the half layout: register 0 has bytes 3 and 1 of 32
 // blocks in alternating doublewords, register 1 bytes 2 and 0. 13 instructions.
-func (s *slices) halfRound(y [][]V, q int, key func(h int) string) {
+func (s *slices) halfRound(y [][]vasm.V, q int, key func(h int) string) {
 	b := s.b
 	x0, x1, x2, x3 := y[q&3], y[(q+1)&3], y[(q+2)&3], y[(q+3)&3]
-	to, te := b.xor3(x1[0], x2[0], x3[0]), b.xor3(x1[1], x2[1], x3[1])
-	ue, uo := b.gfinv(te, s.u), b.gfinv(to, s.u)
-	wo, we := b.gfinv(to, s.w), b.gfinv(te, s.w)
-	po := b.xor3(wo, b.D("VPSHUFD", "$0xb1", ue), "bcstq "+key(1))
-	pe := b.xor3(we, uo, "bcstq "+key(0))
-	sum := b.D("VPSHUFD", "$0xb1", b.xor(po, pe))
-	b.xor3To(x0[0], pe, sum, x0[0])
-	b.xor3To(x0[1], po, sum, x0[1])
+	to, te := b.Xor3(x1[0], x2[0], x3[0]), b.Xor3(x1[1], x2[1], x3[1])
+	ue, uo := b.GFInv(te, s.u), b.GFInv(to, s.u)
+	wo, we := b.GFInv(to, s.w), b.GFInv(te, s.w)
+	po := b.Xor3(wo, b.D("VPSHUFD", "$0xb1", ue), "bcstq "+key(1))
+	pe := b.Xor3(we, uo, "bcstq "+key(0))
+	sum := b.D("VPSHUFD", "$0xb1", b.Xor(po, pe))
+	b.Xor3To(x0[0], pe, sum, x0[0])
+	b.Xor3To(x0[1], po, sum, x0[1])
 }
 
 // rounds runs the 32 rounds over units in the byte layout and in the half
 // layout; between comes after each round. R10 and R11 walk through the keys, BX
 // counts; it holds the number of iterations, at least one, if count is 0.
-func (s *slices) rounds(x [][][]V, y [][][]V, count int, between func(q int)) {
+func (s *slices) rounds(x [][][]vasm.V, y [][][]vasm.V, count int, between func(q int)) {
 	b := s.b
 	body := func() {
 		for q := range 4 {
 			for _, u := range x {
-				s.byteRound(u, q, func(j int) string { return at("R10", 16*q+4*j) })
+				s.byteRound(u, q, func(j int) string { return vasm.At("R10", 16*q+4*j) })
 			}
 			for _, u := range y {
-				s.halfRound(u, q, func(h int) string { return at("R11", 16*q+8*h) })
+				s.halfRound(u, q, func(h int) string { return vasm.At("R11", 16*q+8*h) })
 			}
 			if between != nil {
 				between(q)
@@ -131,8 +135,8 @@ func (s *slices) rounds(x [][][]V, y [][][]V, count int, between func(q int)) {
 
 func (s *slices) keys() {
 	b := s.b
-	b.Raw("LEAQ %s, R10", at("SI", keyByte))
-	b.Raw("LEAQ %s, R11", at("SI", keyHalf))
+	b.Raw("LEAQ %s, R10", vasm.At("SI", keyByte))
+	b.Raw("LEAQ %s, R11", vasm.At("SI", keyHalf))
 	s.u, s.w = b.matrix(b.k.U), b.matrix(b.k.W)
 }
 
@@ -145,21 +149,21 @@ func (u units) rows() int { return 16*u.bytes + 8*u.halves }
 func (u units) blocks() int { return 4 * u.rows() }
 
 // fromRows brings rows, in the basis, into their layouts.
-func (s *slices) fromRows(u units, r []V) (x, y [][][]V) {
+func (s *slices) fromRows(u units, r []vasm.V) (x, y [][][]vasm.V) {
 	b := s.b
 	for range u.bytes {
-		b.t16(r[:16])
-		unit := make([][]V, 4)
+		b.T16(r[:16])
+		unit := make([][]vasm.V, 4)
 		for w := range 4 {
-			unit[w] = []V{r[4*w+3], r[4*w+2], r[4*w+1], r[4*w]}
+			unit[w] = []vasm.V{r[4*w+3], r[4*w+2], r[4*w+1], r[4*w]}
 		}
 		x, r = append(x, unit), r[16:]
 	}
 	for range u.halves {
 		b.rowsToHalf(r[:8])
-		unit := make([][]V, 4)
+		unit := make([][]vasm.V, 4)
 		for w := range 4 {
-			unit[w] = []V{r[2*w], r[2*w+1]}
+			unit[w] = []vasm.V{r[2*w], r[2*w+1]}
 		}
 		y, r = append(y, unit), r[8:]
 	}
@@ -167,24 +171,24 @@ func (s *slices) fromRows(u units, r []V) (x, y [][][]V) {
 }
 
 // toRows is the way back, out of the basis.
-func (s *slices) toRows(x, y [][][]V) []V {
+func (s *slices) toRows(x, y [][][]vasm.V) []vasm.V {
 	b := s.b
 	un := b.matrix(b.k.Unbasis)
-	var rows []V
+	var rows []vasm.V
 	for _, u := range x {
-		r := make([]V, 16)
+		r := make([]vasm.V, 16)
 		for w := range 4 {
 			for j := range 4 {
-				r[4*w+3-j] = b.gfaff(u[3-w][j], un)
+				r[4*w+3-j] = b.GFAff(u[3-w][j], un)
 			}
 		}
-		b.t16(r)
+		b.T16(r)
 		rows = append(rows, r...)
 	}
 	for _, u := range y {
-		r := make([]V, 8)
+		r := make([]vasm.V, 8)
 		for w := range 4 {
-			r[2*w], r[2*w+1] = b.gfaff(u[3-w][0], un), b.gfaff(u[3-w][1], un)
+			r[2*w], r[2*w+1] = b.GFAff(u[3-w][0], un), b.GFAff(u[3-w][1], un)
 		}
 		b.halfToRows(r)
 		rows = append(rows, r...)
@@ -211,10 +215,10 @@ var (
 
 // counters returns bytes 0 to 3 of the counters AX + iota; the one whose place
 // in the unit is in DX becomes 1, GCM's first counter block.
-func (s *slices) counters(iota []byte) [4]V {
+func (s *slices) counters(iota []byte) [4]vasm.V {
 	b := s.b
-	place := b.load(b.file.Const(iota))
-	var c [4]V
+	place := b.Load(b.File.Const(iota))
+	var c [4]vasm.V
 	c[0] = b.D("VPADDB", place, b.D("VPBROADCASTB", "AX"))
 	b.Store("VPCMPUB", "$1", place, c[0], "K1")
 	b.Raw("MOVL AX, BX")
@@ -238,23 +242,23 @@ func (s *slices) counters(iota []byte) [4]V {
 
 // ctrStates makes counter blocks directly in their layouts, so that only the way
 // out needs a transposition.
-func (s *slices) ctrStates(u units) (x, y [][][]V) {
+func (s *slices) ctrStates(u units) (x, y [][][]vasm.V) {
 	b := s.b
 	pre := b.matrix(b.k.Basis)
-	nonce := b.gfaff(b.shuf(b.row(swap32), b.nonce()), pre)
-	nonce = b.xor(b.bcMem128(at("SI", keyCin)), nonce)
-	b.Raw("MOVL %s, AX", at("DI", wideCtr))
-	b.Raw("MOVL %s, DX", at("DI", wideFirst))
+	nonce := b.GFAff(b.Shuf(b.Row(vasm.Swap32), b.nonce()), pre)
+	nonce = b.Xor(b.bcMem128(vasm.At("SI", keyCin)), nonce)
+	b.Raw("MOVL %s, AX", vasm.At("DI", wideCtr))
+	b.Raw("MOVL %s, DX", vasm.At("DI", wideFirst))
 	for range u.bytes {
 		c := s.counters(iotaByte)
-		unit := make([][]V, 4)
+		unit := make([][]vasm.V, 4)
 		for w := range 4 {
 			for j := range 4 {
-				var v V
+				var v vasm.V
 				if w < 3 {
-					v = b.shuf(b.file.Const(fill64(func(int) byte { return byte(4*w + j) })), nonce)
+					v = b.Shuf(b.File.Const(fill64(func(int) byte { return byte(4*w + j) })), nonce)
 				} else {
-					v = b.D("VPXORD.BCST", at("SI", keyByteIn+16*w+4*j), b.gfaff(c[j], pre))
+					v = b.D("VPXORD.BCST", vasm.At("SI", keyByteIn+16*w+4*j), b.GFAff(c[j], pre))
 				}
 				unit[w] = append(unit[w], v)
 			}
@@ -270,15 +274,15 @@ func (s *slices) ctrStates(u units) (x, y [][][]V) {
 		o, e := c[3], c[2]
 		b.RW("VMOVDQA32", c[1], "K3", o)
 		b.RW("VMOVDQA32", c[0], "K3", e)
-		last := []V{o, e}
-		unit := make([][]V, 4)
+		last := []vasm.V{o, e}
+		unit := make([][]vasm.V, 4)
 		for w := range 4 {
 			for h := range 2 { // 0: bytes 3, 1; 1: bytes 2, 0
-				var v V
+				var v vasm.V
 				if w < 3 {
-					v = b.shuf(b.file.Const(fill64(func(i int) byte { return byte(4*w + 3 - h - 2*(i/4&1)) })), nonce)
+					v = b.Shuf(b.File.Const(fill64(func(i int) byte { return byte(4*w + 3 - h - 2*(i/4&1)) })), nonce)
 				} else {
-					v = b.D("VPXORQ.BCST", at("SI", keyHalfIn+16*w+8*(1-h)), b.gfaff(last[h], pre))
+					v = b.D("VPXORQ.BCST", vasm.At("SI", keyHalfIn+16*w+8*(1-h)), b.GFAff(last[h], pre))
 				}
 				unit[w] = append(unit[w], v)
 			}
@@ -292,7 +296,7 @@ func (s *slices) ctrStates(u units) (x, y [][][]V) {
 
 // xorRows adds the keystream rows to the input, of which there are CX octets. If
 // g is given, it sums the output against the powers at R12.
-func (s *slices) xorRows(rows []V, g *ghash) {
+func (s *slices) xorRows(rows []vasm.V, g *ghash) {
 	b := s.b
 	part, done := b.Label(), b.Label()
 	last := b.New()
@@ -305,10 +309,10 @@ func (s *slices) xorRows(rows []V, g *ghash) {
 		b.Raw("MOVL $%d, R10", 64*i)
 		b.Jump("JMP", part)
 		b.Place(next)
-		o := b.xor3(r, s.ox, at("R8", 64*i))
-		b.store(o, at("R9", 64*i))
+		o := b.Xor3(r, s.ox, vasm.At("R8", 64*i))
+		b.Save(o, vasm.At("R9", 64*i))
 		if g != nil {
-			g.add(b.shuf(g.swap(), o), b.load(at("R12", 64*i)))
+			g.add(b.Shuf(g.swap(), o), b.Load(vasm.At("R12", 64*i)))
 		}
 	}
 	b.Jump("JMP", done)
@@ -316,31 +320,31 @@ func (s *slices) xorRows(rows []V, g *ghash) {
 	b.Raw("SUBQ R10, CX")
 	b.Jump("JLE", done)
 	(&ghash{b: b}).masks("CX")
-	o := b.xor3(last, s.ox, b.D("VMOVDQU8.Z", "(R8)(R10*1)", "K1"))
+	o := b.Xor3(last, s.ox, b.D("VMOVDQU8.Z", "(R8)(R10*1)", "K1"))
 	b.Store("VMOVDQU8", o, "K1", "(R9)(R10*1)")
 	if g != nil {
 		o = b.D("VMOVDQU8.Z", o, "K1")
-		g.add(b.shuf(g.swap(), o), b.D("VMOVDQU8.Z", "(R12)(R10*1)", "K2"))
+		g.add(b.Shuf(g.swap(), o), b.D("VMOVDQU8.Z", "(R12)(R10*1)", "K2"))
 	}
 	b.Place(done)
 }
 
 // keepE stores the keystream block that hides the tag, if there is one: rows
 // from the given one on may hold it.
-func (s *slices) keepE(rows []V, from int) {
+func (s *slices) keepE(rows []vasm.V, from int) {
 	b := s.b
 	m := b.Mem(64 * (len(rows) - from))
 	for i := from; i < len(rows); i++ {
-		b.store(b.xor(rows[i], s.ox), b.at(m+64*(i-from)))
+		b.Save(b.Xor(rows[i], s.ox), b.At(m+64*(i-from)))
 	}
 	none := b.Label()
-	b.Raw("MOVLQSX %s, AX", at("DI", wideFirst))
+	b.Raw("MOVLQSX %s, AX", vasm.At("DI", wideFirst))
 	b.Raw("TESTQ AX, AX")
 	b.Jump("JLT", none)
 	b.Raw("SHLQ $4, AX")
 	e := b.New()
-	b.I("VMOVDQU64", fmt.Sprintf("%d(%s)(AX*1)", m-64*from, scratch), view{e, 'X'})
-	b.Store("VMOVDQU64", view{e, 'X'}, at("DI", wideE))
+	b.I("VMOVDQU64", fmt.Sprintf("%d(%s)(AX*1)", m-64*from, vasm.Scratch), e.As('X'))
+	b.Store("VMOVDQU64", e.As('X'), vasm.At("DI", wideE))
 	b.Place(none)
 }
 
@@ -358,7 +362,7 @@ const (
 	opening mode = "open"
 )
 
-func (m mode) kernel(f *File, k *B, blocks int) (*slices, *ghash) {
+func (m mode) kernel(f *vasm.File, k *B, blocks int) (*slices, *ghash) {
 	s := startWide(f, k, fmt.Sprintf("%s%dAVX512", m, blocks))
 	b := s.b
 	if m == plain {
@@ -367,12 +371,12 @@ func (m mode) kernel(f *File, k *B, blocks int) (*slices, *ghash) {
 	g := newGHASH(b)
 	g.start()
 	if m == opening {
-		b.Raw("MOVQ %s, AX", at("DI", wideMixed))
+		b.Raw("MOVQ %s, AX", vasm.At("DI", wideMixed))
 		b.Raw("IMULQ $192, AX")
 		b.Raw("LEAQ (R8)(AX*1), R10")
 		b.Raw("MOVQ CX, R11")
 		b.Raw("SUBQ AX, R11")
-		b.Raw("MOVQ %s, R12", at("DI", widePow))
+		b.Raw("MOVQ %s, R12", vasm.At("DI", widePow))
 		b.Raw("ADDQ AX, R12")
 		g.text()
 	}
@@ -381,14 +385,14 @@ func (m mode) kernel(f *File, k *B, blocks int) (*slices, *ghash) {
 }
 
 // out adds the rows to the text and ends the hash.
-func (s *slices) out(m mode, g *ghash, rows []V, from int) {
+func (s *slices) out(m mode, g *ghash, rows []vasm.V, from int) {
 	b := s.b
 	s.keepE(rows, from)
 	if g != nil {
 		g.resume()
 	}
 	if m == sealing {
-		b.Raw("MOVQ %s, R12", at("DI", widePow))
+		b.Raw("MOVQ %s, R12", vasm.At("DI", widePow))
 		s.xorRows(rows, g)
 	} else {
 		s.xorRows(rows, nil)
@@ -401,7 +405,7 @@ func (s *slices) out(m mode, g *ghash, rows []V, from int) {
 }
 
 // ctrSlices generates one unit of CTR keystream added to the input.
-func ctrSlices(f *File, k *B, u units, m mode) {
+func ctrSlices(f *vasm.File, k *B, u units, m mode) {
 	s, g := m.kernel(f, k, u.blocks())
 	b := s.b
 	x, y := s.ctrStates(u)
@@ -409,9 +413,9 @@ func ctrSlices(f *File, k *B, u units, m mode) {
 	if m == opening && u.bytes > 0 {
 		g.resume()
 		without, end := b.Label(), b.Label()
-		b.Raw("MOVQ %s, R12", at("DI", widePow))
+		b.Raw("MOVQ %s, R12", vasm.At("DI", widePow))
 		b.Raw("MOVQ R8, R14")
-		b.Raw("MOVQ %s, BX", at("DI", wideMixed))
+		b.Raw("MOVQ %s, BX", vasm.At("DI", wideMixed))
 		b.Raw("MOVQ $8, DX")
 		b.Raw("SUBQ BX, DX")
 		b.Raw("TESTQ BX, BX")
@@ -420,7 +424,7 @@ func ctrSlices(f *File, k *B, u units, m mode) {
 			if q == 3 {
 				return
 			}
-			g.add(b.shuf(g.swap(), b.load(at("R14", 0))), b.load(at("R12", 0)))
+			g.add(b.Shuf(g.swap(), b.Load(vasm.At("R14", 0))), b.Load(vasm.At("R12", 0)))
 			b.Raw("ADDQ $64, R14")
 			b.Raw("ADDQ $64, R12")
 		})
@@ -434,50 +438,50 @@ func ctrSlices(f *File, k *B, u units, m mode) {
 	} else {
 		s.rounds(x, y, 8, nil)
 	}
-	s.ox = b.bcMem128(at("SI", keyOX))
+	s.ox = b.bcMem128(vasm.At("SI", keyOX))
 	s.out(m, g, s.toRows(x, y), 16*u.bytes)
 }
 
 // ctrWords is the unit of 16 blocks, in the word layout with the short path.
-func ctrWords(f *File, k *B, m mode) {
+func ctrWords(f *vasm.File, k *B, m mode) {
 	s, g := m.kernel(f, k, 16)
 	b := s.b
 	c := &cipher{b: b}
 	c.constants()
-	nonce := b.gfaff(b.shuf(c.swap, b.nonce()), c.pre)
-	place := b.load(b.file.Const(words(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)))
-	ctr := b.add(place, b.bc32(at("DI", wideCtr)))
-	b.Store("VPCMPEQD", place, b.bc32(at("DI", wideFirst)), "K1")
+	nonce := b.GFAff(b.Shuf(c.swap, b.nonce()), c.pre)
+	place := b.Load(b.File.Const(vasm.Words(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)))
+	ctr := b.Add(place, b.Broadcast32(vasm.At("DI", wideCtr)))
+	b.Store("VPCMPEQD", place, b.Broadcast32(vasm.At("DI", wideFirst)), "K1")
 	b.Raw("MOVL $1, BX")
 	b.RW("VPBROADCASTD", "BX", "K1", ctr)
-	x := make([]V, 5)
+	x := make([]vasm.V, 5)
 	for w := range 4 {
 		v := ctr
 		if w == 3 {
-			v = b.gfaff(v, c.pre)
+			v = b.GFAff(v, c.pre)
 		} else {
 			v = b.D("VPSHUFD", fmt.Sprintf("$0x%02x", 0x55*w), nonce)
 		}
-		x[w] = b.D("VPXORD.BCST", at("SI", keyCin+4*w), v)
+		x[w] = b.D("VPXORD.BCST", vasm.At("SI", keyCin+4*w), v)
 	}
-	x[4] = b.xor3(x[1], x[2], x[3])
+	x[4] = b.Xor3(x[1], x[2], x[3])
 	s.wordRounds(c, x)
-	s.ox = b.bcMem128(at("SI", keyOX))
-	r := []V{x[3], x[2], x[1], x[0]}
-	b.t4(r)
+	s.ox = b.bcMem128(vasm.At("SI", keyOX))
+	r := []vasm.V{x[3], x[2], x[1], x[0]}
+	b.T4(r)
 	for i := range r {
-		r[i] = b.gfaff(b.shuf(c.swap, r[i]), c.un)
+		r[i] = b.GFAff(b.Shuf(c.swap, r[i]), c.un)
 	}
 	s.out(m, g, r, 0)
 }
 
 // wordRounds runs the short rounds with one key for all lanes.
-func (s *slices) wordRounds(c *cipher, x []V) {
+func (s *slices) wordRounds(c *cipher, x []vasm.V) {
 	b := s.b
-	b.Raw("LEAQ %s, R10", at("SI", keyRounds))
+	b.Raw("LEAQ %s, R10", vasm.At("SI", keyRounds))
 	b.Loop("BX", 8, func() {
 		for q := range 4 {
-			c.shortRound(x, q, "bcst "+at("R10", 4*q))
+			c.shortRound(x, q, "bcst "+vasm.At("R10", 4*q))
 		}
 		b.Raw("ADDQ $16, R10")
 	})
@@ -486,46 +490,46 @@ func (s *slices) wordRounds(c *cipher, x []V) {
 // pooled generates the part of GCM that is each packet's own where several share
 // one run of the cipher: keystream from memory (the block that hides the tag
 // first) added to the text, and the hash.
-func pooled(f *File, k *B, m mode) {
+func pooled(f *vasm.File, k *B, m mode) {
 	s := startWide(f, k, fmt.Sprintf("%sPooledAVX512", m))
 	b := s.b
 	g := newGHASH(b)
 	g.start()
-	b.Raw("MOVQ %s, R14", at("DI", wideData))
-	b.Raw("MOVQ %s, R12", at("DI", widePow))
+	b.Raw("MOVQ %s, R14", vasm.At("DI", wideData))
+	b.Raw("MOVQ %s, R12", vasm.At("DI", widePow))
 	e := b.New()
-	b.I("VMOVDQU64", at("R14", 0), view{e, 'X'})
-	b.Store("VMOVDQU64", view{e, 'X'}, at("DI", wideE))
+	b.I("VMOVDQU64", vasm.At("R14", 0), e.As('X'))
+	b.Store("VMOVDQU64", e.As('X'), vasm.At("DI", wideE))
 	top, rest, done := b.Label(), b.Label(), b.Label()
-	hashed := func(in, out V) V {
+	hashed := func(in, out vasm.V) vasm.V {
 		if m == opening {
 			return in
 		}
 		return out
 	}
 	b.Place(top)
-	b.depth++
+	b.Depth++
 	b.Raw("CMPQ CX, $64")
 	b.Jump("JLT", rest)
-	in := b.load(at("R8", 0))
-	out := b.xor(at("R14", 16), in)
-	b.store(out, at("R9", 0))
-	g.add(b.shuf(g.swap(), hashed(in, out)), b.load(at("R12", 0)))
+	in := b.Load(vasm.At("R8", 0))
+	out := b.Xor(vasm.At("R14", 16), in)
+	b.Save(out, vasm.At("R9", 0))
+	g.add(b.Shuf(g.swap(), hashed(in, out)), b.Load(vasm.At("R12", 0)))
 	for _, r := range []string{"R8", "R9", "R12", "R14"} {
 		b.Raw("ADDQ $64, %s", r)
 	}
 	b.Raw("SUBQ $64, CX")
 	b.Jump("JMP", top)
-	b.depth--
+	b.Depth--
 	b.Place(rest)
 	b.Raw("TESTQ CX, CX")
 	b.Jump("JEQ", done)
 	g.masks("CX")
-	in = b.D("VMOVDQU8.Z", at("R8", 0), "K1")
-	out = b.xor(at("R14", 16), in)
-	b.Store("VMOVDQU8", out, "K1", at("R9", 0))
+	in = b.D("VMOVDQU8.Z", vasm.At("R8", 0), "K1")
+	out = b.Xor(vasm.At("R14", 16), in)
+	b.Store("VMOVDQU8", out, "K1", vasm.At("R9", 0))
 	whole := b.D("VMOVDQU8.Z", hashed(in, out), "K1")
-	g.add(b.shuf(g.swap(), whole), b.D("VMOVDQU8.Z", at("R12", 0), "K2"))
+	g.add(b.Shuf(g.swap(), whole), b.D("VMOVDQU8.Z", vasm.At("R12", 0), "K2"))
 	b.Place(done)
 	g.finish()
 	b.Ret()

@@ -1,4 +1,8 @@
-package main
+// Package vasm writes vector assembly for Go: the generators of internal/sm and
+// internal/lanes describe functions over any number of virtual registers, and
+// vasm gives them real ones and writes the text. It is not linked into the
+// program.
+package vasm
 
 import (
 	"fmt"
@@ -14,6 +18,9 @@ type view struct {
 	width byte // 'X', 'Y' or 'Z'
 }
 
+// As is the operand v at another width than the function's own.
+func (v V) As(width byte) any { return view{v, width} }
+
 type instr struct {
 	op    string
 	args  []any // string, V or view; in the order of Go's assembler
@@ -26,43 +33,49 @@ type instr struct {
 	tern  uint8 // for opTern: the truth table
 }
 
+// Names for users of Fn: an instruction of no machine, and a register.
+const (
+	Zero    = "ZERO" // its one register becomes zero
+	Scratch = "R13"  // base of the function's aligned scratch memory
+)
+
 const (
 	opMove  = "MOVE"  // between virtual registers; vanishes if both get the same
 	opTern  = "TERN"  // args a, b, c, d: d = table(a, b, c); becomes VPTERNLOGD
-	opZero  = "ZERO"  // its one register becomes zero
-	scratch = "R13"   // base of the function's aligned scratch memory
 	maxSave = 1 << 16 // sanity limit of a frame
 )
 
 // Fn is one assembly function under construction: instructions over virtual
 // vector registers, and general registers and masks by their names.
 type Fn struct {
+	File  *File // where it goes
+	Width byte  // of its registers: 'X', 'Y' or 'Z'
+	EVEX  bool  // 32 registers, three-operand logic and rotation
+	Depth int   // of loops, which says how much a spill costs
+
 	name   string
-	width  byte
 	regs   int // how many vector registers there are
-	evex   bool
 	code   []instr
 	next   V
-	depth  int
 	mem    int // bytes of scratch given out
 	labels int
-	file   *File
 }
 
 // File is an output file: functions and their constants.
 type File struct {
+	Funcs  []string // names of the functions, in order
 	out    strings.Builder
 	consts strings.Builder
 	syms   map[string]string
-	funcs  []string
 }
 
-func newFile() *File { return &File{syms: map[string]string{}} }
+// NewFile returns an empty file.
+func NewFile() *File { return &File{syms: map[string]string{}} }
 
 // Fn starts a function with the one parameter p, a pointer that is loaded into
 // DI.
 func (f *File) Fn(name string, width byte, evex bool) *Fn {
-	fn := &Fn{name: name, width: width, regs: 16, evex: evex, file: f}
+	fn := &Fn{File: f, Width: width, EVEX: evex, name: name, regs: 16}
 	if evex {
 		fn.regs = 32
 	}
@@ -98,7 +111,7 @@ func (f *Fn) New() V { f.next++; return f.next }
 
 // I adds an instruction whose last argument is written.
 func (f *Fn) I(op string, args ...any) {
-	f.code = append(f.code, instr{op: op, args: args, depth: f.depth})
+	f.code = append(f.code, instr{op: op, args: args, depth: f.Depth})
 }
 
 // D is I with a new destination, which it returns.
@@ -110,12 +123,12 @@ func (f *Fn) D(op string, args ...any) V {
 
 // RW adds an instruction whose last argument is read and written.
 func (f *Fn) RW(op string, args ...any) {
-	f.code = append(f.code, instr{op: op, args: args, read: true, depth: f.depth})
+	f.code = append(f.code, instr{op: op, args: args, read: true, depth: f.Depth})
 }
 
 // Store adds an instruction that reads all its vector arguments.
 func (f *Fn) Store(op string, args ...any) {
-	f.code = append(f.code, instr{op: op, args: args, store: true, depth: f.depth})
+	f.code = append(f.code, instr{op: op, args: args, store: true, depth: f.Depth})
 }
 
 // Raw adds an instruction without vector registers.
@@ -127,15 +140,18 @@ func (f *Fn) Move(s, d V) { f.I(opMove, s, d) }
 // Tern sets d to the function of three given by its truth table. c may be
 // memory, with a broadcast doubleword if bcst says so in op.
 func (f *Fn) Tern(table uint8, a, b, c any, d V) {
-	f.code = append(f.code, instr{op: opTern, args: []any{a, b, c, d}, tern: table, depth: f.depth})
+	f.code = append(f.code, instr{op: opTern, args: []any{a, b, c, d}, tern: table, depth: f.Depth})
 }
 
+// Label makes a label.
 func (f *Fn) Label() string { f.labels++; return fmt.Sprintf("l%d", f.labels) }
 
-func (f *Fn) Place(label string) { f.code = append(f.code, instr{label: label, depth: f.depth}) }
+// Place puts a label here.
+func (f *Fn) Place(label string) { f.code = append(f.code, instr{label: label, depth: f.Depth}) }
 
+// Jump goes to a label; after JMP nothing follows.
 func (f *Fn) Jump(op, label string) {
-	f.code = append(f.code, instr{op: op, jump: label, ends: op == "JMP", depth: f.depth})
+	f.code = append(f.code, instr{op: op, jump: label, ends: op == "JMP", depth: f.Depth})
 }
 
 // Loop runs body count times; reg counts down.
@@ -148,15 +164,21 @@ func (f *Fn) Loop(reg string, count int, body func()) {
 func (f *Fn) While(reg string, body func()) {
 	top := f.Label()
 	f.Place(top)
-	f.depth++
+	f.Depth++
 	body()
-	f.depth--
+	f.Depth--
 	f.Raw("DECQ %s", reg)
 	f.Jump("JNZ", top)
 }
 
+// Ret leaves the function.
 func (f *Fn) Ret() {
 	f.Raw("VZEROUPPER")
+	f.RetScalar()
+}
+
+// RetScalar leaves a function that has not touched vector registers.
+func (f *Fn) RetScalar() {
 	f.code = append(f.code, instr{op: "RET", ends: true})
 }
 
@@ -167,9 +189,11 @@ func (f *Fn) Mem(n int) int {
 	return at
 }
 
-func at(base string, off int) string { return fmt.Sprintf("%d(%s)", off, base) }
+// At is the operand of memory off bytes behind the register base.
+func At(base string, off int) string { return fmt.Sprintf("%d(%s)", off, base) }
 
-func (f *Fn) at(off int) string { return at(scratch, off) }
+// At is the operand of scratch memory.
+func (f *Fn) At(off int) string { return At(Scratch, off) }
 
 func regOf(a any) (V, bool) {
 	switch a := a.(type) {
@@ -204,15 +228,15 @@ func (f *Fn) Done() {
 	if frame > maxSave {
 		panic(f.name + ": frame too large")
 	}
-	o := &f.file.out
+	o := &f.File.out
 	size := 0
 	if frame > 0 {
 		size = frame + 64
 	}
-	f.file.funcs = append(f.file.funcs, f.name)
+	f.File.Funcs = append(f.File.Funcs, f.name)
 	fmt.Fprintf(o, "// func %s(p unsafe.Pointer)\nTEXT ·%s(SB), 0, $%d-8\n", f.name, f.name, size)
 	if frame > 0 {
-		fmt.Fprintf(o, "\tLEAQ buf-%d(SP), %s\n\tADDQ $63, %s\n\tANDQ $~63, %s\n", size, scratch, scratch, scratch)
+		fmt.Fprintf(o, "\tLEAQ buf-%d(SP), %s\n\tADDQ $63, %s\n\tANDQ $~63, %s\n", size, Scratch, Scratch, Scratch)
 	}
 	for i := range f.code {
 		in := &f.code[i]
@@ -230,7 +254,7 @@ func (f *Fn) Done() {
 			case string:
 				args[j] = a
 			case V:
-				args[j] = fmt.Sprintf("%c%d", f.width, color[a])
+				args[j] = fmt.Sprintf("%c%d", f.Width, color[a])
 			case view:
 				args[j] = fmt.Sprintf("%c%d", a.width, color[a.v])
 			default:
@@ -243,13 +267,13 @@ func (f *Fn) Done() {
 				continue
 			}
 			op = "VMOVDQA"
-			if f.evex {
+			if f.EVEX {
 				op = "VMOVDQA64"
 			}
 		}
-		if op == opZero {
+		if op == Zero {
 			op = "VPXOR"
-			if f.evex {
+			if f.EVEX {
 				op = "VPXORD"
 			}
 			args = []string{args[0], args[0], args[0]}
@@ -259,7 +283,8 @@ func (f *Fn) Done() {
 	fmt.Fprintln(o)
 }
 
-func (f *File) String(build string) string {
-	return "// Code generated by internal/sm/gen; DO NOT EDIT.\n\n//go:build " + build +
+// Text returns the file, which generator has made for the build constraint.
+func (f *File) Text(generator, build string) string {
+	return "// Code generated by " + generator + "; DO NOT EDIT.\n\n//go:build " + build +
 		"\n\n#include \"textflag.h\"\n\n" + f.consts.String() + f.out.String()
 }

@@ -1,4 +1,4 @@
-package main
+package vasm
 
 import (
 	"fmt"
@@ -246,10 +246,10 @@ func folds(op string) bool {
 }
 
 func (f *Fn) spill(v V, unspillable map[V]bool) {
-	slot := f.at(f.mem)
+	slot := f.At(f.mem)
 	f.mem += 64
 	move := "VMOVDQU"
-	if f.evex {
+	if f.EVEX {
 		move = "VMOVDQU64"
 	}
 	var code []instr
