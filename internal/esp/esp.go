@@ -3,6 +3,8 @@
 //
 // What it protects is an IP packet in tunnel mode, and what follows the IP header
 // in transport mode: parting and joining the packet is the caller's (packet.Seam).
+// In AGGFRAG mode it is a payload that several packets share: filling it and taking
+// it apart is the caller's too (package aggfrag).
 //
 //	 0                   1                   2                   3
 //	+---------------------------------------------------------------+
@@ -69,6 +71,7 @@ type format struct {
 	spi       ipsec.SPI
 	esn       bool
 	transport bool // in transport mode, otherwise in tunnel mode
+	aggfrag   bool // carries AGGFRAG payloads
 	combined  bool
 	ivLen     int
 	icvLen    int
@@ -84,6 +87,8 @@ func newFormat(sa *ipsec.SA, d ipsec.Direction) (format, error) {
 	switch {
 	case sa.Protocol != ipsec.ESP || sa.Mode != ipsec.Tunnel && sa.Mode != ipsec.Transport:
 		return format{}, fmt.Errorf("esp: SA %s: %w", sa.SPI, ErrUnsupported)
+	case sa.Aggfrag.On && sa.Mode != ipsec.Tunnel:
+		return format{}, fmt.Errorf("esp: SA %s: AGGFRAG mode is for tunnels: %w", sa.SPI, ErrUnsupported)
 	case sa.SPI < ipsec.MinSPI:
 		return format{}, fmt.Errorf("esp: SPI %s is reserved", sa.SPI)
 	case sa.Direction != d:
@@ -100,6 +105,7 @@ func newFormat(sa *ipsec.SA, d ipsec.Direction) (format, error) {
 		spi:       sa.SPI,
 		esn:       sa.ESN,
 		transport: sa.Mode == ipsec.Transport,
+		aggfrag:   sa.Aggfrag.On,
 		combined:  p.Combined(),
 		ivLen:     p.IVLen(),
 		icvLen:    p.ICVLen(),

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"caponier/internal/aggfrag"
 	"caponier/internal/ipsec"
 	"caponier/internal/packet"
 	"caponier/internal/replay"
@@ -44,7 +45,8 @@ type OpenItem struct {
 // Open verifies and decrypts the ESP packet pkt in place. In tunnel mode, inner
 // is the IP packet inside, a part of pkt, cut to the length that its header says
 // (RFC 4303, Section 2.7), and nextHeader is NextIPv4 or NextIPv6. In transport
-// mode, inner is what follows the IP header, and nextHeader its protocol. seq is
+// mode, inner is what follows the IP header, and nextHeader its protocol; in AGGFRAG
+// mode, inner is the payload, and nextHeader aggfrag.NextHeader. seq is
 // the full sequence number, also with an error, and 0 where it could not be told.
 //
 // The error is a Drop. ErrShort and ErrReplay come before any cryptography;
@@ -96,7 +98,10 @@ func (in *Inbound) unwrap(pkt []byte) (inner []byte, nextHeader uint8, err error
 	if nextHeader == NextDummy {
 		return nil, nextHeader, ErrDummy
 	}
-	if in.transport {
+	switch {
+	case in.aggfrag && nextHeader != aggfrag.NextHeader: // RFC 9347, Section 2.3: nothing else
+		return nil, nextHeader, ErrNextHeader
+	case in.aggfrag, in.transport:
 		return body[:end], nextHeader, nil
 	}
 	inner, err = cut(body[:end], nextHeader)

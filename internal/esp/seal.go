@@ -58,8 +58,8 @@ func (o *Outbound) MaxSequence() uint64 { return replay.MaxSequence(o.esn) }
 // was.
 //
 // seq must be used for one packet only. Seal refuses 0 and numbers past
-// MaxSequence: they never wrap. nextHeader is NextIPv4, NextIPv6 or NextDummy, or
-// in transport mode the protocol of inner.
+// MaxSequence: they never wrap. nextHeader is NextIPv4, NextIPv6 or NextDummy, in
+// transport mode the protocol of inner, and in AGGFRAG mode aggfrag.NextHeader.
 func (o *Outbound) Seal(dst, inner []byte, seq uint64, nextHeader uint8) (int, error) {
 	padded, n, err := o.fit(dst, inner, seq)
 	if err != nil {

@@ -3,6 +3,7 @@ package esp
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"net/netip"
 	"testing"
 
@@ -210,5 +211,19 @@ func TestOurselvesOpenScapysInTransportMode(t *testing.T) {
 		if got, err := openHost(in, b, cases[i].UDP); err != nil || !bytes.Equal(got, packets[i]) {
 			t.Errorf("%s, %+v: %v\n%x, was\n%x", algos[i].name, cases[i], err, got, packets[i])
 		}
+	}
+}
+
+// TestAggfragIsForTunnels: AGGFRAG mode is defined for tunnels alone (RFC 9347,
+// Section 5.1).
+func TestAggfragIsForTunnels(t *testing.T) {
+	sa := testSA(t, gcm128, ipsec.Out)
+	sa.Mode, sa.Aggfrag.On = ipsec.Transport, true
+	if _, err := NewOutbound(sa); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("transport mode: %v", err)
+	}
+	sa.Mode = ipsec.Tunnel
+	if _, err := NewOutbound(sa); err != nil {
+		t.Errorf("tunnel mode: %v", err)
 	}
 }

@@ -53,6 +53,8 @@ type SA struct {
 	Outer Outer
 	// Fit says what becomes of packets that are too long.
 	Fit Fit
+	// Aggfrag says whether packets share the payloads of ESP in tunnel mode.
+	Aggfrag AggfragSA
 
 	// Kernel holds what only the Linux kernel's plane can do with the SA.
 	Kernel KernelSA
@@ -101,6 +103,7 @@ type SAStatus struct {
 	Local              netip.AddrPort `json:"local"`
 	Remote             netip.AddrPort `json:"remote"`
 	Encap              bool           `json:"encap"`
+	Aggfrag            bool           `json:"aggfrag,omitempty"`
 	Encr               Transform      `json:"-"`
 	Integ              Transform      `json:"-"`
 	ESN                bool           `json:"esn"`

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"caponier/internal/aggfrag"
 	"caponier/internal/ah"
 	"caponier/internal/drop"
 	"caponier/internal/esp"
@@ -69,6 +70,9 @@ func (e *entry) SA() *ipsec.SA { return &e.sa }
 // Outer says how outer headers are made and read.
 func (e *entry) Outer() ipsec.Outer { return e.sa.Outer }
 
+// Aggfrag says what the SA has of AGGFRAG mode.
+func (e *entry) Aggfrag() ipsec.AggfragSA { return e.sa.Aggfrag }
+
 // Transport reports whether the SA is in transport mode.
 func (e *entry) Transport() bool { return e.sa.Mode == ipsec.Transport }
 
@@ -111,6 +115,7 @@ func (e *entry) status() ipsec.SAStatus {
 		Local:              ep.Local,
 		Remote:             ep.Remote,
 		Encap:              ep.Encap,
+		Aggfrag:            e.sa.Aggfrag.On,
 		Encr:               e.sa.Encr,
 		Integ:              e.sa.Integ,
 		ESN:                e.sa.ESN,
@@ -141,11 +146,14 @@ type In struct {
 
 	// Owned by the worker that Owner names.
 
-	esp     *esp.Inbound // nil for AH
-	ah      *ah.Inbound  // nil for ESP
-	now     counts
-	moved   netip.AddrPort // where packets came from, if not from the endpoint
-	touched bool           // in Worker.touched
+	esp *esp.Inbound // nil for AH
+	ah  *ah.Inbound  // nil for ESP
+	// receiver takes packets out of payloads; nil without AGGFRAG mode.
+	receiver *aggfrag.Receiver
+	seq      uint64 // of what Open opened last
+	now      counts
+	moved    netip.AddrPort // where packets came from, if not from the endpoint
+	touched  bool           // in Worker.touched
 
 	// Written by the owner at the end of a batch.
 
@@ -163,12 +171,22 @@ func newIn(sa *ipsec.SA, now time.Time) (*In, error) {
 	if err != nil {
 		return nil, err
 	}
+	if sa.Aggfrag.On {
+		in.receiver = new(aggfrag.Receiver)
+	}
 	in.init(sa, now)
 	// What opens the packets has keys of its own.
 	sa.EncrKey.Wipe()
 	sa.IntegKey.Wipe()
 	return in, nil
 }
+
+// Receiver takes packets out of the payloads of an SA in AGGFRAG mode; nil for
+// other SAs. It belongs to the worker that Owner names.
+func (in *In) Receiver() *aggfrag.Receiver { return in.receiver }
+
+// Sequence is the sequence number of the packet that Open opened last.
+func (in *In) Sequence() uint64 { return in.seq }
 
 // Serial reports whether OpenBatch is the way to open packets fast
 // (esp.Inbound.Serial).
@@ -225,7 +243,7 @@ type Out struct {
 	unsent   atomic.Uint64 // claimed, but not used
 
 	path    path
-	fits    atomic.Int32 // octets of the longest inner packet that fits it
+	fits    atomic.Int32 // octets of the longest inner packet or AGGFRAG payload that fits it
 	anyPort bool         // the selectors look at no port
 }
 
@@ -349,7 +367,7 @@ func (o *Out) status() ipsec.SAStatus {
 	sent := s.Sequence - o.first
 	s.Packets = sent - min(o.unsent.Load(), sent)
 	s.Bytes = o.bytes.Load()
-	if s.PathMTU = o.mtu(); s.PathMTU != 0 {
+	if s.PathMTU = o.mtu(); s.PathMTU != 0 && !o.spreads() {
 		s.InnerMTU = o.Fits()
 	}
 	s.PathMTUUntil = o.path.ends()

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"caponier/internal/aggfrag"
 	"caponier/internal/ipsec"
 	"caponier/internal/packet"
 )
@@ -67,11 +68,11 @@ func (e *Endpoint) version() uint8 {
 	return 6
 }
 
-// SealedFits is what leaves for an inner packet of Fits octets, with all headers
-// outside of ESP or AH.
+// SealedFits is what leaves for the longest payload, with all headers outside of
+// ESP or AH.
 func (o *Out) SealedFits() int {
 	ep := o.Endpoint()
-	n := o.Fits()
+	n := o.Payload()
 	if o.Transport() {
 		n -= ep.headerLen()
 	}
@@ -99,8 +100,27 @@ func (e *Endpoint) outerLen() int {
 }
 
 // Fits is the length of the longest inner packet whose sealed packet fits the way
-// to the peer, as far as it is known.
-func (o *Out) Fits() int { return int(o.fits.Load()) }
+// to the peer, as far as it is known. In AGGFRAG mode there is no such length: a
+// longer one goes on in the next payload (RFC 9347, Section 2.2.7), unless the
+// peer takes packets whole only.
+func (o *Out) Fits() int {
+	switch n := o.Payload(); {
+	case o.spreads():
+		return math.MaxUint16
+	case o.sa.Aggfrag.On && n < math.MaxUint16:
+		return n - aggfrag.HeaderLen
+	default:
+		return n
+	}
+}
+
+// Payload is the length of the longest payload of ESP, an inner packet or an
+// AGGFRAG payload, whose sealed packet fits the way to the peer, as far as it is
+// known; otherwise math.MaxUint16.
+func (o *Out) Payload() int { return int(o.fits.Load()) }
+
+// spreads reports whether inner packets may be spread over several payloads.
+func (o *Out) spreads() bool { return o.sa.Aggfrag.On && !o.sa.Aggfrag.Whole }
 
 // inherit takes over what was learned for another SA of the same way.
 func (o *Out) inherit(from *Out) {

@@ -98,6 +98,7 @@ func (w *Worker) Open(in *In, pkt []byte, from netip.AddrPort) (inner []byte, ne
 		return nil, 0, esp.ErrLifetime
 	}
 	inner, nextHeader, seq, err := in.esp.Open(pkt)
+	in.seq = seq
 	return inner, nextHeader, w.opened(in, inner, seq, err, from)
 }
 

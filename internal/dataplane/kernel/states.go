@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"caponier/internal/dataplane"
 	"caponier/internal/dataplane/kernel/xfrm"
 	"caponier/internal/ipsec"
 )
@@ -20,6 +21,9 @@ const DefaultReplayWindow = xfrm.MaxWindow
 func stateOf(sa *ipsec.SA) (xfrm.State, error) {
 	if len(sa.LocalTS) == 0 || len(sa.RemoteTS) == 0 {
 		return xfrm.State{}, errors.New("no traffic selectors")
+	}
+	if sa.Aggfrag.On { // xfrm_iptfs, which kernels have from 6.14 on, is not spoken here
+		return xfrm.State{}, fmt.Errorf("AGGFRAG mode is of the user-space plane: %w", dataplane.ErrTransform)
 	}
 	src, dst := sa.Local, sa.Remote
 	if sa.Direction == ipsec.In {

@@ -478,7 +478,12 @@ func TestKernelParameters(t *testing.T) {
 	if err := p.AddSA(df); !errors.Is(err, dataplane.ErrTransform) {
 		t.Errorf("DF always set: %v", err)
 	}
+	sharing := espSA(ipsec.Out, 0x1004)
+	sharing.Aggfrag.On = true
+	if err := p.AddSA(sharing); !errors.Is(err, dataplane.ErrTransform) {
+		t.Errorf("AGGFRAG mode: %v", err)
+	}
 	if n := len(p.SAs()); n != 1 {
-		t.Errorf("%d SAs after three refusals", n)
+		t.Errorf("%d SAs after four refusals", n)
 	}
 }

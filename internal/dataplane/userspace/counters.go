@@ -26,6 +26,9 @@ const (
 	mssClamped
 	errorsSent
 	pathLearned
+	aggfragOut    // payloads of AGGFRAG mode that left
+	aggfragIn     // and that came
+	aggfragSpread // packets that were spread over several
 
 	dropMalformed
 	dropTruncated
@@ -45,6 +48,9 @@ const (
 	dropObscure
 	dropErrors
 	pathUnverified
+	dropAggfragMalformed
+	dropAggfragLost
+	dropAggfragLimit
 
 	eventsLost
 	readErrors
@@ -56,40 +62,46 @@ const (
 )
 
 var counterNames = [espDrops]string{
-	outPackets:       "out-packets",
-	outOctets:        "out-octets",
-	inPackets:        "in-packets",
-	inOctets:         "in-octets",
-	bypassPackets:    "bypass-packets",
-	keepalives:       "nat-keepalives",
-	ikeMessages:      "ike-messages",
-	ecnUnused:        "ecn-unused",
-	innerFragmented:  "inner-fragmented",
-	outFragmented:    "outer-fragmented",
-	mssClamped:       "mss-clamped",
-	errorsSent:       "too-big-errors-sent",
-	pathLearned:      "path-mtu-learned",
-	dropMalformed:    "malformed",
-	dropTruncated:    "truncated",
-	dropNoPolicy:     "no-policy",
-	dropDiscard:      "policy-discard",
-	dropNoSA:         "no-sa",
-	dropHoldOverflow: "hold-overflow",
-	dropHoldTimeout:  "hold-timeout",
-	dropReservedSPI:  "reserved-spi",
-	dropIKEOverflow:  "ike-overflow",
-	dropSend:         "send-failed",
-	dropDeliver:      "deliver-failed",
-	dropBypass:       "bypass-failed",
-	dropFragment:     "fragment-lost",
-	dropECN:          "ecn-lost",
-	dropTooBig:       "too-big",
-	dropObscure:      "ports-unknown",
-	dropErrors:       "too-big-errors-limited",
-	pathUnverified:   "path-mtu-unverified",
-	eventsLost:       "events-lost",
-	readErrors:       "read-errors",
-	panics:           "worker-panics",
+	outPackets:           "out-packets",
+	outOctets:            "out-octets",
+	inPackets:            "in-packets",
+	inOctets:             "in-octets",
+	bypassPackets:        "bypass-packets",
+	keepalives:           "nat-keepalives",
+	ikeMessages:          "ike-messages",
+	ecnUnused:            "ecn-unused",
+	innerFragmented:      "inner-fragmented",
+	outFragmented:        "outer-fragmented",
+	mssClamped:           "mss-clamped",
+	errorsSent:           "too-big-errors-sent",
+	pathLearned:          "path-mtu-learned",
+	aggfragOut:           "aggfrag-payloads-sent",
+	aggfragIn:            "aggfrag-payloads-received",
+	aggfragSpread:        "aggfrag-spread",
+	dropMalformed:        "malformed",
+	dropTruncated:        "truncated",
+	dropNoPolicy:         "no-policy",
+	dropDiscard:          "policy-discard",
+	dropNoSA:             "no-sa",
+	dropHoldOverflow:     "hold-overflow",
+	dropHoldTimeout:      "hold-timeout",
+	dropReservedSPI:      "reserved-spi",
+	dropIKEOverflow:      "ike-overflow",
+	dropSend:             "send-failed",
+	dropDeliver:          "deliver-failed",
+	dropBypass:           "bypass-failed",
+	dropFragment:         "fragment-lost",
+	dropECN:              "ecn-lost",
+	dropTooBig:           "too-big",
+	dropObscure:          "ports-unknown",
+	dropErrors:           "too-big-errors-limited",
+	pathUnverified:       "path-mtu-unverified",
+	dropAggfragMalformed: "aggfrag-malformed",
+	dropAggfragLost:      "aggfrag-piece-lost",
+	dropAggfragLimit:     "aggfrag-piece-limit",
+	eventsLost:           "events-lost",
+	readErrors:           "read-errors",
+	panics:               "worker-panics",
 }
 
 // espDrop is the counter of an error of package esp or sad.

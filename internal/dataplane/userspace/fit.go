@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/netip"
 
+	"caponier/internal/aggfrag"
 	"caponier/internal/ipsec"
 	"caponier/internal/netio"
 	"caponier/internal/packet"
@@ -65,7 +66,7 @@ func (l *outbound) refit(p *netio.Packet, policy *ipsec.Policy, x path) {
 		// Transport mode seals whole packets only (RFC 4303, Section 3.3.4).
 		if !mayCut && (l.info.Version == 4 || p.Len > packet.MinMTU6) {
 			l.refuse(p.Data(), x.fits())
-		} else if q := l.enqueue(p, x); q != nil {
+		} else if q := l.enqueue(p, policy, x); q != nil {
 			q.DontFragment = false
 		}
 		return
@@ -76,7 +77,7 @@ func (l *outbound) refit(p *netio.Packet, policy *ipsec.Policy, x path) {
 	case mayCut, !whole, l.info.Version == 6 && p.Len <= packet.MinMTU6:
 		// Every link of IPv6 carries that much, and a tunnel is one (RFC 2473,
 		// Section 7.1).
-		if q := l.enqueue(p, x); q != nil {
+		if q := l.enqueue(p, policy, x); q != nil {
 			q.DontFragment = false
 			if out.Endpoint().Remote.Addr().Is4() {
 				l.tally.add(outFragmented, 1)
@@ -97,11 +98,15 @@ func (l *outbound) cut(p *netio.Packet, policy *ipsec.Policy, x path) {
 		return
 	}
 	size := netio.Headroom + fits + netio.Tailroom
-	if l.used+n*size > len(l.sealed) {
+	need := n * size
+	if x.out.Aggfrag().On {
+		need += (n + 2) * (size + aggfrag.HeaderLen) // fragments are copied to payloads
+	}
+	if l.used+need > len(l.sealed) {
 		// p may lie where its fragments are to be.
 		l.fit.long = append(l.fit.long[:0], b...)
 		l.seal()
-		if !l.turn() || n*size > len(l.sealed) {
+		if !l.turn() || need > len(l.sealed) {
 			l.tally.add(dropTooBig, 1)
 			return
 		}
@@ -123,7 +128,7 @@ func (l *outbound) cut(p *netio.Packet, policy *ipsec.Policy, x path) {
 			return
 		}
 		l.used += size
-		l.enqueue(&netio.Packet{Buf: buf, Off: netio.Headroom, Len: m}, x)
+		l.enqueue(&netio.Packet{Buf: buf, Off: netio.Headroom, Len: m}, policy, x)
 	}
 }
 

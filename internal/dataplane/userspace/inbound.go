@@ -69,6 +69,7 @@ type inbound struct {
 	// octets are taken. It is made when the first such packet comes.
 	rejoined []byte
 	used     int
+	apart    int // packets that were taken out of payloads and not handed over
 	// joining says that the packets of the batch go through the coalescer.
 	joining          bool
 	coalescer        *packet.Coalescer
@@ -134,7 +135,16 @@ func (l *inbound) hand() {
 		n, _ := write(l.inner, l.deliver)
 		l.tally.add(dropDeliver, n)
 	}
-	l.used = 0
+	l.used, l.apart = 0, 0
+}
+
+// flush hands over what is ready in the middle of a batch.
+func (l *inbound) flush() {
+	l.hand()
+	l.deliver = l.deliver[:0]
+	if l.joining {
+		l.coalescer.Reset()
+	}
 }
 
 // prepare sees whether a batch of n packets is to be joined, and to what does it.
@@ -260,7 +270,7 @@ func (l *inbound) openOne(w *sad.Worker, p *netio.Packet, spi ipsec.SPI, outside
 		return
 	}
 	b, next, err := w.Open(in, p.Data(), from)
-	l.opened(w, in, carried{b, next, p.TrafficClass}, err)
+	l.opened(w, in, carried{b, next, p.TrafficClass, in.Sequence()}, err)
 }
 
 // showSealed shows a packet before it is opened, to those who listen; in is nil
@@ -285,18 +295,19 @@ func (l *inbound) openRun(w *sad.Worker) {
 	items := r.items[:r.n]
 	w.OpenBatch(r.in, items, r.from[:r.n])
 	for i := range items {
-		l.opened(w, r.in, carried{items[i].Inner, items[i].NextHeader, r.class[i]}, items[i].Err)
+		l.opened(w, r.in, carried{items[i].Inner, items[i].NextHeader, r.class[i], items[i].Seq}, items[i].Err)
 	}
 	clear(items)
 	r.n = 0
 }
 
 // carried is what a packet held: an IP packet, or of ESP in transport mode what
-// follows its header, of the protocol next. class is the traffic class that it
-// came with.
+// follows its header, of the protocol next, or a payload of AGGFRAG mode. class is
+// the traffic class that it came with, and seq its sequence number.
 type carried struct {
 	inner       []byte
 	next, class uint8
+	seq         uint64
 }
 
 // opened takes what in carried to the protected side.
@@ -305,7 +316,11 @@ func (l *inbound) opened(w *sad.Worker, in *sad.In, c carried, err error) {
 		l.tally.add(espDrop(err), 1)
 		return
 	}
-	if in.Transport() {
+	switch {
+	case in.Receiver() != nil:
+		l.takeApart(w, in, c)
+		return
+	case in.Transport():
 		c.inner = l.rejoin(in, c)
 	}
 	l.admit(w, in, c)

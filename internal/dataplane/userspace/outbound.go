@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 
+	"caponier/internal/aggfrag"
 	"caponier/internal/ah"
 	"caponier/internal/capture"
 	"caponier/internal/drop"
@@ -80,6 +81,7 @@ type outbound struct {
 	sealed    []byte
 	used      int
 	fragments fragments
+	sharing   sharing
 	// run are the packets of one path that follow one another.
 	run struct {
 		path
@@ -91,6 +93,8 @@ type outbound struct {
 		seams [batchSize]packet.Seam
 		// Of AH alone: the lengths of the packets without it.
 		octets [batchSize]int
+		// Of AGGFRAG mode: how many packets end in each payload.
+		shared [batchSize]int
 	}
 	// wrapped are packets of the run that AH is put around.
 	wrapped struct {
@@ -243,6 +247,7 @@ func (l *outbound) follow(p *netio.Packet, policy *ipsec.Policy) {
 // end closes the batch, also after a panic.
 func (l *outbound) end() {
 	l.run.n, l.run.path, l.wrapped.n = 0, path{}, 0
+	l.sharing.packer = aggfrag.Packer{}
 	l.flow.entry, l.flow.path = nil, path{}
 	l.plane.report(l.w.End())
 }
@@ -267,13 +272,16 @@ func (l *outbound) protect(p *netio.Packet, policy *ipsec.Policy) {
 		l.refit(p, policy, x)
 		return
 	}
-	l.enqueue(p, x)
+	l.enqueue(p, policy, x)
 }
 
 // enqueue has the packet p, decoded to info, sealed by x with those that follow
 // one another. It returns it as it will leave, until the run is sealed, or nil.
-func (l *outbound) enqueue(p *netio.Packet, x path) *netio.Packet {
+func (l *outbound) enqueue(p *netio.Packet, policy *ipsec.Policy, x path) *netio.Packet {
 	out := x.out
+	if out.Aggfrag().On {
+		return l.share(p.Data(), policy, x)
+	}
 	if x != l.run.path || l.run.n == batchSize {
 		l.seal()
 		l.run.path, l.run.ep = x, out.Endpoint()
@@ -334,6 +342,7 @@ func nextHeader(p *packet.Info) uint8 {
 // seal seals the run and hands it to its exit.
 func (l *outbound) seal() {
 	r := &l.run
+	l.finish()
 	if r.n == 0 {
 		return
 	}
@@ -350,15 +359,22 @@ func (l *outbound) sealESP() {
 	items := r.items[:r.n]
 	l.w.Seal(r.out, items)
 	head := r.out.HeadRoom()
-	transport := r.out.Transport()
+	transport, shared := r.out.Transport(), r.out.Aggfrag().On
 	for i := range items {
 		p := &r.pkts[i]
+		packets, octets := 1, p.Len
+		if shared {
+			packets, octets = r.shared[i], p.Len-aggfrag.HeaderLen
+		}
 		if err := items[i].Err; err != nil {
-			l.tally.add(espDrop(err), 1)
+			l.tally.add(espDrop(err), uint64(max(packets, 1)))
 			continue
 		}
-		l.tally.add(outPackets, 1)
-		l.tally.add(outOctets, uint64(p.Len))
+		if shared {
+			l.tally.add(aggfragOut, 1)
+		}
+		l.tally.add(outPackets, uint64(packets))
+		l.tally.add(outOctets, uint64(octets))
 		p.Local, p.Remote = r.ep.Local, r.ep.Remote
 		x := exitFor(r.ep.Encap, r.ep.Remote.Addr())
 		if transport {
@@ -396,7 +412,7 @@ func (l *outbound) depart(p *netio.Packet, x exit, out *sad.Out) {
 		}
 		l.cutSealed(b, out.SealedFits())
 		return
-	case !whole && x%2 == 1 && p.Len > out.SealedLen(out.Fits()):
+	case !whole && x%2 == 1 && p.Len > out.SealedLen(out.Payload()):
 		l.fragment(p, out)
 		return
 	}

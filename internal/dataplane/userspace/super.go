@@ -20,6 +20,9 @@ func (l *outbound) super(p *netio.Packet, policy *ipsec.Policy) {
 			l.seal() // what came before leaves before
 			l.sealSuper(x.out, policy.ReqID, n)
 			return
+		} else if x.shares() && l.segments.PacketLen() <= x.fits() {
+			l.shareSuper(policy)
+			return
 		}
 	}
 	l.unroll(policy)
@@ -28,8 +31,11 @@ func (l *outbound) super(p *netio.Packet, policy *ipsec.Policy) {
 // direct reports whether packets can be sealed right from a super-packet: with ESP
 // in tunnel mode alone, by a suite that does not prefer company.
 func (x path) direct() bool {
-	return x.out != nil && x.around == nil && x.out.Protocol() == ipsec.ESP && !x.out.Transport() && !x.out.Serial()
+	return x.out != nil && x.around == nil && x.out.Protocol() == ipsec.ESP && !x.out.Transport() && !x.out.Serial() && !x.shares()
 }
+
+// shares reports whether the packets of x share payloads.
+func (x path) shares() bool { return x.out != nil && x.out.Aggfrag().On }
 
 // sealSuper seals the n packets of segments where they lie: that is their only
 // copy.

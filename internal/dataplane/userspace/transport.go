@@ -142,11 +142,7 @@ func (l *inbound) space(n int) []byte {
 		l.rejoined = make([]byte, rejoinedLen)
 	}
 	if l.used+n > len(l.rejoined) {
-		l.hand()
-		l.deliver = l.deliver[:0]
-		if l.joining {
-			l.coalescer.Reset()
-		}
+		l.flush()
 	}
 	b := l.rejoined[l.used : l.used+n : l.used+n]
 	l.used += n
