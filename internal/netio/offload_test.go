@@ -242,23 +242,23 @@ func TestTUNTakesSuperPackets(t *testing.T) {
 
 func FuzzVnetHeader(f *testing.F) {
 	p := udpSuper(netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2"), 5, 3, 100)
-	var h vnetHeader
-	h.encode(&p)
+	var h VnetHeader
+	h.Encode(&p, 0)
 	f.Add(h[:], p.Data(), uint16(100))
 	f.Add([]byte{1, 0, 0, 0, 0, 0, 20, 0, 6, 0}, p.Data(), uint16(0))
 	f.Add([]byte{1, 1, 54, 0, 100, 0, 20, 0, 16, 0}, p.Data(), uint16(0))
 	f.Fuzz(func(t *testing.T, head, data []byte, segment uint16) {
-		if len(head) < vnetLen {
+		if len(head) < VnetLen {
 			return
 		}
 		p := Packet{Buf: slices.Clone(data), Len: len(data)}
-		if decodeVnet(head, &p) && p.Segment != int(binary.NativeEndian.Uint16(head[4:])) && p.Segment != 0 {
+		if (*VnetHeader)(head).Decode(&p) && p.Segment != int(binary.NativeEndian.Uint16(head[4:])) && p.Segment != 0 {
 			t.Errorf("segment %d", p.Segment)
 		}
 		// What is written is within the packet.
 		p.Segment = int(segment)
-		var h vnetHeader
-		if !h.encode(&p) || segment == 0 {
+		var h VnetHeader
+		if !h.Encode(&p, 0) || segment == 0 {
 			return
 		}
 		headerLen, start, offset := binary.NativeEndian.Uint16(h[2:]), binary.NativeEndian.Uint16(h[6:]), binary.NativeEndian.Uint16(h[8:])

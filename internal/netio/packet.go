@@ -41,7 +41,7 @@ type Packet struct {
 	// payload in each (package packet cuts and joins them); of a UDP socket, for
 	// datagrams back to back. Checksums of such an inner packet are unfinished.
 	Segment int
-	// Pieces follow Data in what is written. Only devices that are Joiners take
+	// Pieces follow Data in what is written. Only those that are Joiners take
 	// them, and readers never make them.
 	Pieces [][]byte
 	// Truncated is set by a reader when the packet did not fit; what there is of
@@ -78,24 +78,29 @@ func NewBatch(n, size int) []Packet {
 	return pkts
 }
 
+// Writer sends packets in batches.
+type Writer interface {
+	// WriteBatch sends pkts in order and returns how many have been sent. Where
+	// it returns an error as well, that is about pkts[n]: the caller may leave
+	// that one out and go on behind it, except after net.ErrClosed. Several
+	// goroutines may write; a batch is not interleaved with others.
+	WriteBatch(pkts []Packet) (int, error)
+}
+
 // Device moves packets in batches.
 type Device interface {
 	// ReadBatch waits for at least one packet, fills as many of pkts as there
 	// are packets at hand, each at Buf[Headroom:], and returns how many. One
 	// goroutine may read at a time. It returns net.ErrClosed after Close.
 	ReadBatch(pkts []Packet) (int, error)
-	// WriteBatch sends pkts in order and returns how many have been sent. Where
-	// it returns an error as well, that is about pkts[n]: the caller may leave
-	// that one out and go on behind it, except after net.ErrClosed. Several
-	// goroutines may write; a batch is not interleaved with others.
-	WriteBatch(pkts []Packet) (int, error)
+	Writer
 	// Close wakes readers and writers. It is idempotent.
 	Close() error
 }
 
-// Joiner is a Device that takes packets with a Segment other than 0.
+// Joiner is a Writer that takes packets with a Segment other than 0.
 type Joiner interface {
-	Device
+	Writer
 	// Joins says for which protocols; it may become less while the device works.
 	Joins() (tcp, udp bool)
 }

@@ -43,7 +43,7 @@ type TUN struct {
 		n    int
 		err  error
 		fn   func(fd uintptr) bool
-		head vnetHeader
+		head VnetHeader
 		iovs []unix.Iovec
 		cut  *cutting // made when a super-packet is refused
 	}
@@ -175,14 +175,14 @@ func (t *TUN) recv(fd uintptr) bool {
 			}
 			p.Buf = rd.slab[:slotLen:slotLen]
 		}
-		space := p.Buf[Headroom-vnetLen : len(p.Buf)-Tailroom]
+		space := p.Buf[Headroom-VnetLen : len(p.Buf)-Tailroom]
 		n, errno := readInto(fd, space)
 		switch {
-		case errno == 0 && n >= vnetLen:
+		case errno == 0 && n >= VnetLen:
 			// The kernel cuts what does not fit without a word; a packet that
 			// fills the space to the last octet may have been longer.
-			p.filled(n-vnetLen, n == len(space) && n < MaxPacket)
-			if !decodeVnet(space[:vnetLen], p) {
+			p.filled(n-VnetLen, n == len(space) && n < MaxPacket)
+			if !(*VnetHeader)(space).Decode(p) {
 				p.Len = 0
 			}
 			rd.n++

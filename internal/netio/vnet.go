@@ -9,8 +9,9 @@ import (
 	"caponier/internal/packet"
 )
 
-// vnetLen is the length of struct virtio_net_hdr, which stands before each
-// packet of a TUN device with IFF_VNET_HDR:
+// VnetLen is the length of struct virtio_net_hdr, which stands before each
+// packet of a TUN device with IFF_VNET_HDR, and before each frame of a packet
+// socket with PACKET_VNET_HDR:
 //
 //	 0         1         2         4            6            8           10
 //	+---------+---------+---------+------------+------------+------------+
@@ -18,7 +19,7 @@ import (
 //	+---------+---------+---------+------------+------------+------------+
 //
 // The fields have the byte order of the machine.
-const vnetLen = 10
+const VnetLen = 10
 
 // Values of the header (Virtio 1.2, Section 5.1.6) that x/sys/unix lacks.
 const (
@@ -33,13 +34,14 @@ const (
 // maxVectors is the longest vector that a system call takes (UIO_MAXIOV).
 const maxVectors = 1024
 
-type vnetHeader [vnetLen]byte
+// VnetHeader is a struct virtio_net_hdr.
+type VnetHeader [VnetLen]byte
 
-// decodeVnet reads the header b into p, whose packet lies behind it, and finishes
-// the checksum of a packet that stands for itself. It reports false where the
-// header makes no sense.
-func decodeVnet(b []byte, p *Packet) bool {
-	b = b[:vnetLen]
+// Decode reads the header into p, whose packet or frame lies behind it, and
+// finishes the checksum of a packet that stands for itself. It reports false where
+// the header makes no sense.
+func (h *VnetHeader) Decode(p *Packet) bool {
+	b := h[:]
 	flags, kind := b[0], b[1]
 	switch kind &^ vnetECN {
 	case vnetNone:
@@ -56,14 +58,20 @@ func decodeVnet(b []byte, p *Packet) bool {
 	}
 }
 
-// encode writes the header of p, and reports false for a super-packet that no
-// Coalescer makes.
-func (h *vnetHeader) encode(p *Packet) bool {
-	*h = vnetHeader{}
+// IsUDP reports whether it is the header of a UDP super-packet.
+func (h *VnetHeader) IsUDP() bool { return h[1] == vnetUDP }
+
+// Encode writes the header of p, whose IP packet has link octets before it. It
+// reports false for a super-packet that no Coalescer makes.
+func (h *VnetHeader) Encode(p *Packet, link int) bool {
+	*h = VnetHeader{}
 	if p.Segment == 0 {
 		return len(p.Pieces) == 0
 	}
-	b := p.Data()
+	if p.Len < link {
+		return false
+	}
+	b := p.Data()[link:]
 	var transport int
 	var protocol, kind byte
 	switch {
@@ -87,9 +95,9 @@ func (h *vnetHeader) encode(p *Packet) bool {
 		return false
 	}
 	h[0], h[1] = vnetNeedsChecksum, kind
-	binary.NativeEndian.PutUint16(h[2:], uint16(headerLen))
+	binary.NativeEndian.PutUint16(h[2:], uint16(link+headerLen))
 	binary.NativeEndian.PutUint16(h[4:], uint16(p.Segment))
-	binary.NativeEndian.PutUint16(h[6:], uint16(transport))
+	binary.NativeEndian.PutUint16(h[6:], uint16(link+transport))
 	binary.NativeEndian.PutUint16(h[8:], uint16(packet.ChecksumOffset(protocol)))
 	return true
 }
@@ -133,7 +141,7 @@ func (t *TUN) offload(without Offload) (tcp, udp bool) {
 // write writes one packet.
 func (t *TUN) write(fd int, p *Packet) unix.Errno {
 	wr := &t.wr
-	if !wr.head.encode(p) {
+	if !wr.head.Encode(p, 0) {
 		return unix.EINVAL
 	}
 	if p.Segment != 0 && !t.takes(p) {
@@ -141,7 +149,7 @@ func (t *TUN) write(fd int, p *Packet) unix.Errno {
 	}
 	errno := t.writev(fd, p)
 	if p.Segment != 0 && errno == unix.EINVAL {
-		if wr.head[1] == vnetUDP {
+		if wr.head.IsUDP() {
 			t.udp.Store(false)
 		} else {
 			t.tcp.Store(false)
@@ -157,7 +165,7 @@ func (t *TUN) takes(p *Packet) bool {
 	if len(p.Pieces)+2 > maxVectors {
 		return false
 	}
-	if t.wr.head[1] == vnetUDP {
+	if t.wr.head.IsUDP() {
 		return t.udp.Load()
 	}
 	return t.tcp.Load()
@@ -209,7 +217,7 @@ func (t *TUN) cutAndWrite(fd int, p *Packet) unix.Errno {
 	if _, ok := c.segments.Start(c.super, &c.info, p.Segment); !ok {
 		return unix.EINVAL
 	}
-	t.wr.head = vnetHeader{}
+	t.wr.head = VnetHeader{}
 	for b := c.segments.Next(); b != nil; b = c.segments.Next() {
 		one := Packet{Buf: b, Len: len(b)}
 		errno := t.writev(fd, &one)

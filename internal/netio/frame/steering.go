@@ -42,9 +42,9 @@ const (
 	OuterUDP // ESP in UDP
 )
 
-// minTTL is the least time to live of an inner packet that is taken: the kernel
+// MinTTL is the least time to live of an inner packet that is taken: the kernel
 // tells the sender of the end of others.
-const minTTL = 2
+const MinTTL = 2
 
 // Ours says what the frame b is to the gateway whose link address is mac.
 func (s *Steering) Ours(mac [6]byte, tagged bool, b []byte) Kind {
@@ -79,7 +79,7 @@ func (s *Steering) kind(b []byte, etherType uint16) Kind {
 		}
 		return s.outer(protocol, b[head:])
 	}
-	if ttl >= minTTL && s.takes(dst) {
+	if ttl >= MinTTL && s.takes(dst) {
 		return Inner
 	}
 	return Other
