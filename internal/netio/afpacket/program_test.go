@@ -193,7 +193,7 @@ func TestFanoutFollowsTheOwner(t *testing.T) {
 			continue
 		}
 		next := b[info.HeaderLen:info.TotalLen]
-		at := -1
+		var at int
 		switch {
 		case info.Protocol == packet.ProtocolESP && len(next) >= 4:
 			at = 0
