@@ -73,6 +73,7 @@ test-leaks: ## what crosses the outside link while things happen to a gateway (r
 .PHONY: test-vm
 test-vm: ## the planes and their peers in a virtual machine with Debian's kernel; rewrites docs/planes.md
 	scripts/setup.sh vm
+	go test -count 1 -timeout 30m -tags vm -exec "$(CURDIR)/scripts/vm.sh -t 1800" ./internal/dataplane/kernel
 	go test -count 1 -timeout 60m ./test/vm -update
 
 .PHONY: bench

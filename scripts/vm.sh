@@ -4,7 +4,7 @@
 # command's status; 124 is for a time-out, 125 for a machine that did not run it.
 #
 #   scripts/vm.sh [-t SECONDS] [-s DIRECTORY] COMMAND [ARGUMENT]...
-#   go test -exec "$PWD/scripts/vm.sh" ./internal/dataplane/kernel
+#   go test -tags vm -exec "$PWD/scripts/vm.sh" ./internal/dataplane/kernel
 #
 # Inside are the caller's files, directory and environment. What the command
 # writes is lost with the machine, except below the DIRECTORY of -s. There is no

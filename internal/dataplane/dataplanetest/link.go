@@ -317,4 +317,13 @@ func newPacket(side int, v6 bool, n int) []byte {
 	return b
 }
 
+// newPacketTo is a packet of newPacket over IPv4 to somebody else.
+func newPacketTo(side int, dst netip.Addr) []byte {
+	b := newPacket(side, false, 0)
+	packet.PutIPv4(b, &packet.IPv4Header{
+		Src: host(net4[side]), Dst: dst, TotalLen: len(b), TTL: 64, Protocol: packet.ProtocolUDP,
+	})
+	return b
+}
+
 func host(p netip.Prefix) netip.Addr { return p.Addr().Next() }

@@ -22,6 +22,7 @@ var trafficTests = map[string]func(*testing.T, *link){
 	"an unknown SPI is dropped":                 testUnknownSPI,
 	"selectors of the very SA are checked":      testSelectors,
 	"the newest SA carries, none is lost":       testRekey,
+	"the one added last carries":                testAddedLast,
 	"first use is told once":                    testFirstUse,
 	"lifetimes by packets":                      testPacketLifetime,
 	"lifetimes by octets":                       testByteLifetime,
@@ -168,24 +169,32 @@ func testAcquire(t *testing.T, l *link) {
 	if err := l.gw[0].DeleteSA(ipsec.SAID{Direction: ipsec.Out, Protocol: ipsec.ESP, SPI: spi, Peer: addr4[1]}); err != nil {
 		t.Fatal(err)
 	}
+	// Behind the flood is one that is counted.
+	last := protect(0, false)
+	last.Name, last.Action = "last", ipsec.Discard
+	last.Remote = []ipsec.Selector{ipsec.FromPrefix(netip.PrefixFrom(host(net4[1]).Next(), 32))}
+	last.Local = last.Local[:1]
+	l.policies(0, protect(0, true), last)
 	const flood = 250
 	for n := range flood {
 		l.send(0, newPacket(0, false, n))
 	}
+	l.send(0, newPacketTo(0, last.Remote[0].First))
 	event[ipsec.Acquire](l, 0)
-	first, last := 0, l.gw[0].KeepsFirst
-	if last == 0 {
-		for end := time.Now().Add(patience); l.gw[0].Counters()["hold-overflow"] == 0; time.Sleep(time.Millisecond) {
-			if time.Now().After(end) {
+	l.counter(0, "policy-discard", 1)
+	first, end := 0, l.gw[0].KeepsFirst
+	if end == 0 {
+		for late := time.Now().Add(patience); l.gw[0].Counters()["hold-overflow"] == 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(late) {
 				t.Fatal("no packet of the flood was dropped")
 			}
 		}
 		time.Sleep(silence)
-		first, last = int(l.gw[0].Counters()["hold-overflow"]), flood
+		first, end = int(l.gw[0].Counters()["hold-overflow"]), flood
 	}
 	l.add(1, ipsec.In, spi+2, nil)
 	l.add(0, ipsec.Out, spi+2, nil)
-	for n := first; n < last; n++ {
+	for n := first; n < end; n++ {
 		l.expect(1, newPacket(0, false, n))
 	}
 }
@@ -247,9 +256,10 @@ func testSelectors(t *testing.T, l *link) {
 		narrow := protect(1, false)
 		narrow.Remote = []ipsec.Selector{ipsec.FromPrefix(netip.MustParsePrefix("10.1.99.0/24"))}
 		l.policies(1, narrow)
-		l.add(1, ipsec.In, spi, nil)
+		id := l.add(1, ipsec.In, spi, nil)
 		l.add(0, ipsec.Out, spi, nil)
 		l.send(0, newPacket(0, false, 1))
+		l.status(1, id, "packet", func(s ipsec.SAStatus) bool { return s.Packets == 1 })
 		l.expectNone(1)
 		narrow.Remote = protect(1, false).Remote
 		l.policies(1, narrow)
@@ -295,6 +305,35 @@ func testRekey(t *testing.T, l *link) {
 	l.status(1, id, "packets on the new SA", func(s ipsec.SAStatus) bool { return s.Packets >= 1 })
 	l.send(0, newPacket(0, false, n+1))
 	l.expect(1, newPacket(0, false, n+1))
+}
+
+// testAddedLast adds several SAs at once, as crossing exchanges of IKE do: time
+// does not tell which is the newest.
+func testAddedLast(t *testing.T, l *link) {
+	l.policies(0, protect(0, false))
+	l.policies(1, protect(1, false))
+	const rounds = 8
+	for n := range rounds {
+		var last, lastIn ipsec.SAID
+		for i := range 4 {
+			// Neither their order by SPI nor by its octets is that of their age.
+			one := spi + ipsec.SPI(uint32(4*n+i)*2654435761>>8&0xffff)<<8
+			lastIn = l.add(1, ipsec.In, one, nil)
+			last = l.add(0, ipsec.Out, one, nil)
+		}
+		for i := range 5 {
+			l.send(0, newPacket(0, false, i))
+			l.expect(1, newPacket(0, false, i))
+		}
+		l.status(0, last, "all packets", func(s ipsec.SAStatus) bool { return s.Packets == 5 && s.Sequence == 5 })
+		l.status(1, lastIn, "all packets", func(s ipsec.SAStatus) bool { return s.Packets == 5 })
+		// Where it goes, the one before it carries again.
+		if err := l.gw[0].DeleteSA(last); err != nil {
+			t.Fatal(err)
+		}
+		l.send(0, newPacket(0, false, 5))
+		l.expect(1, newPacket(0, false, 5))
+	}
 }
 
 func testFirstUse(t *testing.T, l *link) {
@@ -374,12 +413,12 @@ func testByteLifetime(t *testing.T, l *link) {
 }
 
 func testTimeLifetime(t *testing.T, l *link) {
-	unit := 30 * time.Millisecond
+	soft, hard := 30*time.Millisecond, 120*time.Millisecond
 	if l.gw[0].Coarse {
-		unit = time.Second
+		soft, hard = time.Second, 10*time.Second
 	}
 	id := l.add(0, ipsec.In, spi, func(sa *ipsec.SA) {
-		sa.Lifetime = ipsec.Lifetime{Soft: ipsec.Limit{Time: unit}, Hard: ipsec.Limit{Time: 4 * unit}}
+		sa.Lifetime = ipsec.Lifetime{Soft: ipsec.Limit{Time: soft}, Hard: ipsec.Limit{Time: hard}}
 	})
 	expires(t, l, 0, id)
 }

@@ -253,7 +253,8 @@ func (l *link) sendCut(side int, b []byte) {
 	}
 }
 
-// A tunnel for one port carries what was cut whole.
+// A tunnel for one port carries what was cut whole, or nothing of it is
+// delivered.
 func testPortFragments(t *testing.T, l *link) {
 	port := func(sa *ipsec.SA) (list []ipsec.Selector) {
 		if sa.Local.Addr() == addr4[0] {
@@ -269,13 +270,20 @@ func testPortFragments(t *testing.T, l *link) {
 	l.tunnel(spi, func(sa *ipsec.SA) { narrow(port(sa)) })
 	p := protect(0, false)
 	narrow(p.Remote)
-	l.policies(0, p)
+	rest := protect(0, false)
+	rest.Name, rest.Action, rest.Priority = "rest", ipsec.Discard, -1
+	l.policies(0, p, rest)
 	long := append(newPacket(0, false, 1), make([]byte, 1000)...)
 	var info packet.Info
 	long[2], long[3] = byte(len(long)>>8), byte(len(long))
 	info.Decode(long)
 	packet.SeamOf(long, &info).Close(long, packet.ProtocolUDP, info.Src, info.Dst)
 	l.sendCut(0, long)
+	if l.gw[0].PortsOfFirst {
+		l.counter(0, "policy-discard", 1)
+		l.expectNone(1)
+		return
+	}
 	l.expect(1, long)
 }
 

@@ -277,14 +277,18 @@ func reversed(s xfrm.Selector) xfrm.Selector {
 	return s
 }
 
-// claimsOf says what a policy wants of the kernel, with the outbound SAs that
-// serve it, the newest first.
+// claimsOf says what a policy wants of the kernel, with the outbound SAs of its
+// reqid, the newest first. Those of the policy's protocol serve it; the AH of a
+// bundle goes with the ESP.
 func claimsOf(p *ipsec.Policy, number int, level uint32, serving []*ipsec.SA) ([]*claim, error) {
 	w := claimer{p: p, number: number, level: level}
 	whole := pairsOf(p.Local, p.Remote)
 	for i, sa := range serving {
+		if sa.Protocol != p.Protocol {
+			continue
+		}
 		for _, x := range within(pairsOf(sa.LocalTS, sa.RemoteTS), whole) {
-			if err := w.out(x, i, xfrm.ActionAllow, templates(p, sa.Local.Addr(), sa.Remote.Addr())); err != nil {
+			if err := w.out(x, i, xfrm.ActionAllow, through(p, sa, serving)); err != nil {
 				return nil, err
 			}
 		}
@@ -331,6 +335,26 @@ func (w *claimer) guard(x pair) error {
 
 // nowhere stands in templates for any address.
 var nowhere = netip.IPv4Unspecified()
+
+// through are the templates of what one of the serving SAs carries. They name it
+// by its SPI: of several that fit, the kernel takes the one that was added last
+// only where their seconds differ.
+func through(p *ipsec.Policy, sa *ipsec.SA, serving []*ipsec.SA) []xfrm.Template {
+	out := templates(p, sa.Local.Addr(), sa.Remote.Addr())
+	same := func(o *ipsec.SA) bool {
+		return o.Local.Addr() == sa.Local.Addr() && o.Remote.Addr() == sa.Remote.Addr()
+	}
+	if p.Mode == ipsec.Transport && slices.ContainsFunc(serving, func(o *ipsec.SA) bool { return !same(o) }) {
+		return out // between several pairs of hosts, the packet's addresses decide
+	}
+	out[0].SPI = uint32(sa.SPI)
+	if p.WithAH {
+		if i := slices.IndexFunc(serving, func(o *ipsec.SA) bool { return o.Protocol == ipsec.AH && same(o) }); i >= 0 {
+			out[1].SPI = uint32(serving[i].SPI)
+		}
+	}
+	return out
+}
 
 // templates are the SAs through which packets of a policy pass, the innermost
 // first.

@@ -184,7 +184,7 @@ func speak(t testing.TB, ns netns.NS) {
 // nextEvent waits for an E.
 func nextEvent[E ipsec.Event](t testing.TB, p *Plane) E {
 	t.Helper()
-	late := time.After(5 * time.Second)
+	late := time.After(20 * time.Second)
 	for {
 		select {
 		case e := <-p.Events():

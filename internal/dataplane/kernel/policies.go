@@ -67,7 +67,7 @@ func compile(policies []ipsec.Policy, serving func(reqID uint32) []*ipsec.SA) (*
 	b := newBook()
 	for i := range policies {
 		p := &policies[i]
-		claims, err := claimsOf(p, i, levels[p.Priority], servingOf(p, serving(p.ReqID)))
+		claims, err := claimsOf(p, i, levels[p.Priority], serving(p.ReqID))
 		if err != nil {
 			return nil, nil, fmt.Errorf("policy %q: %w", p.Name, err)
 		}
@@ -108,7 +108,6 @@ func (p *Plane) serving(reqID uint32) []*ipsec.SA {
 	}
 	var entries []*entry
 	for _, e := range p.sas {
-		// The AH of a bundle has no policy of its own: it goes with the ESP.
 		if e.sa.ReqID == reqID && e.sa.Direction == ipsec.Out {
 			entries = append(entries, e)
 		}
@@ -133,7 +132,7 @@ func (p *Plane) serveLocked(reqID uint32) error {
 		if policy.Action != ipsec.Protect || policy.ReqID != reqID {
 			continue
 		}
-		claims, err := claimsOf(policy, i, p.levels[policy.Priority], servingOf(policy, p.serving(reqID)))
+		claims, err := claimsOf(policy, i, p.levels[policy.Priority], p.serving(reqID))
 		if err != nil {
 			return fmt.Errorf("policy %q: %w", policy.Name, err)
 		}
@@ -148,12 +147,6 @@ func (p *Plane) serveLocked(reqID uint32) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// servingOf are the SAs whose addresses a policy's templates need: in a bundle,
-// those of the inside.
-func servingOf(p *ipsec.Policy, sas []*ipsec.SA) []*ipsec.SA {
-	return slices.DeleteFunc(sas, func(sa *ipsec.SA) bool { return sa.Protocol != p.Protocol })
 }
 
 // change is one step of apply, and how to take it back.

@@ -25,6 +25,9 @@ func stateOf(sa *ipsec.SA) (xfrm.State, error) {
 	if sa.Aggfrag.On { // xfrm_iptfs, which kernels have from 6.14 on, is not spoken here
 		return xfrm.State{}, fmt.Errorf("AGGFRAG mode is of the user-space plane: %w", dataplane.ErrTransform)
 	}
+	if sa.Protocol == ipsec.AH && sa.Encap {
+		return xfrm.State{}, dataplane.ErrEncap
+	}
 	src, dst := sa.Local, sa.Remote
 	if sa.Direction == ipsec.In {
 		src, dst = dst, src

@@ -43,17 +43,23 @@ func newLink(t *testing.T) *link {
 		ip(i, "addr", "add", fmt.Sprintf("10.%d.0.1/32", i+1), "dev", "lo")
 		ip(i, "route", "add", fmt.Sprintf("10.%d.0.0/16", 2-i), "via", fmt.Sprintf("192.0.2.%d", 2-i), "src", fmt.Sprintf("10.%d.0.1", i+1))
 		l.p[i] = newPlane(t, l.ns[i])
-		if err := l.ns[i].Do(func() error {
-			port, err := netio.ListenNAT(4500, netio.SocketOptions{PastIPsec: true, UDPEncap: true})
-			if err == nil {
-				t.Cleanup(func() { port.Close() })
-			}
-			return err
-		}); err != nil {
-			t.Fatal(err)
-		}
+		listenNAT(t, l.ns[i])
 	}
 	return l
+}
+
+// listenNAT opens the socket to which ESP in UDP comes.
+func listenNAT(t *testing.T, ns netns.NS) {
+	t.Helper()
+	if err := ns.Do(func() error {
+		port, err := netio.ListenNAT(4500, netio.SocketOptions{PastIPsec: true, UDPEncap: true})
+		if err == nil {
+			t.Cleanup(func() { port.Close() })
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (l *link) policy(side int, acquire bool) ipsec.Policy {
@@ -134,7 +140,7 @@ func (l *link) expect(c *net.UDPConn, count int) {
 	l.t.Helper()
 	b := make([]byte, 100)
 	for n := range count {
-		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
 		k, err := c.Read(b)
 		if err != nil || string(b[:k]) != fmt.Sprint(n) {
 			l.t.Fatalf("datagram %d of %d: %q, %v; counters %v and %v", n, count, b[:k], err, l.p[0].Counters(), l.p[1].Counters())
@@ -191,7 +197,7 @@ func TestLifetimes(t *testing.T) {
 	for name, lifetime := range map[string]ipsec.Lifetime{
 		"packets": {Soft: ipsec.Limit{Packets: 3}, Hard: ipsec.Limit{Packets: 6}},
 		"octets":  {Soft: ipsec.Limit{Bytes: 60}, Hard: ipsec.Limit{Bytes: 120}},
-		"time":    {Soft: ipsec.Limit{Time: time.Second}, Hard: ipsec.Limit{Time: 2 * time.Second}},
+		"time":    {Soft: ipsec.Limit{Time: time.Second}, Hard: ipsec.Limit{Time: 6 * time.Second}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLink(t)

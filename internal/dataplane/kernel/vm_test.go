@@ -11,7 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"caponier/internal/dataplane/dataplanetest"
 	"caponier/internal/ipsec"
 	"caponier/internal/secret"
 )
@@ -24,12 +23,6 @@ func espSA(d ipsec.Direction, spi ipsec.SPI) ipsec.SA {
 		EncrKey: secret.New(slices.Repeat([]byte{byte(spi)}, 20)), ReqID: 7,
 		LocalTS: selectors("10.1.0.0/16"), RemoteTS: selectors("10.2.0.0/16"), Connection: "peer", Tunnel: "lan",
 	}
-}
-
-func TestPlaneConforms(t *testing.T) {
-	dataplanetest.Run(t, func(t *testing.T, _ dataplanetest.Place) *dataplanetest.Instance {
-		return &dataplanetest.Instance{Backend: newPlane(t, newNamespace(t))}
-	})
 }
 
 func TestStatesServePolicies(t *testing.T) {

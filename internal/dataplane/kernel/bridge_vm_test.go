@@ -1,4 +1,6 @@
-package vm
+//go:build vm
+
+package kernel
 
 import (
 	"bytes"

@@ -1,34 +1,31 @@
-package vm
+//go:build vm
+
+package kernel
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"os"
-	"sync/atomic"
 	"testing"
 
 	"caponier/internal/dataplane/dataplanetest"
-	"caponier/internal/lab/netns"
 	"caponier/internal/netio"
 )
 
-// TestConformance runs the suite of all planes on the kernel's. It is part of the
-// long form only.
-func TestConformance(t *testing.T) {
-	if *long {
-		dataplanetest.Run(t, newInstance)
+// TestPlaneConforms runs the suite of all planes on the kernel's.
+func TestPlaneConforms(t *testing.T) { dataplanetest.Run(t, newInstance) }
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
-var instances atomic.Int32
-
-// newInstance makes a kernel plane in a namespace between two TUN devices, whose
-// other ends are the suite's.
+// newInstance makes a plane in a namespace between two TUN devices, whose other
+// ends are the suite's.
 func newInstance(t *testing.T, at dataplanetest.Place) *dataplanetest.Instance {
-	ns, err := netns.Create(fmt.Sprintf("vm-%d-%d", os.Getpid(), instances.Add(1)))
-	must(t, err)
-	t.Cleanup(func() { must(t, ns.Delete()) })
+	ns := newNamespace(t)
 	must(t, ns.Forward())
 	b := newBridge()
 	must(t, ns.Do(func() error {
@@ -65,14 +62,15 @@ func newInstance(t *testing.T, at dataplanetest.Place) *dataplanetest.Instance {
 		must(t, ns.IP("route", "add", at.Networks[i].String(), "dev", "lan"))
 	}
 	b.start()
-	p := newKernel(t, ns)
+	p := newPlane(t, ns)
+	listenNAT(t, ns)
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Log(kernelPlane{p, ipXfrm{ns}}.tell())
+			t.Logf("%+v\n%v\n%s%s", p.SAs(), p.Counters(), ipText(t, ns, "-s", "xfrm", "state"), ipText(t, ns, "xfrm", "policy"))
 		}
 	})
 	return &dataplanetest.Instance{
 		Backend: p, Inner: b.inner, Outer: b.outer,
-		Traits: dataplanetest.Traits{Unmatched: true, PolicySelectors: true, Blocks: true, KeepsFirst: 100, Coarse: true},
+		Traits: dataplanetest.Traits{Unmatched: true, PolicySelectors: true, Blocks: true, KeepsFirst: 100, PortsOfFirst: true, Coarse: true},
 	}
 }
