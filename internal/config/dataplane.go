@@ -1,6 +1,10 @@
 package config
 
-import "slices"
+import (
+	"slices"
+
+	"caponier/internal/ipsec"
+)
 
 // maxKernelWindow is the widest window of the Linux kernel (XFRMA_REPLAY_ESN_MAX).
 const maxKernelWindow = 4096
@@ -21,9 +25,23 @@ func (d *decoder) validateDataPlane() {
 	}
 	for _, c := range d.cfg.Connections {
 		for _, t := range c.Tunnels {
-			if n := d.at("connections." + c.Name + ".tunnels." + t.Name + ".replay-window"); t.ReplayWindow > maxKernelWindow {
-				d.errorf(n, "the kernel's window has at most %d packets", maxKernelWindow)
-			}
+			d.userspaceOnly("connections."+c.Name+".tunnels."+t.Name, t.ReplayWindow, t.Outer, t.Fit)
 		}
 	}
+}
+
+// userspaceOnly refuses values of a tunnel or an association that the kernel has
+// nothing for. What it does by itself may be said.
+func (d *decoder) userspaceOnly(path string, window uint32, outer ipsec.Outer, fit ipsec.Fit) {
+	refuse := func(key string, is bool, format string, args ...any) {
+		if is && d.set(path+"."+key) {
+			d.errorf(d.at(path+"."+key), format, args...)
+		}
+	}
+	refuse("replay-window", window > maxKernelWindow, "the kernel's window has at most %d packets", maxKernelWindow)
+	refuse("df", outer.DF == ipsec.SetDF, "df: set is for dataplane: userspace: the kernel copies DF or clears it")
+	refuse("fragment", fit.Fragment == ipsec.FragmentBefore,
+		"fragment: before is for dataplane: userspace: the kernel cuts packets after it has sealed them")
+	refuse("mss", fit.MSS != ipsec.MSSOff, "mss: %s is for dataplane: userspace: the kernel leaves the MSS as it is; "+
+		"a rule of the firewall may lower it (nft: tcp option maxseg size set rt mtu)", fit.MSS)
 }

@@ -124,10 +124,13 @@ func (d *decoder) checkAssociation(a *Association, path string, plane DataPlane)
 	if a.Direction == ipsec.Out && d.set(path+".replay-window") {
 		d.errorf(d.keys[path+".replay-window"], "replay-window has no meaning for direction out: the receiver keeps it")
 	}
-	if plane == DataPlaneUserspace {
+	switch plane {
+	case DataPlaneUserspace:
 		for _, k := range kernelKeys {
 			d.kernelOnly(path + "." + k.name)
 		}
+	case DataPlaneKernel:
+		d.userspaceOnly(path, a.ReplayWindow, a.Outer, a.Fit)
 	}
 }
 
