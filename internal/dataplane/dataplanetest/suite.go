@@ -35,9 +35,9 @@ type Traits struct {
 	// KeepsFirst is how many of too many packets that wait for an SA are kept at
 	// least, where these are the first, and not counted, and not the last.
 	KeepsFirst int
-	// PortsOfFirst says that only the first fragment of a packet shows its ports:
-	// the others are no policy's that names ports.
-	PortsOfFirst bool
+	// NoPorts says that fragments show no ports, the first neither: they are
+	// no policy's that names ports.
+	NoPorts bool
 	// Coarse says that lifetimes in time are counted in seconds.
 	Coarse bool
 }
