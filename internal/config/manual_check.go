@@ -131,6 +131,7 @@ func (d *decoder) checkAssociation(a *Association, path string, plane DataPlane)
 		}
 	case DataPlaneKernel:
 		d.userspaceOnly(path, a.ReplayWindow, a.Outer, a.Fit)
+	case AnyDataPlane:
 	}
 }
 
