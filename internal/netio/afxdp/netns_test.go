@@ -84,7 +84,10 @@ type wire struct {
 	index int
 }
 
-func (l *pair) wire() *wire {
+func (l *pair) wire() *wire { return l.wireFor(unix.ETH_P_ALL) }
+
+// wireFor receives frames of one type, and with 0 none.
+func (l *pair) wireFor(etherType uint16) *wire {
 	l.t.Helper()
 	w := &wire{}
 	l.must(l.far.Do(func() error {
@@ -93,7 +96,7 @@ func (l *pair) wire() *wire {
 			return err
 		}
 		w.index = nic.Index
-		w.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(htons(unix.ETH_P_ALL)))
+		w.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(htons(etherType)))
 		if err != nil {
 			return err
 		}
@@ -101,7 +104,7 @@ func (l *pair) wire() *wire {
 		if err := unix.SetsockoptTimeval(w.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10}); err != nil {
 			return err
 		}
-		return unix.Bind(w.fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: nic.Index})
+		return unix.Bind(w.fd, &unix.SockaddrLinklayer{Protocol: htons(etherType), Ifindex: nic.Index})
 	}))
 	l.t.Cleanup(func() { unix.Close(w.fd) })
 	return w

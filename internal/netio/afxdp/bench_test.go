@@ -1,0 +1,108 @@
+package afxdp
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"caponier/internal/netio"
+	"caponier/internal/netio/frame"
+)
+
+// flood sends a frame over and over from far, until it is stopped.
+func (l *pair) flood(b []byte) (stop func()) {
+	l.t.Helper()
+	w := l.wireFor(0)
+	_ = unix.SetsockoptInt(w.fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1)
+	type mmsghdr struct {
+		hdr unix.Msghdr
+		len uint32
+	}
+	const batch = 64
+	iov := unix.Iovec{Base: &b[0]}
+	iov.SetLen(len(b))
+	var msgs [batch]mmsghdr
+	for i := range msgs {
+		msgs[i].hdr.Iov = &iov
+		msgs[i].hdr.SetIovlen(1)
+	}
+	var done atomic.Bool
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		for !done.Load() {
+			_, _, _ = unix.Syscall6(unix.SYS_SENDMMSG, uintptr(w.fd), uintptr(unsafe.Pointer(&msgs)), batch, 0, 0, 0)
+		}
+	})
+	return func() {
+		done.Store(true)
+		sending.Wait()
+	}
+}
+
+// BenchmarkEcho turns packets of 64 octets around, as fast as they come: by AF_XDP,
+// and by a TUN device to and from which the kernel routes.
+func BenchmarkEcho(b *testing.B) {
+	size := 64 - frame.HeaderLen - 28
+	b.Run("capture=tun", func(b *testing.B) {
+		l := newPair(b)
+		l.must(l.near.Forward())
+		var tun *netio.TUN
+		l.must(l.near.Do(func() error {
+			queues, err := netio.OpenTUN("tun0", netio.TUNOptions{Queues: 1, MTU: 1500})
+			if err == nil {
+				tun = queues[0]
+			}
+			return err
+		}))
+		defer tun.Close()
+		l.must(l.near.IP("link", "set", "tun0", "up"))
+		l.must(l.near.IP("route", "add", "10.2.0.0/16", "dev", "tun0"))
+		reader := netio.NewReader(tun, 1500)
+		defer l.flood(l.numbered(1, 1, size))()
+		b.ResetTimer()
+		for n := 0; n < b.N; {
+			pkts, err := reader.Read()
+			l.must(err)
+			for i := range pkts {
+				turn(pkts[i].Data())
+			}
+			k, _ := tun.WriteBatch(pkts)
+			n += k
+		}
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "frames/s")
+	})
+	for _, o := range []Options{{Mode: Native}, {Mode: Generic}} {
+		b.Run("capture=afxdp/mode="+o.Mode.String(), func(b *testing.B) {
+			l := newPair(b)
+			var s frame.Socket = l.capture(o, steering).ports[0].queues[0]
+			batch := slots(128)
+			defer l.flood(l.numbered(1, 1, size))()
+			b.ResetTimer()
+			for n := 0; n < b.N; {
+				k, err := s.ReadFrames(batch)
+				l.must(err)
+				for i := range batch[:k] {
+					f := batch[i].Data()
+					copy(f[0:6], l.mac[1][:])
+					copy(f[6:12], l.mac[0][:])
+					turn(f[frame.HeaderLen:])
+				}
+				k, _ = s.WriteFrames(batch[:k])
+				n += k
+			}
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "frames/s")
+		})
+	}
+}
+
+// turn sends an IPv4 packet back to where it came from.
+func turn(b []byte) {
+	var a [net.IPv4len]byte
+	copy(a[:], b[12:16])
+	copy(b[12:16], b[16:20])
+	copy(b[16:20], a[:])
+}
