@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"caponier/internal/netio"
+	"caponier/internal/netio/afpacket"
 	"caponier/internal/netio/frame"
 )
 
@@ -20,7 +21,7 @@ func (l *pair) flood(b []byte) (stop func()) {
 	_ = unix.SetsockoptInt(w.fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1)
 	type mmsghdr struct {
 		hdr unix.Msghdr
-		len uint32
+		_   uint32 // how much was sent
 	}
 	const batch = 64
 	iov := unix.Iovec{Base: &b[0]}
@@ -43,8 +44,8 @@ func (l *pair) flood(b []byte) (stop func()) {
 	}
 }
 
-// BenchmarkEcho turns packets of 64 octets around, as fast as they come: by AF_XDP,
-// and by a TUN device to and from which the kernel routes.
+// BenchmarkEcho turns frames of 64 octets around, as fast as they come: by AF_XDP, by
+// packet sockets, and by a TUN device to and from which the kernel routes.
 func BenchmarkEcho(b *testing.B) {
 	size := 64 - frame.HeaderLen - 28
 	b.Run("capture=tun", func(b *testing.B) {
@@ -75,10 +76,23 @@ func BenchmarkEcho(b *testing.B) {
 		}
 		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "frames/s")
 	})
-	for _, o := range []Options{{Mode: Native}, {Mode: Generic}} {
-		b.Run("capture=afxdp/mode="+o.Mode.String(), func(b *testing.B) {
+	captures := map[string]func(*pair) frame.Capture{
+		"afpacket": func(l *pair) (c frame.Capture) {
+			l.must(l.near.Do(func() (err error) {
+				c, err = afpacket.Open(afpacket.Options{Interfaces: []string{"eth0"}, Queues: 1})
+				return err
+			}))
+			l.t.Cleanup(func() { c.Close() })
+			l.must(c.Steer(steering))
+			return c
+		},
+		"afxdp/mode=native":  func(l *pair) frame.Capture { return l.capture(Options{Mode: Native}, steering) },
+		"afxdp/mode=generic": func(l *pair) frame.Capture { return l.capture(Options{Mode: Generic}, steering) },
+	}
+	for name, open := range captures {
+		b.Run("capture="+name, func(b *testing.B) {
 			l := newPair(b)
-			var s frame.Socket = l.capture(o, steering).ports[0].queues[0]
+			s := open(l).Ports()[0].Queues[0]
 			batch := slots(128)
 			defer l.flood(l.numbered(1, 1, size))()
 			b.ResetTimer()

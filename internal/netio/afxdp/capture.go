@@ -39,8 +39,10 @@ type Options struct {
 	Mode Mode
 	// Copy does without zero copy also where the driver can.
 	Copy bool
-	// BusyPoll is for how long a reader that waits drives the interface itself
-	// before it sleeps (SO_BUSY_POLL); 0 leaves it to interrupts.
+	// Spin is how many times a reader looks at an empty ring before it sleeps.
+	Spin int
+	// BusyPoll is for how long it drives the interface itself with each look
+	// (SO_PREFER_BUSY_POLL), in whole microseconds; 0 leaves that to interrupts.
 	BusyPoll time.Duration
 }
 

@@ -34,6 +34,8 @@ type Socket struct {
 	maps     [4][]byte // of the rings
 	zeroCopy bool
 	finishes bool // checksums that the sender has left to its interface
+	spin     int
+	drives   bool // the interface, while it spins
 
 	done    atomic.Bool
 	reading atomic.Int32 // whether there is a reader: notRead, isRead, wasRead
@@ -78,7 +80,7 @@ func openSocket(index, queue, chunk int, o Options) (_ *Socket, err error) {
 		}
 		return nil, needs(os.NewSyscallError("socket", err), "CAP_NET_RAW")
 	}
-	s := &Socket{}
+	s := &Socket{spin: o.Spin, drives: o.BusyPoll > 0}
 	defer func() {
 		if err == nil {
 			return
@@ -227,7 +229,14 @@ func (s *Socket) ReadFrames(frames []netio.Packet) (int, error) {
 	}
 	rd := &s.rd
 	rd.frames, rd.n = frames, 0
-	if s.receive(); rd.n == 0 && len(frames) > 0 {
+	s.receive()
+	for looks := s.spin; looks > 0 && rd.n == 0 && !s.done.Load(); looks-- {
+		if s.drives {
+			_ = s.raw.Control(rd.wakeFn)
+		}
+		s.receive()
+	}
+	if rd.n == 0 && len(frames) > 0 {
 		err := s.raw.Read(rd.fn)
 		if s.done.Load() {
 			rd.frames = nil

@@ -152,6 +152,33 @@ func TestWriteFramesRefuses(t *testing.T) {
 	}
 }
 
+// A reader that spins reads the same, and ends with the socket.
+func TestSpin(t *testing.T) {
+	for _, o := range []Options{{Spin: 100}, {Spin: 3, BusyPoll: 20 * time.Microsecond}, {Spin: 1 << 30}} {
+		l := newPair(t)
+		c := l.capture(o, steering)
+		w, s := l.wire(), c.ports[0].queues[0]
+		batch := slots(4)
+		for i := range uint32(100) {
+			l.must(w.send(l.numbered(1, i, 4)))
+			n, err := s.ReadFrames(batch)
+			if err != nil || n != 1 || !slices.Equal(batch[0].Data(), l.numbered(1, i, 4)) {
+				t.Fatalf("%+v: frame %d: read %d, %v", o, i, n, err)
+			}
+		}
+		end := make(chan error)
+		go func() {
+			_, err := s.ReadFrames(batch)
+			end <- err
+		}()
+		time.Sleep(time.Millisecond)
+		l.must(c.Close())
+		if err := <-end; !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%+v: who reads is told %v", o, err)
+		}
+	}
+}
+
 func TestTruncated(t *testing.T) {
 	l := newPair(t)
 	w, s := l.wire(), l.capture(Options{}, steering).ports[0].queues[0]
