@@ -140,6 +140,13 @@ func (sh *shard) performV1(s *sa, a v2.Action) v2.Event {
 		sh.told = append(sh.told, item{sa: next, ev: a.Event})
 	case step.Tell:
 		d.tellMachine(s, a)
+	case step.TakeOver:
+		d.mu.Lock()
+		elders := d.eldersLocked(s)
+		d.mu.Unlock()
+		for _, x := range elders {
+			sh.tell(x, step.Yield{To: s.machine})
+		}
 	}
 	return nil
 }

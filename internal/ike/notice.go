@@ -45,7 +45,7 @@ func (d *Daemon) book(s *sa, n v2.Notice) (stranger bool, doomed []*sa) {
 	c := d.conns[s.conn]
 	switch n.Kind {
 	case v2.IKEUp:
-		s.up = d.now()
+		s.up, s.closing, s.over = d.now(), false, false // in IKEv1 it may be up once more
 		s.identities[0], s.identities[1] = s.machine.Identities()
 		d.byEnds[s.identities] = append(d.byEnds[s.identities], s)
 		d.releaseInitLocked(s)
@@ -54,7 +54,7 @@ func (d *Daemon) book(s *sa, n v2.Notice) (stranger bool, doomed []*sa) {
 			doomed = d.forgottenLocked(s)
 		default:
 			for _, x := range d.eldersLocked(s) {
-				s.shard.tell(x, step.Yield{To: s.machine})
+				s.shard.tell(x, step.Yield{To: s.machine, Unproven: true})
 			}
 		}
 		if c != nil {

@@ -108,6 +108,9 @@ type (
 		To    Machine
 		Event Event
 	}
+	// TakeOver says that the peer, too, has this IKE SA of IKEv1: the daemon tells the
+	// older ones between the same identities to yield to it.
+	TakeOver struct{}
 	// Report tells the operator something that matters; it asks for nothing.
 	Report struct{ What Notice }
 	// Done ends the machine: nothing is installed, nothing more will be sent.
@@ -129,3 +132,4 @@ func (Envelope) isAction()      {}
 func (Examine) isAction()       {}
 func (Begin) isAction()         {}
 func (Tell) isAction()          {}
+func (TakeOver) isAction()      {}

@@ -105,8 +105,16 @@ type (
 	// Used passes on ipsec.FirstUse.
 	Used struct{ ID ipsec.SAID }
 	// Yield says that To is a newer IKE SA of IKEv1 between the same identities for
-	// the same connection: the peer, or this side, has rekeyed. It takes over.
-	Yield struct{ To Machine }
+	// the same connection: the peer, or this side, has rekeyed. It takes over, but where
+	// it is Unproven: the peer has not shown yet that it has it, too, and TakeOver may
+	// follow.
+	Yield struct {
+		To       Machine
+		Unproven bool
+	}
+	// Restore asks a machine of IKEv1 that has yielded to take over again: the peer has
+	// deleted the newer IKE SA. Others are asked, in this order, where it is gone.
+	Restore struct{ Others []Machine }
 	// Inherit hands over what a machine of IKEv1 leaves to the one that replaces it.
 	// Only machines make it, and only they read Estate.
 	Inherit struct{ Estate any }
@@ -145,6 +153,7 @@ func (Unwrapped) isEvent()       {}
 func (Enveloped) isEvent()       {}
 func (Examined) isEvent()        {}
 func (Yield) isEvent()           {}
+func (Restore) isEvent()         {}
 func (Inherit) isEvent()         {}
 func (SuccessorFailed) isEvent() {}
 func (PeerDeleted) isEvent()     {}

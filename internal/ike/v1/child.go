@@ -19,12 +19,12 @@ import (
 
 // How IPsec SAs change over without loss. Quick mode knows no rekeying: a new pair
 // of SAs for the same traffic replaces the old one. Its initiator installs both
-// directions when it has the second message, and deletes the old pair after
-// graceTime; its responder installs the inbound SA before it sends the second
-// message, and the outbound one when it has the third, or a packet through the new
-// SA. Of two pairs the one stays whose exchange began later, which both ends see
-// alike: where both begin at once under one IKE SA, only one exchange goes on (see
-// prevails).
+// directions when it has the second message; its responder installs the inbound SA
+// before it sends the second message, and the outbound one when it has the third, or
+// a packet through the new SA. Where both begin at once under one IKE SA, only one
+// exchange goes on (see prevails); and of two pairs the one stays whose exchange began
+// later. Where messages are lost and late the ends may differ on that all the same:
+// succession.go says who deletes what, and when.
 
 // childState is where a pair of IPsec SAs stands.
 type childState uint8
@@ -59,6 +59,8 @@ type child struct {
 	fresh       bool      // it has not been compared with the others yet
 	hops        int       // how many IKE SAs ago it was made
 	rekeying    bool
+	aged        bool // its soft limit is reached
+	hastened    bool // the peer has deleted what it is to replace, before message 3 was here
 	successor   *child
 	deleteAt    time.Time // when this side deletes what has been replaced
 	forgetAt    time.Time // when the inbound SA of what is gone goes
@@ -189,8 +191,6 @@ func (m *Machine) installIn(c *child, in *ipsec.SA) {
 func (m *Machine) complete(c *child) {
 	c.since, c.fresh = m.now, true
 	if m.heir != nil { // replaced while the exchange was under way
-		m.installOut(c)
-		m.notice(step.ChildUp, c.conf.Name, nil)
 		m.bequeath(estate{children: []*child{c}})
 		m.children = slices.DeleteFunc(m.children, func(x *child) bool { return x == c })
 		return
@@ -207,10 +207,9 @@ func (m *Machine) installOut(c *child) {
 
 // settle compares a new pair with the others for the same traffic.
 func (m *Machine) settle(c *child) {
-	reported := c.outUp // by the IKE SA that made it
 	c.fresh = false
-	replaces := false
-	for _, old := range m.siblings(c.conf, c.localTS, c.remoteTS) {
+	replaces := c.hastened
+	for _, old := range m.siblings(c) {
 		switch {
 		case old == c:
 		case old.newerThan(c): // the last message of c was late
@@ -221,17 +220,14 @@ func (m *Machine) settle(c *child) {
 		}
 	}
 	if c.state != childLive {
-		c.dropHeld()
 		return
 	}
 	m.installOut(c)
-	switch {
-	case reported:
-	case replaces:
-		m.notice(step.ChildRekeyed, c.conf.Name, nil)
-	default:
-		m.notice(step.ChildUp, c.conf.Name, nil)
+	kind := step.ChildUp
+	if replaces {
+		kind = step.ChildRekeyed
 	}
+	m.notice(kind, c.conf.Name, nil)
 }
 
 // newerThan says which of two pairs for the same traffic stays. Those of different
@@ -244,40 +240,71 @@ func (c *child) newerThan(o *child) bool {
 	return c.begun.After(o.begun)
 }
 
-// siblings are the live pairs for some traffic.
-func (m *Machine) siblings(conf *Child, local, remote []ipsec.Selector) []*child {
+// serves reports whether both pairs are for the same traffic.
+func (c *child) serves(o *child) bool {
+	return c.conf.Name == o.conf.Name && slices.Equal(c.localTS, o.localTS) && slices.Equal(c.remoteTS, o.remoteTS)
+}
+
+// siblings are the live pairs for the traffic of c.
+func (m *Machine) siblings(c *child) []*child {
 	var out []*child
-	for _, c := range m.children {
-		if c.state == childLive && (c.held == nil || c.fresh) && c.conf.Name == conf.Name &&
-			slices.Equal(c.localTS, local) && slices.Equal(c.remoteTS, remote) {
-			out = append(out, c)
+	for _, o := range m.children {
+		if o.state == childLive && (o.held == nil || o.fresh) && o.serves(c) {
+			out = append(out, o)
 		}
 	}
 	return out
 }
 
-// supersede notes that c takes over from old. Whoever is to delete it does so soon;
-// the other side only where that does not come.
+// supersede notes that c takes over from old, which this side deletes where the peer
+// does not.
 func (m *Machine) supersede(old, c *child) {
 	old.state, old.successor = childReplaced, c
-	wait := replacedLimit
-	if c.mine {
-		wait = graceTime
-	}
-	if !m.initiator {
-		wait += courtesy
-	}
-	old.deleteAt = m.now.Add(wait)
+	old.deleteAt = m.now.Add(m.patience(c.mine))
 	m.watchChild(old)
 }
 
-// revive takes back a pair that the deleted one had replaced: the peer sees it the
-// other way round.
+// revive takes a pair back that was replaced, for the peer has deleted the one that
+// took over: it sees it the other way round. It reports whether there is one.
 func (m *Machine) revive(deleted *child) bool {
+	var best *child
 	for _, c := range m.children {
-		if c.state == childReplaced && c.successor == deleted && c.inUp && c.outUp {
-			c.state, c.successor, c.deleteAt = childLive, nil, time.Time{}
-			deleted.successor = c
+		if c.state == childReplaced && c.inUp && (c.outUp || c.held != nil) && c.serves(deleted) && (best == nil || c.newerThan(best)) {
+			best = c
+		}
+	}
+	if best == nil {
+		return false
+	}
+	best.state, best.successor, best.deleteAt = childLive, nil, time.Time{}
+	deleted.successor = best
+	m.installOut(best)
+	if best.aged {
+		m.rekey(best)
+	}
+	return true
+}
+
+// negotiates reports whether the exchange that makes c is under way.
+func (m *Machine) negotiates(c *child) bool {
+	for _, x := range m.quicks {
+		if x.child == c && !x.over {
+			return true
+		}
+	}
+	return false
+}
+
+// hasten sends through the pair that is to replace the deleted one, though message 3
+// is not here yet: the peer deletes only when it has the new pair. It reports
+// whether there is one. Should message 3 never come, the new pair is given up, and
+// the tunnel is down only then.
+func (m *Machine) hasten(deleted *child) bool {
+	for _, x := range m.quicks {
+		if x.child != nil && !x.over && x.child.serves(deleted) && slices.Contains(m.children, x.child) {
+			x.child.hastened = true
+			m.installOut(x.child)
+			deleted.successor = x.child
 			return true
 		}
 	}
@@ -305,7 +332,18 @@ func (m *Machine) watchChild(c *child) {
 // deleteChild tells the peer that a pair is deleted, and deletes it.
 func (m *Machine) deleteChild(c *child) {
 	m.sendDelete(c)
+	m.remind(c, reminders)
 	m.retire(c)
+}
+
+// remind sends a Delete again.
+func (m *Machine) remind(c *child, again int) {
+	if again > 0 {
+		m.after(reminderTime, func(m *Machine) {
+			m.sendDelete(c)
+			m.remind(c, again-1)
+		})
+	}
 }
 
 // sendDelete sends the Delete of a pair.
@@ -331,7 +369,7 @@ func (m *Machine) sendDelete(cs ...*child) {
 func (m *Machine) deleteAll() {
 	var live []*child
 	for _, c := range m.children {
-		if c.state != childGone {
+		if c.state != childGone && !m.negotiates(c) {
 			live = append(live, c)
 		}
 	}
@@ -429,6 +467,7 @@ func (m *Machine) expired(e step.Expired) {
 		return
 	}
 	if !e.Hard {
+		c.aged = true
 		if c.state == childLive {
 			m.rekey(c)
 		}

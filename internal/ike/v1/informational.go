@@ -50,6 +50,7 @@ func (m *Machine) tellFailure(f *failure, protocol message.ProtocolID, spi []byt
 type dpd struct {
 	seq     uint32 // of the last R-U-THERE
 	waiting bool
+	begun   time.Time
 	tries   int
 }
 
@@ -78,7 +79,7 @@ func (m *Machine) probe() {
 		}
 	}
 	m.dpd.seq++
-	m.dpd.waiting, m.dpd.tries = true, 0
+	m.dpd.waiting, m.dpd.begun, m.dpd.tries = true, m.now, 0
 	m.sendProbe()
 }
 
@@ -91,6 +92,8 @@ func (m *Machine) sendProbe() {
 		case m.dpd.tries < policy.Tries:
 			m.dpd.tries++
 			m.sendProbe()
+		case m.heard.After(m.dpd.begun): // it lives, and only its answers were lost
+			m.dpd.waiting = false
 		default:
 			m.down(&failure{code: fault.CodeNotResponding, err: errNotResponding}, true)
 		}
@@ -130,6 +133,7 @@ func (m *Machine) receiveInformational(msg *isakmp.Message, r step.Received) {
 	}
 	m.seen.add(id)
 	m.heard = m.now
+	m.prove()
 	m.follow(r)
 	for _, p := range o.payloads {
 		if m.state == gone || m.state == deleted {
@@ -309,18 +313,24 @@ func (m *Machine) pairDeleted(e step.PeerDeleted) {
 	if c == nil {
 		return
 	}
-	if c.state == childLive && !m.revive(c) {
+	if c.state == childLive && !m.revive(c) && !m.hasten(c) {
 		m.notice(step.ChildDown, c.conf.Name, &failure{code: fault.CodeDeleted})
 	}
 	m.retire(c)
 }
 
-// endedByPeer ends the IKE SA that the peer has deleted. For a moment a newer one
-// may still take the IPsec SAs over, of which the peer has said nothing: this side
-// may not have heard yet that it is up.
+// endedByPeer ends the IKE SA that the peer has deleted. Another one may take the
+// IPsec SAs over, of which the peer has said nothing: a newer one, of which this side
+// may not have heard yet that it is up, or the one before, which for the peer may be
+// the newer one.
 func (m *Machine) endedByPeer() {
 	f := &failure{code: fault.CodeDeleted}
 	switch {
+	case m.state == replaced && m.busy():
+		// Whether the peer has what is being negotiated, its packets will show.
+		m.stop(m.farewell)
+		m.farewell = m.after(thirdTime, (*Machine).becomeGone)
+		return
 	case m.state == replaced:
 		m.becomeGone()
 		return
@@ -330,12 +340,21 @@ func (m *Machine) endedByPeer() {
 	}
 	m.state = deleted
 	m.stopAll()
+	m.queue = append(m.queue, m.unanswered()...)
 	for _, x := range m.quicks {
 		m.discard(x)
+		if x.child != nil && !x.over {
+			m.forget(x.child)
+		}
 	}
 	clear(m.quicks)
 	for _, c := range m.children {
 		m.watchChild(c)
 	}
-	m.after(graceTime, func(m *Machine) { m.down(f, false) })
+	m.callBack(m.elders)
+	wait := graceTime
+	if m.courted {
+		wait = replacedLimit
+	}
+	m.after(wait, func(m *Machine) { m.down(f, false) })
 }

@@ -130,10 +130,14 @@ func (m *Machine) Addrs() (local, remote netip.AddrPort) { return m.local, m.rem
 // order. It never blocks. now must not go backwards.
 func (m *Machine) Step(now time.Time, e step.Event) []step.Action {
 	if m.state == gone {
-		if e, ok := e.(step.Inherit); ok {
-			return m.disinherit(e)
+		switch e := e.(type) {
+		case step.Inherit:
+			m.disinherit(e)
+		case step.Restore:
+			m.restore(e)
+		default:
 		}
-		return nil
+		return m.done()
 	}
 	m.now = now
 	if m.begun.IsZero() {
@@ -145,6 +149,11 @@ func (m *Machine) Step(now time.Time, e step.Event) []step.Action {
 		m.handle(e)
 		m.pump()
 	}
+	return m.done()
+}
+
+// done returns what is to be done.
+func (m *Machine) done() []step.Action {
 	out := m.actions
 	m.actions = nil
 	return out
@@ -179,7 +188,9 @@ func (m *Machine) handle(e step.Event) {
 	case step.Reconfigure:
 		m.conn = e.Connection
 	case step.Yield:
-		m.yield(e.To)
+		m.yield(e)
+	case step.Restore:
+		m.restore(e)
 	case step.Inherit:
 		m.inherit(e)
 	case step.PeerDeleted:

@@ -397,6 +397,9 @@ func (m *Machine) receiveHash(msg *isakmp.Message, r step.Received) {
 	m.send(raw)
 	m.becomeEstablished()
 	m.act(step.Report{What: step.Notice{Kind: step.IKEUp, InitialContact: m.contact}})
+	if !m.peerDPD { // it may be silent for long, and cannot be asked
+		m.prove()
+	}
 }
 
 // admit asks whether a peer that is authentic may have another IKE SA.
@@ -414,6 +417,7 @@ func (m *Machine) initiatorUp() {
 	wishes, known := m.setup.wishes, m.setup.known
 	m.becomeEstablished()
 	m.act(step.Report{What: step.Notice{Kind: step.IKEUp, InitialContact: m.contact}})
+	m.prove()
 	if !known {
 		// RFC 2407, Section 4.6.3.3: under the protection of the IKE SA.
 		m.inform(isakmp.Payload{Type: isakmp.TypeNotify, Body: (&isakmp.Notify{

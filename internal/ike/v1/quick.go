@@ -45,6 +45,7 @@ type quick struct {
 	child    *child // at the responder
 	unwanted bool   // the tunnel was taken down meanwhile
 	over     bool   // it only answers repetitions
+	ended    time.Time
 
 	received [sha256.Size]byte // the peer's last message
 	sent     []byte            // our answer to it
@@ -61,9 +62,20 @@ func (x *quick) protocol() ipsec.Protocol {
 // endQuick ends an exchange, but for answers to repetitions.
 func (m *Machine) endQuick(x *quick) {
 	m.stop(x.repeater.timer)
-	x.over = true
+	x.over, x.ended = true, m.now
 	m.discard(x)
 	m.after(exchangeLinger, func(m *Machine) { delete(m.quicks, x.id) })
+}
+
+// busy reports whether an exchange is under way, or ours has just ended, so that its
+// last message may have to be repeated.
+func (m *Machine) busy() bool {
+	for _, x := range m.quicks {
+		if !x.over || x.initiator && m.now.Sub(x.ended) < thirdTime {
+			return true
+		}
+	}
+	return false
 }
 
 // discard gives back what an exchange keeps.
@@ -183,6 +195,7 @@ func (m *Machine) receiveQuick(msg *isakmp.Message, r step.Received) {
 // take notes an authentic message of an exchange.
 func (m *Machine) take(x *quick, o *opened, r step.Received) {
 	m.heard = m.now
+	m.prove()
 	m.follow(r)
 	x.iv = o.next
 	x.received = sha256.Sum256(r.Raw)
@@ -256,13 +269,17 @@ func (m *Machine) quickForm() keys.QuickForm {
 }
 
 // quickUnanswered gives up an exchange. Where nothing at all was heard since it
-// began, the IKE SA is dead too.
+// began, the IKE SA may be dead too.
 func (m *Machine) quickUnanswered(x *quick) {
 	f := cureHash(&failure{code: fault.CodeNotResponding, err: errQuickUnanswered}, x)
 	dead := !m.heard.After(x.begun)
 	m.endQuick(x)
 	m.wishFailed(x.wish, f)
-	if dead && m.state == established {
+	switch {
+	case !dead || m.state != established:
+	case m.peerDPD:
+		m.probe()
+	default:
 		m.down(f, true)
 	}
 }
@@ -462,8 +479,13 @@ func (m *Machine) respondQuick(x *quick, c content, pair *child, chosen proposal
 	m.repeat(&x.repeater, x.sent, func(m *Machine) {
 		f := cureHash(&failure{code: fault.CodeNotResponding, err: errThird}, x)
 		m.endQuick(x)
-		m.forget(x.child)
-		if len(m.siblings(pair.conf, pair.localTS, pair.remoteTS)) == 0 {
+		m.sendDelete(pair) // the peer may have it, and only its messages were lost
+		m.forget(pair)
+		switch {
+		case len(m.siblings(pair)) > 0:
+		case pair.hastened:
+			m.notice(step.ChildDown, pair.conf.Name, f)
+		default:
 			m.notice(step.ChildFailed, pair.conf.Name, f)
 		}
 	})

@@ -76,6 +76,7 @@ type gateway struct {
 	used       map[ipsec.SPI]bool
 	notices    []step.Notice
 	dead       bool
+	lost       int // IKE SAs that both ends had
 	keepAlives int
 	refuse     func(ipsec.SA) error
 	rng        *mrand.Rand
@@ -364,9 +365,17 @@ func (g *gateway) perform(m *Machine, a step.Action) {
 		w.after(0, func() { g.step(a.To.(*Machine), a.Event) })
 	case step.Report:
 		g.notices = append(g.notices, a.What)
-		if a.What.Kind == step.IKEUp {
-			g.succeed(m)
+		switch a.What.Kind {
+		case step.IKEUp:
+			g.succeed(m, true)
+		case step.IKEDown:
+			if m.proven {
+				g.lost++
+			}
+		default:
 		}
+	case step.TakeOver:
+		g.succeed(m, false)
 	case step.Done:
 		g.machines = slices.DeleteFunc(g.machines, func(x *Machine) bool { return x == m })
 	case step.SendKeepAlive:
@@ -377,10 +386,10 @@ func (g *gateway) perform(m *Machine, a step.Action) {
 }
 
 // succeed tells the older machines between the same identities to yield.
-func (g *gateway) succeed(m *Machine) {
+func (g *gateway) succeed(m *Machine, unproven bool) {
 	for _, old := range g.machines {
-		if old != m && old.state == established && old.conn.Name == m.conn.Name && old.remoteID.Equals(m.remoteID) {
-			g.w.after(0, func() { g.step(old, step.Yield{To: m}) })
+		if old != m && (old.state == established || old.state == deleted) && old.conn.Name == m.conn.Name && old.remoteID.Equals(m.remoteID) {
+			g.w.after(0, func() { g.step(old, step.Yield{To: m, Unproven: unproven}) })
 		}
 	}
 }

@@ -96,15 +96,22 @@ const (
 	// exchangeLinger is how long an exchange of phase 2 that is over answers
 	// repetitions.
 	exchangeLinger = 60 * time.Second
+	// thirdTime is how long an exchange of ours that is over keeps an IKE SA that is
+	// replaced.
+	thirdTime = 15 * time.Second
 	// replacedLimit is how long the peer has to delete an SA that it has replaced,
 	// before this side does.
 	replacedLimit = 60 * time.Second
 	// graceTime is how long an SA that has been replaced stays, for packets that are
 	// on their way and for a last message that has to be repeated.
 	graceTime = 5 * time.Second
-	// courtesy is how much longer the responder of phase 1 waits with a deletion, so
-	// that ends of different opinions do not delete at once.
-	courtesy = 3 * time.Second
+	// courtesy is how much longer than the end that decides the other one waits with a
+	// deletion.
+	courtesy = 25 * time.Second
+	// reminders are how often a Delete is sent again, for nothing answers it, every
+	// reminderTime.
+	reminders    = 3
+	reminderTime = 1500 * time.Millisecond
 	// retryDelay is how long a replacement that failed waits for its next try.
 	retryDelay = 30 * time.Second
 	// defaultKeepAlive is the interval of NAT keepalives (RFC 3948, Section 4).
@@ -128,7 +135,7 @@ func (m *Machine) becomeEstablished() {
 	m.stop(m.setup.repeater.timer)
 	m.setup.wipe()
 	m.setup = nil
-	m.candidates = nil
+	m.candidates, m.predecessor = nil, nil
 	m.session.keys.ID.Wipe()
 	m.established, m.heard = m.now, m.now
 	m.startLife()
@@ -166,11 +173,14 @@ func (m *Machine) becomeGone() {
 	}
 	m.state = gone
 	m.stopAll()
+	if m.heir != nil {
+		m.bequeath(estate{wishes: m.unanswered()})
+	}
 	for _, x := range m.quicks {
 		m.discard(x)
 	}
 	clear(m.quicks)
-	m.queue = nil
+	m.queue, m.predecessor, m.elders, m.seen = nil, nil, nil, seen{}
 	m.removeChildren()
 	if m.setup != nil {
 		m.setup.wipe()

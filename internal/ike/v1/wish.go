@@ -92,7 +92,7 @@ func (m *Machine) pump() {
 	waiting := m.queue
 	m.queue = nil
 	for _, w := range waiting {
-		live := m.siblings(w.conf, []ipsec.Selector{w.local}, []ipsec.Selector{w.remote})
+		live := m.siblings(&child{conf: w.conf, localTS: []ipsec.Selector{w.local}, remoteTS: []ipsec.Selector{w.remote}})
 		switch {
 		case w.old != nil && w.old.state != childLive || w.old == nil && len(live) > 0:
 			if w.old != nil {
@@ -119,6 +119,17 @@ func (m *Machine) peerBegan(w *wish) bool {
 	return false
 }
 
+// unanswered are the wishes of exchanges that are under way.
+func (m *Machine) unanswered() []*wish {
+	var out []*wish
+	for _, x := range m.quicks {
+		if x.initiator && !x.over && !x.unwanted {
+			out = append(out, x.wish)
+		}
+	}
+	return out
+}
+
 // wishFailed reports that a pair did not come about, and tries again to replace
 // one that lives.
 func (m *Machine) wishFailed(w *wish, f *failure) {
@@ -126,6 +137,10 @@ func (m *Machine) wishFailed(w *wish, f *failure) {
 		w.old.rekeying = false
 		if w.old.state != childLive {
 			return // the peer has replaced it meanwhile
+		}
+		if m.heir != nil {
+			m.bequeath(estate{wishes: []*wish{w}})
+			return
 		}
 		m.after(retryDelay, func(m *Machine) {
 			if w.old.state == childLive && slices.Contains(m.children, w.old) {
