@@ -140,7 +140,7 @@ func (s *captureSink) close() error {
 func (s *captureSink) summary() captureSummary {
 	out := captureSummary{
 		File: s.file, Inner: s.w.Packets[0], Outer: s.w.Packets[1], Octets: s.w.Octets(),
-		Dropped: s.last.Dropped, KeysLost: s.last.KeysLost,
+		Dropped: s.last.Dropped, KeysLost: s.last.KeysLost, Unreadable: s.last.Unreadable,
 	}
 	if s.keys != nil {
 		out.KeyDir, out.Keys = s.keys.Path, s.keys.Lines
@@ -158,6 +158,8 @@ type captureSummary struct {
 	KeyDir   string `json:"key_dir,omitempty"`
 	Keys     int    `json:"keys,omitempty"`
 	KeysLost uint64 `json:"keys_lost,omitempty"`
+	// Unreadable is how many SAs use what Wireshark does not decrypt.
+	Unreadable uint64 `json:"unreadable_sas,omitempty"`
 }
 
 // Text prints the summary.
@@ -167,6 +169,9 @@ func (s captureSummary) Text(w io.Writer, _ control.Style) error {
 	if err == nil && s.KeyDir != "" {
 		_, err = fmt.Fprintf(w, "%s: the keys of %d SAs; whoever has them reads the tunnels\nWIRESHARK_CONFIG_DIR=%[1]s wireshark %[3]s\n",
 			s.KeyDir, s.Keys, s.File)
+	}
+	if err == nil && s.Unreadable > 0 {
+		_, err = fmt.Fprintf(w, "%d SAs are not among them: Wireshark does not decrypt SM4 (nor GM/T 0022), AES-CCM in ESP, or ChaCha20-Poly1305 in IKE\n", s.Unreadable)
 	}
 	return err
 }

@@ -50,9 +50,9 @@ func (a *app) Capture(ctx context.Context, name string, keys bool, emit func(con
 		next := control.Captured{Packets: readFor(ctx, session, first)}
 		next.Dropped = session.Dropped()
 		if listener != nil {
-			next.Keys, next.KeysLost = listener.Take()
+			next.Keys, next.KeysLost, next.Unreadable = listener.Take()
 		}
-		if first || len(next.Packets)+len(next.Keys) > 0 || next.Dropped != last.Dropped || next.KeysLost != last.KeysLost {
+		if first || len(next.Packets)+len(next.Keys) > 0 || next.Dropped != last.Dropped || next.KeysLost != last.KeysLost || next.Unreadable != last.Unreadable {
 			if err := emit(next); err != nil {
 				return err
 			}

@@ -178,7 +178,7 @@ func ikeKeys() IKEKeys {
 	}
 }
 
-func lines(l *KeyListener) int { got, _ := l.Take(); return len(got) }
+func lines(l *KeyListener) int { got, _, _ := l.Take(); return len(got) }
 
 // TestKeyring follows keys from their SAs to those who listen, and to their end.
 func TestKeyring(t *testing.T) {
@@ -220,7 +220,7 @@ func TestKeyring(t *testing.T) {
 	if err := backend.UpdateSA(outID, moved); err != nil {
 		t.Fatal(err)
 	}
-	if got, _ := agw.Take(); len(got) != 1 || !strings.Contains(got[0].Text, "192.0.2.9") {
+	if got, _, _ := agw.Take(); len(got) != 1 || !strings.Contains(got[0].Text, "192.0.2.9") {
 		t.Errorf("after the peer has moved: %v", got)
 	}
 	outID.Peer = moved.Remote.Addr()
@@ -239,6 +239,34 @@ func TestKeyring(t *testing.T) {
 		t.Error("keys are kept though it is no longer allowed")
 	}
 	agw.Close()
+}
+
+// TestUnreadable counts the SAs that Wireshark could not decrypt, once each, and gives
+// none of their keys.
+func TestUnreadable(t *testing.T) {
+	ring := new(Keyring)
+	backend := ring.Backend(dataplane.NewFake())
+	ring.Allow(true)
+	sm4 := ipsec.Transform{Type: ipsec.TypeEncr, ID: ipsec.EncrSM4CBC}
+	before, _ := ring.Listen("agw")
+	for _, d := range []ipsec.Direction{ipsec.In, ipsec.Out} {
+		sa := testSA(d)
+		sa.Encr = sm4
+		if err := backend.AddSA(sa); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keys := ikeKeys()
+	keys.Encr = sm4
+	ring.PutIKE(7, "agw", keys)
+	ring.PutIKE(7, "agw", keys)
+	after, _ := ring.Listen("agw")
+	other, _ := ring.Listen("bgw")
+	for l, want := range map[*KeyListener]uint64{before: 3, after: 3, other: 0} {
+		if lines, lost, unknown := l.Take(); len(lines) > 0 || lost > 0 || unknown != want {
+			t.Errorf("%d lines, %d lost, %d unknown, want %d", len(lines), lost, unknown, want)
+		}
+	}
 }
 
 // TestLines compares with what Wireshark's own dialogue writes.

@@ -74,12 +74,18 @@ func (k *Keyring) PutIKE(spi uint64, connection string, keys IKEKeys) {
 		keys.wipe()
 		return
 	}
+	before, again := k.ike[spi]
 	k.forgetIKELocked(spi)
 	if k.ike == nil {
 		k.ike = make(map[uint64]ikeEntry)
 	}
 	k.ike[spi] = ikeEntry{connection, keys}
-	k.tellLocked(connection, ikeLine(&keys))
+	line := ikeLine(&keys)
+	for l := range k.listeners {
+		if l.wants(connection) && (line != (Line{}) || !again || !l.wants(before.connection)) {
+			l.add(line)
+		}
+	}
 }
 
 // ForgetIKE wipes the keys of an IKE SA.
@@ -111,7 +117,12 @@ func (k *Keyring) putESP(sa *ipsec.SA) {
 		k.esp = make(map[ipsec.SAID]ipsec.SA)
 	}
 	k.esp[sa.ID()] = *sa
-	k.tellLocked(sa.Connection, espLine(sa))
+	line := espLine(sa)
+	for l := range k.listeners {
+		if l.wants(sa.Connection) {
+			l.add(line)
+		}
+	}
 }
 
 func (k *Keyring) moveESP(id ipsec.SAID, u dataplane.AddressUpdate) {
@@ -124,7 +135,12 @@ func (k *Keyring) moveESP(id ipsec.SAID, u dataplane.AddressUpdate) {
 	delete(k.esp, id)
 	sa.Local, sa.Remote, sa.Encap = u.Local, u.Remote, u.Encap
 	k.esp[sa.ID()] = sa
-	k.tellLocked(sa.Connection, espLine(&sa))
+	line := espLine(&sa)
+	for l := range k.listeners {
+		if l.wants(sa.Connection) && line != (Line{}) {
+			l.add(line)
+		}
+	}
 }
 
 func (k *Keyring) forgetESP(id ipsec.SAID) {
@@ -141,19 +157,6 @@ func (k *Keyring) forgetESPLocked(id ipsec.SAID) {
 	}
 }
 
-// tellLocked passes a line to those who listen to the connection. The zero Line,
-// of an algorithm that Wireshark does not know, is no news.
-func (k *Keyring) tellLocked(connection string, line Line) {
-	if line == (Line{}) {
-		return
-	}
-	for l := range k.listeners {
-		if l.wants(connection) {
-			l.add(line)
-		}
-	}
-}
-
 // maxLines bounds what waits for a listener.
 const maxLines = 1 << 16
 
@@ -163,20 +166,26 @@ type KeyListener struct {
 	connection string // empty: all
 
 	// Guarded by ring.mu.
-	lines []Line
-	lost  uint64
+	lines   []Line
+	lost    uint64
+	unknown uint64
 }
 
 func (l *KeyListener) wants(connection string) bool {
 	return l.connection == "" || l.connection == connection
 }
 
+// add keeps the line of an SA for the listener. The zero Line, of algorithms that
+// Wireshark does not decrypt, is only counted.
 func (l *KeyListener) add(line Line) {
-	if len(l.lines) >= maxLines {
+	switch {
+	case line == (Line{}):
+		l.unknown++
+	case len(l.lines) >= maxLines:
 		l.lost++
-		return
+	default:
+		l.lines = append(l.lines, line)
 	}
-	l.lines = append(l.lines, line)
 }
 
 // Listen begins to listen to the keys of one connection, or of all where it is
@@ -190,13 +199,13 @@ func (k *Keyring) Listen(connection string) (*KeyListener, bool) {
 	}
 	l := &KeyListener{ring: k, connection: connection}
 	for _, e := range k.ike {
-		if line := ikeLine(&e.keys); l.wants(e.connection) && line != (Line{}) {
-			l.add(line)
+		if l.wants(e.connection) {
+			l.add(ikeLine(&e.keys))
 		}
 	}
 	for _, sa := range k.esp {
-		if line := espLine(&sa); l.wants(sa.Connection) && line != (Line{}) {
-			l.add(line)
+		if l.wants(sa.Connection) {
+			l.add(espLine(&sa))
 		}
 	}
 	if k.listeners == nil {
@@ -206,12 +215,13 @@ func (k *Keyring) Listen(connection string) (*KeyListener, bool) {
 	return l, true
 }
 
-// Take returns what is new since the last call, and how many lines had no room.
-func (l *KeyListener) Take() (lines []Line, lost uint64) {
+// Take returns what is new since the last call; so far, how many lines had no room;
+// and how many SAs have no line, because Wireshark does not decrypt what they use.
+func (l *KeyListener) Take() (lines []Line, lost, unknown uint64) {
 	l.ring.mu.Lock()
 	defer l.ring.mu.Unlock()
 	lines, l.lines = l.lines, nil
-	return lines, l.lost
+	return lines, l.lost, l.unknown
 }
 
 // Close ends the listening.

@@ -18,6 +18,9 @@ type Captured struct {
 	// lines.
 	Dropped  uint64 `json:"dropped"`
 	KeysLost uint64 `json:"keys_lost,omitempty"`
+	// Unreadable is how many SAs have no line: Wireshark does not decrypt their
+	// algorithms.
+	Unreadable uint64 `json:"unreadable_sas,omitempty"`
 }
 
 // Text prints a line for each packet, and none of the keys.

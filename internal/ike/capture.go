@@ -41,6 +41,11 @@ func (sh *shard) keepKeys(s *sa) {
 	}
 	m, ok := s.machine.(exporter)
 	if !ok {
+		if s.established() {
+			// Nobody else could read with its keys: it is only counted.
+			s.kept, s.keptFor = true, s.conn
+			sh.d.keys.PutIKE(uint64(s.spi), s.conn, capture.IKEKeys{Encr: ipsec.Transform{Type: ipsec.TypeEncr, ID: ipsec.EncrSM4CBC}})
+		}
 		return
 	}
 	k, ok := m.ExportKeys()

@@ -28,7 +28,7 @@ func TestGM(t *testing.T) {
 		pki("issue", g, "--dual", "--subject", "C=CN, O=example, CN="+g)
 	}
 	configure := func(g *gateway, other, keys string, local, remote netip.Addr, near, far netip.Prefix) {
-		g.write(fmt.Sprintf(`gateway: { name: %[1]s, state: state, control: sock }
+		g.write(fmt.Sprintf(`gateway: { name: %[1]s, state: state, control: sock, capture-keys: allow }
 connections:
   peer:
     version: gm
@@ -56,6 +56,12 @@ connections:
 	}
 	if out := s.gwA.do("status", "peer"); !strings.Contains(out, ", gm") {
 		t.Errorf("status says\n%s", out)
+	}
+	// Wireshark decrypts nothing of this, so that no key is given out.
+	c := s.gwA.record(filepath.Join(s.dir, "gm.pcapng"), "peer", "--keys")
+	mustPing(t, s.hostA, net4in4.hostA, net4in4.hostB, 1)
+	if said := c.interrupt(); !strings.Contains(said, "the keys of 0 SAs") || !strings.Contains(said, " SAs are not among them") {
+		t.Errorf("a capture with keys says %q", said)
 	}
 	s.tap.mustBeTight(t, "by GM/T 0022")
 
