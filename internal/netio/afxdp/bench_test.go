@@ -12,13 +12,14 @@ import (
 	"caponier/internal/netio"
 	"caponier/internal/netio/afpacket"
 	"caponier/internal/netio/frame"
+	"caponier/internal/netio/frame/frametest"
 )
 
 // flood sends a frame over and over from far, until it is stopped.
-func (l *pair) flood(b []byte) (stop func()) {
-	l.t.Helper()
-	w := l.wireFor(0)
-	_ = unix.SetsockoptInt(w.fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1)
+func (l pair) flood(b []byte) (stop func()) {
+	l.Helper()
+	w := l.WireFor(0)
+	_ = unix.SetsockoptInt(w.FD, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1)
 	type mmsghdr struct {
 		hdr unix.Msghdr
 		_   uint32 // how much was sent
@@ -35,7 +36,7 @@ func (l *pair) flood(b []byte) (stop func()) {
 	var sending sync.WaitGroup
 	sending.Go(func() {
 		for !done.Load() {
-			_, _, _ = unix.Syscall6(unix.SYS_SENDMMSG, uintptr(w.fd), uintptr(unsafe.Pointer(&msgs)), batch, 0, 0, 0)
+			_, _, _ = unix.Syscall6(unix.SYS_SENDMMSG, uintptr(w.FD), uintptr(unsafe.Pointer(&msgs)), batch, 0, 0, 0)
 		}
 	})
 	return func() {
@@ -50,9 +51,9 @@ func BenchmarkEcho(b *testing.B) {
 	size := 64 - frame.HeaderLen - 28
 	b.Run("capture=tun", func(b *testing.B) {
 		l := newPair(b)
-		l.must(l.near.Forward())
+		l.Must(l.Near.Forward())
 		var tun *netio.TUN
-		l.must(l.near.Do(func() error {
+		l.Must(l.Near.Do(func() error {
 			queues, err := netio.OpenTUN("tun0", netio.TUNOptions{Queues: 1, MTU: 1500})
 			if err == nil {
 				tun = queues[0]
@@ -60,14 +61,14 @@ func BenchmarkEcho(b *testing.B) {
 			return err
 		}))
 		defer tun.Close()
-		l.must(l.near.IP("link", "set", "tun0", "up"))
-		l.must(l.near.IP("route", "add", "10.2.0.0/16", "dev", "tun0"))
+		l.Must(l.Near.IP("link", "set", "tun0", "up"))
+		l.Must(l.Near.IP("route", "add", "10.2.0.0/16", "dev", "tun0"))
 		reader := netio.NewReader(tun, 1500)
-		defer l.flood(l.numbered(1, 1, size))()
+		defer l.flood(l.Numbered(1, 1, size))()
 		b.ResetTimer()
 		for n := 0; n < b.N; {
 			pkts, err := reader.Read()
-			l.must(err)
+			l.Must(err)
 			for i := range pkts {
 				turn(pkts[i].Data())
 			}
@@ -76,33 +77,33 @@ func BenchmarkEcho(b *testing.B) {
 		}
 		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "frames/s")
 	})
-	captures := map[string]func(*pair) frame.Capture{
-		"afpacket": func(l *pair) (c frame.Capture) {
-			l.must(l.near.Do(func() (err error) {
+	ways := map[string]func(pair) frame.Capture{
+		"afpacket": func(l pair) (c frame.Capture) {
+			l.Must(l.Near.Do(func() (err error) {
 				c, err = afpacket.Open(afpacket.Options{Interfaces: []string{"eth0"}, Queues: 1})
 				return err
 			}))
-			l.t.Cleanup(func() { c.Close() })
-			l.must(c.Steer(steering))
+			l.Cleanup(func() { c.Close() })
+			l.Must(c.Steer(frametest.Steering()))
 			return c
 		},
-		"afxdp/mode=native":  func(l *pair) frame.Capture { return l.capture(Options{Mode: Native}, steering) },
-		"afxdp/mode=generic": func(l *pair) frame.Capture { return l.capture(Options{Mode: Generic}, steering) },
+		"afxdp/mode=native":  func(l pair) frame.Capture { return l.capture(Options{Mode: Native}, frametest.Steering()) },
+		"afxdp/mode=generic": func(l pair) frame.Capture { return l.capture(Options{Mode: Generic}, frametest.Steering()) },
 	}
-	for name, open := range captures {
+	for name, open := range ways {
 		b.Run("capture="+name, func(b *testing.B) {
 			l := newPair(b)
 			s := open(l).Ports()[0].Queues[0]
-			batch := slots(128)
-			defer l.flood(l.numbered(1, 1, size))()
+			batch := frametest.Slots(128)
+			defer l.flood(l.Numbered(1, 1, size))()
 			b.ResetTimer()
 			for n := 0; n < b.N; {
 				k, err := s.ReadFrames(batch)
-				l.must(err)
+				l.Must(err)
 				for i := range batch[:k] {
 					f := batch[i].Data()
-					copy(f[0:6], l.mac[1][:])
-					copy(f[6:12], l.mac[0][:])
+					copy(f[0:6], l.MAC[1][:])
+					copy(f[6:12], l.MAC[0][:])
 					turn(f[frame.HeaderLen:])
 				}
 				k, _ = s.WriteFrames(batch[:k])
