@@ -65,11 +65,18 @@ func (p *Packet) filled(n int, truncated bool) {
 const cacheLine = 64
 
 // NewBatch makes n packets with room for size octets each, in one slab.
-func NewBatch(n, size int) []Packet {
-	// Slots start on different cache lines of a page: slots whose size is a
-	// power of two would put all headers into the same few cache sets.
-	slot := (Headroom+size+Tailroom+cacheLine-1)/cacheLine*cacheLine + cacheLine
-	slab := make([]byte, n*slot)
+func NewBatch(n, size int) []Packet { return batchIn(make([]byte, n*slotOf(size)), n, size) }
+
+// slotOf is how many octets a packet of size octets takes in a slab. Slots start
+// on different cache lines of a page: slots whose size is a power of two would put
+// all headers into the same few cache sets.
+func slotOf(size int) int {
+	return (Headroom+size+Tailroom+cacheLine-1)/cacheLine*cacheLine + cacheLine
+}
+
+// batchIn makes n packets with room for size octets each, in slab.
+func batchIn(slab []byte, n, size int) []Packet {
+	slot := slotOf(size)
 	pkts := make([]Packet, n)
 	for i := range pkts {
 		pkts[i].Buf = slab[i*slot : (i+1)*slot : (i+1)*slot]

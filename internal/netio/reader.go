@@ -19,6 +19,7 @@ const hotOctets = 256 << 10
 // goroutine.
 type Reader struct {
 	source interface{ read() ([]Packet, error) }
+	pages  pages
 }
 
 // NewReader makes the reader of d. size is the length of the longest packet to
@@ -26,13 +27,26 @@ type Reader struct {
 func NewReader(d Device, size int) *Reader {
 	switch d := d.(type) {
 	case *TUN:
-		return &Reader{newSlab(d)}
+		r := &Reader{pages: newPages(slabLen)}
+		r.source = &slab{tun: d, mem: r.pages.mem, pkts: make([]Packet, readerBatch)}
+		return r
 	case *Socket:
 		if d.receiveTrains() {
-			return &Reader{newCutter(d)}
+			r := &Reader{pages: newPages(readerSlots * slotOf(MaxPacket))}
+			r.source = newCutter(d, batchIn(r.pages.mem, readerSlots, MaxPacket))
+			return r
 		}
 	}
-	return &Reader{&plainSource{d, NewBatch(readerBatch, size)}}
+	r := &Reader{pages: newPages(readerBatch * slotOf(size))}
+	r.source = &plainSource{d, batchIn(r.pages.mem, readerBatch, size)}
+	return r
+}
+
+// Close gives the memory back, with all packets in it. It leaves the device alone,
+// and nobody may be reading.
+func (r *Reader) Close() {
+	r.source = nil
+	r.pages.release()
 }
 
 // Read waits for at least one packet and returns what is at hand. The packets
@@ -63,11 +77,8 @@ type cutter struct {
 	pkts          []Packet
 }
 
-func newCutter(s *Socket) *cutter {
-	return &cutter{
-		sock: s, slots: NewBatch(readerSlots, MaxPacket), want: readerSlots,
-		pkts: make([]Packet, 0, MaxRead),
-	}
+func newCutter(s *Socket, slots []Packet) *cutter {
+	return &cutter{sock: s, slots: slots, want: len(slots), pkts: make([]Packet, 0, MaxRead)}
 }
 
 func (c *cutter) read() ([]Packet, error) {

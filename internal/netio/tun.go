@@ -222,10 +222,6 @@ const (
 	slabLen = 4 * slotLen
 )
 
-func newSlab(t *TUN) *slab {
-	return &slab{tun: t, mem: make([]byte, slabLen), pkts: make([]Packet, readerBatch)}
-}
-
 func (s *slab) read() ([]Packet, error) {
 	n, err := s.tun.read(s.pkts, s.mem)
 	return s.pkts[:n], err

@@ -450,6 +450,12 @@ func (p *Plane) Close() error {
 		close(p.stop)
 		err = p.opts.Devices.Close()
 		p.lanes.Wait()
+		for _, l := range p.out {
+			l.reader.Close()
+		}
+		for _, l := range p.in {
+			l.reader.Close()
+		}
 		p.ike.Close()
 		p.sad.Close()
 		p.held.keep(nil)
