@@ -235,9 +235,13 @@ func (p *process) end() error {
 	return fmt.Errorf("%s (process %d) does not end", p.name, p.cmd.Process.Pid)
 }
 
+// startPatience is how long a program may take to start: with ten thousand
+// connections, on a machine that is busy, it is a while.
+const startPatience = time.Minute
+
 // waitFile waits until a file, a socket usually, is there.
 func waitFile(ctx context.Context, p *pair, path string) error {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
 	for {
 		if _, err := os.Stat(path); err == nil {

@@ -79,8 +79,7 @@ func (d *decoder) finish(checks *Checks) (*Config, []*problem.Problem, error) {
 	if len(d.errs) > 0 {
 		return nil, d.warnings, problem.Errors(d.errs)
 	}
-	cfg := d.cfg // a pointer into the decoder would keep the text of the files
-	return &cfg, d.warnings, nil
+	return compact(&d.cfg), d.warnings, nil
 }
 
 func fileProblem(name string, err error) *problem.Problem {

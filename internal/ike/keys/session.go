@@ -9,11 +9,15 @@ import (
 // Session is what IKE_SA_INIT, or a rekeying, agreed on: the algorithms and the
 // keys of an IKE SA.
 type Session struct {
-	Chosen     ipsec.Proposal
-	PRF        suite.PRF
-	Keys       IKEKeys
-	Seal, Open suite.Protector // of what this side sends, and receives
-	Sealed     uint64          // messages sealed so far
+	Chosen ipsec.Proposal
+	PRF    suite.PRF
+	Keys   IKEKeys
+	Sealed uint64 // messages sealed so far
+
+	initiator bool
+	// What protects messages, or nil: expanded keys are large, and an IKE SA is
+	// silent most of the time.
+	seal, open suite.Protector
 }
 
 // NewSession derives the keys of an IKE SA from its SKEYSEED, which it wipes.
@@ -22,27 +26,52 @@ func NewSession(chosen ipsec.Proposal, prf suite.PRF, seed secret.Key, ni, nr []
 	spiI, spiR uint64, initiator bool,
 ) (*Session, error) {
 	defer seed.Wipe()
-	encr, integ := chosen.First(ipsec.TypeEncr), chosen.First(ipsec.TypeInteg)
-	k, err := DeriveIKE(prf, seed, ni, nr, spiI, spiR, encr, integ)
+	k, err := DeriveIKE(prf, seed, ni, nr, spiI, spiR, chosen.First(ipsec.TypeEncr), chosen.First(ipsec.TypeInteg))
 	if err != nil {
 		return nil, err
 	}
-	fromI, err := suite.NewProtector(encr, integ, k.Ei.Bytes(), k.Ai.Bytes())
-	if err != nil {
+	s := &Session{Chosen: chosen, PRF: prf, Keys: k, initiator: initiator}
+	if s.seal, err = s.protector(initiator); err != nil {
 		k.Wipe()
 		return nil, err
-	}
-	fromR, err := suite.NewProtector(encr, integ, k.Er.Bytes(), k.Ar.Bytes())
-	if err != nil {
-		fromI.Wipe()
-		k.Wipe()
-		return nil, err
-	}
-	s := &Session{Chosen: chosen, PRF: prf, Keys: k, Seal: fromI, Open: fromR}
-	if !initiator {
-		s.Seal, s.Open = fromR, fromI
 	}
 	return s, nil
+}
+
+// protector makes what protects the messages of the IKE SA's initiator, or those
+// to it.
+func (s *Session) protector(fromInitiator bool) (suite.Protector, error) {
+	encr, integ := s.Keys.Er, s.Keys.Ar
+	if fromInitiator {
+		encr, integ = s.Keys.Ei, s.Keys.Ai
+	}
+	return suite.NewProtector(s.Chosen.First(ipsec.TypeEncr), s.Chosen.First(ipsec.TypeInteg), encr.Bytes(), integ.Bytes())
+}
+
+// Seal returns what seals the messages that this side sends.
+func (s *Session) Seal() suite.Protector { return s.awake(&s.seal, s.initiator) }
+
+// Open returns what opens the messages that this side receives.
+func (s *Session) Open() suite.Protector { return s.awake(&s.open, !s.initiator) }
+
+func (s *Session) awake(p *suite.Protector, fromInitiator bool) suite.Protector {
+	if *p == nil {
+		var err error
+		if *p, err = s.protector(fromInitiator); err != nil {
+			panic(err) // cannot be: NewSession has made one with keys of these lengths
+		}
+	}
+	return *p
+}
+
+// Rest gives up what Seal and Open returned, until they are called again.
+func (s *Session) Rest() {
+	for _, p := range []*suite.Protector{&s.seal, &s.open} {
+		if *p != nil {
+			(*p).Wipe()
+			*p = nil
+		}
+	}
 }
 
 // ForgetAuthKeys wipes SK_p, which authenticates the set-up only.
@@ -54,6 +83,5 @@ func (s *Session) ForgetAuthKeys() {
 // Wipe overwrites all keys.
 func (s *Session) Wipe() {
 	s.Keys.Wipe()
-	s.Seal.Wipe()
-	s.Open.Wipe()
+	s.Rest()
 }

@@ -265,7 +265,7 @@ func (m *Machine) seal(h message.Header, payloads []message.Payload) ([][]byte, 
 		}
 		limit = c.FragmentLimit(m.remote.Addr(), m.local.Port() != ikePort)
 	}
-	raw, err := msg.SealFragments(m.session.Seal, m.nextSeq, limit)
+	raw, err := msg.SealFragments(m.session.Seal(), m.nextSeq, limit)
 	m.use.spend(raw...)
 	if err == nil {
 		m.show(ipsec.Out, &msg)

@@ -177,7 +177,7 @@ func fragmentsFrom(t *testing.T, m *Machine, size int, id uint32) [][]byte {
 		Header:   m.header(message.Informational, id, 0),
 		Payloads: []message.Payload{&message.VendorID{Data: make([]byte, 3000)}},
 	}
-	raws, err := msg.SealFragments(m.session.Seal, m.nextSeq, size)
+	raws, err := msg.SealFragments(m.session.Seal(), m.nextSeq, size)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -284,7 +284,7 @@ func TestMalformedInFragments(t *testing.T) {
 		Header:   r.header(message.Informational, r.sendID, 0),
 		Payloads: []message.Payload{&message.Unknown{Kind: 200, Data: make([]byte, 2000)}, &message.KE{Method: 19, Data: make([]byte, 65)}},
 	}
-	raws, err := bad.SealFragments(r.session.Seal, r.nextSeq, 1000)
+	raws, err := bad.SealFragments(r.session.Seal(), r.nextSeq, 1000)
 	if err != nil {
 		t.Fatal(err)
 	}

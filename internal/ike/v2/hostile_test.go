@@ -17,7 +17,7 @@ import (
 // sealRaw makes a message of arbitrary octets inside the encryption, as the peer
 // of m could send it.
 func sealRaw(from *Machine, h message.Header, first message.PayloadType, inner []byte) []byte {
-	p := from.session.Seal
+	p := from.session.Seal()
 	msg := message.Message{Header: h}
 	raw, _ := msg.Append(nil)
 	raw[16] = byte(message.TypeEncrypted)
@@ -58,7 +58,7 @@ func (w *world) askRaw(l, r *Machine, raw []byte) *message.Message {
 		if s, ok := a.(Send); ok && answer == nil {
 			msg, err := message.Parse(s.Data)
 			if err == nil {
-				err = msg.Open(s.Data, r.session.Open)
+				err = msg.Open(s.Data, r.session.Open())
 			}
 			if err != nil {
 				w.t.Fatal(err)
@@ -469,7 +469,7 @@ func TestInitialContact(t *testing.T) {
 		w.mangle = func(f flight) []flight {
 			msg, err := message.Parse(f.ike)
 			if err == nil && msg.Header.Exchange == message.IKEAuth && !msg.Header.Flags.Has(message.FlagResponse) {
-				if err := msg.Open(f.ike, w.right.machines[0].session.Open); err != nil {
+				if err := msg.Open(f.ike, w.right.machines[0].session.Open()); err != nil {
 					t.Fatal(err)
 				}
 				_, seen = msg.Notify(message.InitialContact)

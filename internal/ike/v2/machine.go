@@ -114,6 +114,9 @@ func (m *Machine) Step(now time.Time, e Event) []Action {
 		m.limitUse()
 		m.pump()
 	}
+	if m.state == Established {
+		m.session.Rest()
+	}
 	out := m.actions
 	m.actions = nil
 	return out

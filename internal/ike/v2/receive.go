@@ -160,12 +160,12 @@ func (m *Machine) open(msg *message.Message, r *Received, in *reassembly) (*faul
 	var err error
 	if fragment {
 		number := msg.Encrypted.Fragment
-		complete, err = msg.OpenFragment(r.Raw, m.session.Open, &in.Assembly)
+		complete, err = msg.OpenFragment(r.Raw, m.session.Open(), &in.Assembly)
 		if err == nil && number == 1 {
 			in.first = r.Raw
 		}
 	} else {
-		err = msg.Open(r.Raw, m.session.Open)
+		err = msg.Open(r.Raw, m.session.Open())
 	}
 	kind, malformed := message.NotifyOf(err)
 	switch {
@@ -201,7 +201,7 @@ func (m *Machine) recut(msg *message.Message, r Received) bool {
 	if !m.fragments || m.answered.response == nil || len(msg.Payloads) > 0 || e == nil || e.Fragment != 1 {
 		return false
 	}
-	_, err := msg.OpenFragment(r.Raw, m.session.Open, new(message.Assembly))
+	_, err := msg.OpenFragment(r.Raw, m.session.Open(), new(message.Assembly))
 	return err == nil
 }
 
