@@ -22,6 +22,7 @@ func (a *app) Reload(_ context.Context, dryRun bool) (control.ReloadReport, erro
 			Code: control.CodeInvalidConfig, Message: err.Error(), Cure: "caponier check shows the same; nothing was changed",
 		}
 	}
+	cfg.Defaults = nil
 	creds, err := readAllCredentials(cfg)
 	if err != nil {
 		return control.ReloadReport{}, control.Errorf(control.CodeInvalidConfig, "%v", err)

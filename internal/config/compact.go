@@ -12,15 +12,29 @@ import (
 // octets that live keep a whole span of the heap. It wipes the keys of the
 // original, which is not to be used any more.
 func compact(c *Config) *Config {
-	x := compactor{pointers: make(map[any]reflect.Value), keys: make(map[*byte]secret.Key)}
+	x := compactor{
+		pointers: make(map[any]reflect.Value), lists: make(map[backing]reflect.Value),
+		texts: make(map[string]string), keys: make(map[*byte]secret.Key),
+	}
 	out := new(Config)
 	x.copy(reflect.ValueOf(out).Elem(), reflect.ValueOf(c).Elem())
 	return out
 }
 
+// compactor knows the copies by the originals: what was shared stays shared, and
+// what reads the same becomes so.
 type compactor struct {
-	pointers map[any]reflect.Value // the copies, by the original
-	keys     map[*byte]secret.Key  // the same, by the first octet
+	pointers map[any]reflect.Value
+	lists    map[backing]reflect.Value
+	texts    map[string]string
+	keys     map[*byte]secret.Key // by the first octet
+}
+
+// backing names a slice.
+type backing struct {
+	first uintptr
+	n     int
+	of    reflect.Type
 }
 
 // copy copies src to dst, with all that exported fields lead to. Values of other
@@ -43,10 +57,16 @@ func (x *compactor) copy(dst, src reflect.Value) {
 		if src.IsNil() {
 			return
 		}
-		dst.Set(reflect.MakeSlice(src.Type(), src.Len(), src.Len()))
-		for i := range src.Len() {
-			x.copy(dst.Index(i), src.Index(i))
+		name := backing{src.Pointer(), src.Len(), src.Type()}
+		done, ok := x.lists[name]
+		if !ok {
+			done = reflect.MakeSlice(src.Type(), src.Len(), src.Len())
+			x.lists[name] = done
+			for i := range src.Len() {
+				x.copy(done.Index(i), src.Index(i))
+			}
 		}
+		dst.Set(done)
 	case reflect.Map:
 		if src.IsNil() {
 			return
@@ -69,7 +89,12 @@ func (x *compactor) copy(dst, src reflect.Value) {
 			}
 		}
 	case reflect.String:
-		dst.SetString(strings.Clone(src.String()))
+		text, ok := x.texts[src.String()]
+		if !ok {
+			text = strings.Clone(src.String())
+			x.texts[text] = text
+		}
+		dst.SetString(text)
 	default:
 	}
 }

@@ -54,12 +54,12 @@ const ikePort = 500
 // Daemon.mu.
 type connection struct {
 	cfg     *v2.Connection
-	sas     map[*sa]struct{}
-	waiters map[*waiter]struct{}
+	sas     few[*sa]
+	waiters few[*waiter]
 	last    *Failure // nil after a success
 	retryAt time.Time
 	retries int
-	held    map[string]bool // tunnels that the operator took down: they do not come up by themselves
+	held    few[string] // tunnels that the operator took down: they do not come up by themselves
 }
 
 // waiter is an operator's order that waits for notices.
@@ -71,9 +71,7 @@ type waiter struct {
 }
 
 func newConnection(cfg *v2.Connection) *connection {
-	return &connection{
-		cfg: cfg, sas: make(map[*sa]struct{}), waiters: make(map[*waiter]struct{}), held: make(map[string]bool),
-	}
+	return &connection{cfg: cfg}
 }
 
 func (c *connection) child(name string) *v2.Child {
@@ -87,8 +85,8 @@ func (c *connection) child(name string) *v2.Child {
 
 // isUp reports whether a tunnel is up, and to stay.
 func (c *connection) isUp(child string) bool {
-	for s := range c.sas {
-		if !s.closing && s.children[child] > 0 {
+	for _, s := range c.sas {
+		if !s.closing && s.children.up(child) > 0 {
 			return true
 		}
 	}
@@ -99,7 +97,7 @@ func (c *connection) isUp(child string) bool {
 // one before one that is being negotiated; nil where there is none.
 func (c *connection) carrier() *sa {
 	var found *sa
-	for s := range c.sas {
+	for _, s := range c.sas {
 		if !s.closing && (found == nil || s.established() && !found.established()) {
 			found = s
 		}
@@ -110,7 +108,7 @@ func (c *connection) carrier() *sa {
 // isOver reports whether no IKE SA is left that began up to then, but for answering
 // repetitions. The peer is free to call again, and may do so at once.
 func (c *connection) isOver(then time.Time) bool {
-	for s := range c.sas {
+	for _, s := range c.sas {
 		if !s.over && !s.born.After(then) {
 			return false
 		}
@@ -122,7 +120,7 @@ func (c *connection) isOver(then time.Time) bool {
 // are to be closed.
 func (c *connection) closeLocked() []*sa {
 	var out []*sa
-	for s := range c.sas {
+	for _, s := range c.sas {
 		s.closing = true
 		if !s.over {
 			out = append(out, s)
@@ -133,12 +131,13 @@ func (c *connection) closeLocked() []*sa {
 
 // settleLocked ends the waiters for which judge says so.
 func (c *connection) settleLocked(judge func(w *waiter) (bool, error)) {
-	for w := range c.waiters {
-		if settled, err := judge(w); settled {
+	c.waiters = slices.DeleteFunc(c.waiters, func(w *waiter) bool {
+		settled, err := judge(w)
+		if settled {
 			w.done <- err
-			delete(c.waiters, w)
 		}
-	}
+		return settled
+	})
 }
 
 // lookup finds a connection, and a tunnel of it where tunnel is not empty.
@@ -171,7 +170,7 @@ func (d *Daemon) Connect(ctx context.Context, conn, tunnel string) error {
 		children = []*v2.Child{child}
 	}
 	for _, ch := range children {
-		delete(c.held, ch.Name)
+		c.held.remove(ch.Name)
 	}
 	d.mu.Unlock()
 	for _, ch := range children {
@@ -243,11 +242,11 @@ func (d *Daemon) tryOrder(ctx context.Context, conn string, o order) error {
 		d.mu.Unlock()
 		return err
 	}
-	c.waiters[w] = struct{}{}
+	c.waiters.add(w)
 	d.mu.Unlock()
 	defer func() {
 		d.mu.Lock()
-		delete(c.waiters, w)
+		c.waiters.remove(w)
 		d.mu.Unlock()
 	}()
 	if err := o.act(); err != nil {
@@ -282,10 +281,10 @@ func (d *Daemon) Disconnect(ctx context.Context, conn, tunnel string) error {
 		children = []*v2.Child{child}
 	}
 	for _, ch := range children {
-		c.held[ch.Name] = true
+		c.held.add(ch.Name)
 	}
 	if child != nil {
-		for s := range c.sas {
+		for _, s := range c.sas {
 			if !s.established() {
 				s.ask(v2.DeleteChild{Name: tunnel}, tunnel)
 			}
@@ -363,7 +362,7 @@ func (d *Daemon) tell(conn string, ev v2.Event) {
 	d.mu.Lock()
 	var to []*sa
 	if c := d.conns[conn]; c != nil {
-		for s := range c.sas {
+		for _, s := range c.sas {
 			if s.established() && !s.closing {
 				to = append(to, s)
 			}
@@ -532,7 +531,7 @@ func (d *Daemon) missing() []want {
 		}
 		before := len(out)
 		for _, child := range c.cfg.Children {
-			if child.Start && !c.held[child.Name] && !c.isUp(child.Name) {
+			if child.Start && !c.held.has(child.Name) && !c.isUp(child.Name) {
 				out = append(out, want{name, child})
 			}
 		}

@@ -390,11 +390,10 @@ func (d *Daemon) adoptLocked(m step.Machine, owner *shard, conn string) *sa {
 	spi := m.LocalSPI()
 	s := &sa{
 		machine: m, spi: spi, shard: owner, conn: conn, born: d.now(), index: -1,
-		children: make(map[string]int), saids: make(map[ipsec.SAID]struct{}),
 	}
 	d.bySPI[spi] = s
 	if c := d.conns[conn]; c != nil {
-		c.sas[s] = struct{}{}
+		c.sas.add(s)
 	}
 	return s
 }

@@ -159,15 +159,15 @@ func (d *Daemon) tellMachine(s *sa, a step.Tell) {
 		to = nil
 	}
 	if _, inherits := a.Event.(step.Inherit); inherits && to != nil {
-		for name, n := range s.children {
-			to.children[name] += n
+		for _, x := range s.children {
+			to.children.change(x.name, x.up)
 		}
-		clear(s.children)
-		for id := range s.saids {
-			to.saids[id] = struct{}{}
+		s.children = nil
+		for _, id := range s.saids {
+			to.saids.add(id)
 			d.bySA[id] = to
 		}
-		clear(s.saids)
+		s.saids = nil
 	}
 	d.mu.Unlock()
 	if to != nil {
@@ -199,7 +199,7 @@ func (d *Daemon) eldersLocked(s *sa) []*sa {
 		return nil
 	}
 	var out []*sa
-	for x := range c.sas {
+	for _, x := range c.sas {
 		if x != s && x.v1() && x.established() && !x.closing && x.identities == s.identities {
 			out = append(out, x)
 		}

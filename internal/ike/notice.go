@@ -58,27 +58,25 @@ func (d *Daemon) book(s *sa, n v2.Notice) (stranger bool, doomed []*sa) {
 			}
 		}
 		if c != nil {
-			c.sas[s] = struct{}{}
+			c.sas.add(s)
 		}
 		if c == nil || c.cfg != s.machine.Connection() {
 			doomed = append(doomed, s) // the configuration changed during the set-up
 		}
 	case v2.IKEDown, v2.IKEFailed:
 		s.closing = true
-		clear(s.children)
+		s.children = nil
 	case v2.IKERekeyed:
 		if s.v1() { // a newer IKE SA has everything; this one only waits to be deleted
 			s.closing, s.over = true, true
 		}
 	case v2.ChildUp:
-		s.children[n.Child]++
+		s.children.change(n.Child, 1)
 		if !s.v1() {
 			doomed = d.replacedLocked(s)
 		}
 	case v2.ChildDown:
-		if s.children[n.Child]--; s.children[n.Child] <= 0 {
-			delete(s.children, n.Child)
-		}
+		s.children.change(n.Child, -1)
 	default:
 	}
 	for _, x := range doomed {
@@ -87,7 +85,7 @@ func (d *Daemon) book(s *sa, n v2.Notice) (stranger bool, doomed []*sa) {
 	if c == nil {
 		return stranger, doomed
 	}
-	if _, ours := c.sas[s]; ours {
+	if c.sas.has(s) {
 		s.notices = append(s.notices, n)
 		d.bookFailure(c, n)
 	} else if stranger && c.carrier() == nil { // of one that is up it says nothing
@@ -121,7 +119,7 @@ func (d *Daemon) replacedLocked(s *sa) []*sa {
 		return nil
 	}
 	var out []*sa
-	for x := range c.sas {
+	for _, x := range c.sas {
 		if x.isOlder(s) && x.within(s) {
 			out = append(out, x)
 		}
@@ -137,8 +135,8 @@ func (s *sa) isOlder(newer *sa) bool {
 
 // within reports whether newer has all tunnels of s.
 func (s *sa) within(newer *sa) bool {
-	for tunnel := range s.children {
-		if newer.children[tunnel] == 0 {
+	for _, x := range s.children {
+		if newer.children.up(x.name) == 0 {
 			return false
 		}
 	}
@@ -159,7 +157,7 @@ func (d *Daemon) admitPeer(conf *v2.Connection, local, remote v2.Identity, initi
 	if c == nil {
 		return nil
 	}
-	for x := range c.sas {
+	for _, x := range c.sas {
 		if !x.closing && x.established() && x.identities == [2]v2.Identity{local, remote} {
 			return errNotUnique
 		}
@@ -274,7 +272,7 @@ func (d *Daemon) claim(s *sa, id ipsec.SAID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.bySA[id] = s
-	s.saids[id] = struct{}{}
+	s.saids.add(id)
 }
 
 // disclaim forgets an SA that is no longer in the data plane.
@@ -283,7 +281,7 @@ func (d *Daemon) disclaim(id ipsec.SAID) {
 	defer d.mu.Unlock()
 	if s := d.bySA[id]; s != nil {
 		delete(d.bySA, id)
-		delete(s.saids, id)
+		s.saids.remove(id)
 	}
 }
 
@@ -291,7 +289,7 @@ func (d *Daemon) disclaim(id ipsec.SAID) {
 func (d *Daemon) hasChild(s *sa, tunnel string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return s.children[tunnel] > 0
+	return s.children.up(tunnel) > 0
 }
 
 // succeed takes in the IKE SA that replaces an old one, with the CHILD SAs that
@@ -309,9 +307,9 @@ func (d *Daemon) succeed(old *sa, a v2.Succeed) {
 	if !a.Redundant {
 		s.born, s.up, s.identities, s.closing = old.born, old.up, old.identities, old.closing
 		d.byEnds[s.identities] = append(d.byEnds[s.identities], s)
-		s.children, old.children = old.children, make(map[string]int)
-		s.saids, old.saids = old.saids, make(map[ipsec.SAID]struct{})
-		for id := range s.saids {
+		s.children, old.children = old.children, nil
+		s.saids, old.saids = old.saids, nil
+		for _, id := range s.saids {
 			d.bySA[id] = s
 		}
 		old.closing, old.over, old.successor = true, true, s
@@ -329,10 +327,10 @@ func (d *Daemon) forget(s *sa) []ipsec.SAID {
 	d.releaseInitLocked(s)
 	d.leaveEndsLocked(s)
 	if c := d.conns[s.conn]; c != nil {
-		delete(c.sas, s)
+		c.sas.remove(s)
 	}
 	var left []ipsec.SAID
-	for id := range s.saids {
+	for _, id := range s.saids {
 		if d.bySA[id] == s {
 			delete(d.bySA, id)
 			left = append(left, id)
@@ -375,7 +373,7 @@ func (d *Daemon) planeEvent(ev ipsec.Event) {
 	case ipsec.Acquire:
 		d.mu.Lock()
 		c, child, err := d.lookupLocked(ev.Connection, ev.Tunnel)
-		held := c != nil && c.held[ev.Tunnel]
+		held := c != nil && c.held.has(ev.Tunnel)
 		d.mu.Unlock()
 		if err != nil || child == nil || held {
 			return

@@ -35,14 +35,14 @@ func (d *Daemon) Apply(conns []*v2.Connection, changes map[string]Change) {
 			continue // its machines go on with the configuration they have
 		}
 		c.cfg, c.last, c.retries, c.retryAt = cfg, nil, 0, d.now()
-		clear(c.held)
-		for s := range c.sas {
+		c.held = nil
+		for _, s := range c.sas {
 			orders = append(orders, s.orders(cfg, change)...)
 		}
 	}
 	for name, c := range d.conns {
 		if !keep[name] {
-			for s := range c.sas {
+			for _, s := range c.sas {
 				orders = append(orders, s.orders(nil, Change{Reconnect: true})...)
 			}
 			c.settleLocked(func(*waiter) (bool, error) { return true, ErrRemoved })

@@ -39,10 +39,10 @@ type sa struct {
 	over       bool           // closed, with its SAs removed, or replaced
 	identities [2]v2.Identity // local and remote, once up
 	initKey    initKey
-	children   map[string]int          // CHILD SAs that are up, by tunnel
-	saids      map[ipsec.SAID]struct{} // what it installed in the data plane
-	first      *v2.Child               // set up with the IKE SA itself, where we are the initiator
-	pending    []v2.Event              // CreateChild and DeleteChild, asked for before it was up
+	children   upTunnels
+	saids      few[ipsec.SAID] // what it installed in the data plane
+	first      *v2.Child       // set up with the IKE SA itself, where we are the initiator
+	pending    []v2.Event      // CreateChild and DeleteChild, asked for before it was up
 }
 
 func (s *sa) established() bool { return !s.up.IsZero() }

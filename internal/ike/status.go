@@ -27,11 +27,7 @@ func (d *Daemon) Status(name string) []ConnectionStatus {
 		}
 		c := d.conns[n]
 		out = append(out, ConnectionStatus{Config: c.cfg, Held: len(c.held) > 0 && len(c.held) == len(c.cfg.Children), Failure: c.last})
-		var sas []*sa
-		for s := range c.sas {
-			sas = append(sas, s)
-		}
-		members = append(members, sas)
+		members = append(members, slices.Clone(c.sas))
 	}
 	d.mu.Unlock()
 

@@ -17,8 +17,8 @@ const (
 )
 
 // Window remembers which of the last sequence numbers were received. The zero
-// value is ready and protects with DefaultSize. A Window holds 512 octets of
-// bitmap itself; a larger size allocates the whole bitmap once, in Init.
+// value is ready and protects with DefaultSize. The bitmap, an octet for 8
+// packets, is allocated with the first packet: of many SAs, few carry anything.
 //
 // A Window belongs to one goroutine.
 type Window struct {
@@ -26,9 +26,8 @@ type Window struct {
 	size uint64 // 0 stands for DefaultSize
 	// The bit of a sequence number is the one at its value modulo the number of
 	// bits. Bits of numbers outside (top-ring, top] are not kept up: they are
-	// cleared when top moves over them.
-	small [DefaultSize / 64]uint64
-	large []uint64
+	// cleared when top moves over them. It is nil before the first.
+	ring []uint64
 }
 
 // Init empties the window and sets its size in packets. 0 asks for DefaultSize,
@@ -41,13 +40,6 @@ func (w *Window) Init(size int) error {
 		return fmt.Errorf("replay window of %d packets is not between %d and %d", size, MinSize, MaxSize)
 	}
 	*w = Window{size: uint64(size)}
-	if size > DefaultSize {
-		words := uint64(1)
-		for words*64 < w.size {
-			words *= 2
-		}
-		w.large = make([]uint64, words)
-	}
 	return nil
 }
 
@@ -64,11 +56,14 @@ func (w *Window) width() uint64 {
 	return w.size
 }
 
-func (w *Window) ring() []uint64 {
-	if w.large != nil {
-		return w.large
+// allocate makes the bitmap: a power of two of words, and no less than one of the
+// default size has.
+func (w *Window) allocate() {
+	words := uint64(DefaultSize / 64)
+	for words*64 < w.width() {
+		words *= 2
 	}
-	return w.small[:]
+	w.ring = make([]uint64, words)
 }
 
 // Check reports whether a packet with this sequence number is new, so that it
@@ -81,8 +76,7 @@ func (w *Window) Check(seq uint64) bool {
 	if seq == 0 || w.top-seq >= w.width() {
 		return false
 	}
-	ring := w.ring()
-	return ring[seq/64%uint64(len(ring))]&(1<<(seq%64)) == 0
+	return w.ring[seq/64%uint64(len(w.ring))]&(1<<(seq%64)) == 0
 }
 
 // Update records the sequence number of a packet whose integrity was verified,
@@ -91,22 +85,23 @@ func (w *Window) Update(seq uint64) bool {
 	if !w.Check(seq) {
 		return false
 	}
-	ring := w.ring()
-	n := uint64(len(ring))
+	if w.ring == nil {
+		w.allocate()
+	}
 	if seq > w.top {
-		w.forget(ring, seq)
+		w.forget(seq)
 		w.top = seq
 	}
-	ring[seq/64%n] |= 1 << (seq % 64)
+	w.ring[seq/64%uint64(len(w.ring))] |= 1 << (seq % 64)
 	return true
 }
 
 // forget clears the bits of the numbers from top+1 to last, which the ring
 // still holds for numbers that are now too old.
-func (w *Window) forget(ring []uint64, last uint64) {
-	n := uint64(len(ring))
+func (w *Window) forget(last uint64) {
+	n := uint64(len(w.ring))
 	if last-w.top >= n*64 {
-		clear(ring)
+		clear(w.ring)
 		return
 	}
 	for word := (w.top + 1) / 64; word <= last/64; word++ {
@@ -117,7 +112,7 @@ func (w *Window) forget(ring []uint64, last uint64) {
 		if word == last/64 {
 			mask &= math.MaxUint64 >> (63 - last%64)
 		}
-		ring[word%n] &^= mask
+		w.ring[word%n] &^= mask
 	}
 }
 
