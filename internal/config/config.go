@@ -161,6 +161,7 @@ type Tunnel struct {
 	ReplayWindow  uint32      // in packets
 	Outer         ipsec.Outer
 	Fit           ipsec.Fit
+	Aggfrag       ipsec.Aggfrag
 	ReqID         uint32 // 0: assigned, see ReqIDs
 }
 

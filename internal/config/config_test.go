@@ -104,6 +104,7 @@ func TestParseFull(t *testing.T) {
 		{"start", lan.Start, StartTrap},
 		{"outer", lan.Outer, ipsec.Outer{DF: ipsec.ClearDF, DSCP: ipsec.DSCPBoth, NoECN: true}},
 		{"fit", lan.Fit, ipsec.Fit{MSS: 1200, Fragment: ipsec.FragmentAfter}},
+		{"aggfrag", lan.Aggfrag, ipsec.AggfragOn},
 		{"protocol", lan.Protocol, ipsec.ESP},
 		{"selector", lan.Local[1].String(), "10.9.0.7/32:tcp/80"},
 		{"words", lan.ProposalWords, []string{"aes256gcm16-x25519"}},

@@ -30,6 +30,21 @@ func (d *decoder) validateDataPlane() {
 	}
 }
 
+// validateAggfrag checks that packets of the tunnel can share payloads.
+func (d *decoder) validateAggfrag(c *Connection, t *Tunnel, path string) {
+	switch {
+	case t.Aggfrag == ipsec.AggfragOff:
+	case c.Version == VersionGM:
+		d.errorf(d.at(path), "aggfrag is negotiated by IKEv2 alone")
+	case t.Mode == ipsec.Transport:
+		d.errorf(d.at(path), "aggfrag is for mode: tunnel alone (RFC 9347, Section 5.1)")
+	case t.Protocol != ipsec.ESP || t.WithAH:
+		d.errorf(d.at(path), "aggfrag is for protocol: esp alone: AH carries packets one by one")
+	case d.cfg.Gateway.DataPlane == DataPlaneKernel:
+		d.errorf(d.at(path), "aggfrag is for dataplane: userspace alone")
+	}
+}
+
 // userspaceOnly refuses values of a tunnel or an association that the kernel has
 // nothing for. What it does by itself may be said.
 func (d *decoder) userspaceOnly(path string, window uint32, outer ipsec.Outer, fit ipsec.Fit) {

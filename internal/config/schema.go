@@ -402,6 +402,11 @@ func init() {
 			get: func(v *Tunnel) any { return v.Fit.Fragment },
 		},
 		{
+			name: "aggfrag", kind: aggfragWords.String(), implied: "off", effect: EffectRekey,
+			set: func(d *decoder, v *Tunnel, n *node, _ string) { word(d, &v.Aggfrag, n, aggfragWords) },
+			get: func(v *Tunnel) any { return v.Aggfrag },
+		},
+		{
 			name: "reqid", kind: "number", implied: "assigned", effect: EffectRenegotiate,
 			set: func(d *decoder, v *Tunnel, n *node, _ string) { number(d, &v.ReqID, n, 1, maxReqID) },
 			get: func(v *Tunnel) any { return v.ReqID },

@@ -192,6 +192,7 @@ func (d *decoder) validateTunnel(c *Connection, t *Tunnel, path string) {
 	if c.Version == VersionGM {
 		d.validateGMTunnel(t, path)
 	}
+	d.validateAggfrag(c, t, path+".aggfrag")
 	if t.Start != StartNone {
 		switch {
 		case len(c.Remote.Addresses) == 0:

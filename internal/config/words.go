@@ -141,6 +141,7 @@ var (
 	protocolWords      = wordList{[]string{"esp", "ah", "ah+esp"}, nil}
 	startWords         = wordList{[]string{"none", "trap", "start"}, nil}
 	fragmentWords      = wordList{[]string{"before", "after"}, nil}
+	aggfragWords       = wordList{[]string{"off", "on", "required"}, nil}
 	actionWords        = wordList{[]string{"discard", "bypass"}, nil}
 	priorityWords      = wordList{[]string{"low", "normal", "high"}, nil}
 )

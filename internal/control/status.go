@@ -140,12 +140,14 @@ type ChildSA struct {
 	Protocol ipsec.Protocol   `json:"protocol"`
 	Mode     ipsec.Mode       `json:"mode"`
 	Encap    bool             `json:"encap"`    // ESP in UDP
+	Aggfrag  bool             `json:"aggfrag"`  // AGGFRAG mode (RFC 9347)
 	Proposal string           `json:"proposal"` // "aes256gcm16-x25519"
 	ESN      bool             `json:"esn"`
 	LocalTS  []ipsec.Selector `json:"local_ts"` // as negotiated
 	RemoteTS []ipsec.Selector `json:"remote_ts"`
 	// PathMTU is the longest packet that the way to the peer takes, and InnerMTU
-	// the longest inner packet that fits, in octets; 0 where that is not known.
+	// the longest inner packet that fits, in octets; 0 where that is not known,
+	// InnerMTU also where there is no such length.
 	PathMTU  int `json:"path_mtu,omitempty"`
 	InnerMTU int `json:"inner_mtu,omitempty"`
 	// PathMTUUntil is until when PathMTU is believed where a router has told it.

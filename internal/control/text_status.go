@@ -220,6 +220,9 @@ func (sa *ChildSA) print(out *printer, t *Tunnel, now time.Time) {
 	if sa.Encap {
 		line += ", in UDP"
 	}
+	if sa.Aggfrag {
+		line += ", AGGFRAG"
+	}
 	if sa.ESN {
 		line += ", ESN"
 	}
@@ -244,6 +247,9 @@ func (sa *ChildSA) print(out *printer, t *Tunnel, now time.Time) {
 // mtuWords says how long packets may be.
 func mtuWords(path, inner int, until, now time.Time) string {
 	line := fmt.Sprintf("%d inside, %d on the way to the peer", inner, path)
+	if inner == 0 { // AGGFRAG mode
+		line = fmt.Sprintf("any length inside, %d on the way to the peer", path)
+	}
 	if until.IsZero() {
 		return line + ", as the route says"
 	}

@@ -60,6 +60,8 @@ func Explain(a ike.Attempt, all []*conf.Connection) control.Finding {
 		x.mode()
 	case CodeThroughNAT:
 		x.throughNAT()
+	case CodeAggfrag:
+		x.aggfrag()
 	case CodeAuthentication:
 		x.authentication()
 	case CodeNoAnswer:

@@ -94,6 +94,25 @@ func (x *explainer) mode() {
 	x.peer("set the mode of the tunnel to %s", ours)
 }
 
+// aggfrag explains that the ends do not agree on AGGFRAG mode.
+func (x *explainer) aggfrag() {
+	x.refusedHere()
+	if x.c == nil {
+		return
+	}
+	child := x.child()
+	if child == nil {
+		return
+	}
+	x.f.Tunnel = child.Name
+	if child.Aggfrag == ipsec.AggfragOff {
+		x.here("set %s to on", x.key("tunnels."+child.Name+".aggfrag"))
+		return
+	}
+	x.here("set %s to on, which does without it where the peer does not agree, or to off", x.key("tunnels."+child.Name+".aggfrag"))
+	x.peer("let the tunnel use AGGFRAG mode (RFC 9347; strongSwan: mode = iptfs), without congestion control")
+}
+
 // throughNAT explains that AH cannot pass a NAT.
 func (x *explainer) throughNAT() {
 	x.refusedHere()

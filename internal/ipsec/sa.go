@@ -124,7 +124,7 @@ type SAStatus struct {
 	Sequence           uint64         `json:"sequence"` // last sent, or highest received
 	// PathMTU is the longest packet that the way to the peer takes, of an outbound
 	// SA, and InnerMTU the longest inner packet that fits, in octets; 0 where that
-	// is not known.
+	// is not known, InnerMTU also in AGGFRAG mode, where there is no such length.
 	PathMTU  int `json:"path_mtu,omitempty"`
 	InnerMTU int `json:"inner_mtu,omitempty"`
 	// PathMTUUntil is until when PathMTU is believed where a router has told it.

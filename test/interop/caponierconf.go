@@ -58,6 +58,7 @@ type Tunnel struct {
 	Proposals []string `json:"proposals,omitempty"`
 	Start     string   `json:"start,omitempty"`
 	Lifetime  string   `json:"lifetime,omitempty"`
+	Aggfrag   string   `json:"aggfrag,omitempty"`
 }
 
 // write writes the files of c. JSON is YAML too.

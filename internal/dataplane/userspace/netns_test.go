@@ -35,6 +35,7 @@ type lab struct {
 
 	outer ipsec.Outer // of the SAs
 	fit   ipsec.Fit
+	share ipsec.AggfragSA
 
 	mu       sync.Mutex
 	seen     map[string]int // what was on the wire between the gateways
@@ -228,7 +229,7 @@ func (l *lab) connect(wan string, encap bool, encr ipsec.Transform, keyLen int, 
 		err := l.plane[side].AddSA(ipsec.SA{
 			SPI: spi, Protocol: ipsec.ESP, Direction: d, Local: addr(side), Remote: addr(1 - side), Encap: encap,
 			Encr: encr, EncrKey: secret.Copy(keys[spi][0]), Integ: integ, IntegKey: secret.Copy(keys[spi][1]),
-			ReqID: 1, LocalTS: l.side(side), RemoteTS: l.side(1 - side), Outer: l.outer, Fit: l.fit,
+			ReqID: 1, LocalTS: l.side(side), RemoteTS: l.side(1 - side), Outer: l.outer, Fit: l.fit, Aggfrag: l.share,
 		})
 		if err != nil {
 			l.t.Fatal(err)

@@ -44,6 +44,7 @@ const (
 	ChildlessIKEv2Supported   NotifyType = 16418 // RFC 6023
 	FragmentationSupported    NotifyType = 16430 // RFC 7383
 	SignatureHashAlgorithms   NotifyType = 16431 // RFC 7427
+	UseAggfrag                NotifyType = 16442 // RFC 9347
 )
 
 var notifyNames = map[NotifyType]string{
@@ -79,6 +80,7 @@ var notifyNames = map[NotifyType]string{
 	ChildlessIKEv2Supported:    "CHILDLESS_IKEV2_SUPPORTED",
 	FragmentationSupported:     "IKEV2_FRAGMENTATION_SUPPORTED",
 	SignatureHashAlgorithms:    "SIGNATURE_HASH_ALGORITHMS",
+	UseAggfrag:                 "USE_AGGFRAG",
 }
 
 // IsError reports whether the type says that something failed. RFC 7296,

@@ -49,6 +49,7 @@ type child struct {
 	chosen            ipsec.Proposal
 	localTS, remoteTS []ipsec.Selector
 	original          *ipsec.Pair // see ipsec.SA
+	aggfrag           ipsec.AggfragSA
 	since             time.Time
 
 	reserved    bool      // the data plane keeps the inbound SPI for us
@@ -149,7 +150,7 @@ func (m *Machine) keyChild(c *child, shared secret.Key, ni, nr []byte, ours bool
 		Encr: encr, Integ: integ,
 		ESN:          c.chosen.First(ipsec.TypeESN).ID == ipsec.ESNYes,
 		ReplayWindow: c.conf.ReplayWindow,
-		Outer:        c.conf.Outer, Fit: c.conf.Fit,
+		Outer:        c.conf.Outer, Fit: c.conf.Fit, Aggfrag: c.aggfrag,
 		Lifetime: c.lifetime,
 		ReqID:    c.conf.ReqID,
 		LocalTS:  c.localTS, RemoteTS: c.remoteTS, Original: c.original,

@@ -138,6 +138,9 @@ func (o *childOffer) complete(m *Machine, msg *message.Message, proposals []ipse
 	if transport != (o.conf.Mode == ipsec.Transport) {
 		return c, fault.OtherMode(o.conf.Mode, msg.Header.Exchange)
 	}
+	if c.aggfrag, ok = o.conf.AgreedAggfrag(msg); !ok {
+		return c, fault.Aggfrag(o.conf, msg.Header.Exchange)
+	}
 	if transport {
 		c.original = m.nat.Original(c.localTS, c.remoteTS)
 		c.localTS, c.remoteTS = m.nat.Substitute(c.localTS, c.remoteTS, conf.HostsOf(o.localTS, o.remoteTS))
@@ -392,6 +395,10 @@ func (m *Machine) acceptChild(msg *message.Message, ni, nr []byte, old *child) (
 	if f != nil {
 		return nil, nil, f
 	}
+	aggfrag, ok := match.Child.AcceptAggfrag(msg)
+	if !ok {
+		return nil, nil, fault.Aggfrag(match.Child, msg.Header.Exchange)
+	}
 	var public []byte
 	var shared secret.Key
 	if group := match.Proposal.Transforms.First(ipsec.TypeKE); group.ID != ipsec.KENone {
@@ -406,7 +413,7 @@ func (m *Machine) acceptChild(msg *message.Message, ni, nr []byte, old *child) (
 	}
 	c := &child{
 		conf: match.Child, in: spi, reserved: true, out: ipsec.SPI(binary.BigEndian.Uint32(match.Proposal.SPI)), chosen: match.Proposal.Transforms,
-		localTS: match.LocalTS, remoteTS: match.RemoteTS, original: match.Original,
+		localTS: match.LocalTS, remoteTS: match.RemoteTS, original: match.Original, aggfrag: aggfrag,
 	}
 	if f := m.keyChild(c, shared, ni, nr, false); f != nil {
 		m.env.ReleaseSPI(match.Child.Protocol, spi)
@@ -421,7 +428,7 @@ func (m *Machine) acceptChild(msg *message.Message, ni, nr []byte, old *child) (
 		reply = append(reply, &message.KE{Method: match.Proposal.Transforms.First(ipsec.TypeKE).ID, Data: public})
 	}
 	reply = append(reply, &message.TS{Selectors: c.remoteTS}, &message.TS{Responder: true, Selectors: c.localTS})
-	return append(reply, match.Child.Notifies()...), c, nil
+	return append(reply, match.Child.Answers(aggfrag)...), c, nil
 }
 
 // respondKE answers the KE payload of a CREATE_CHILD_SA request.

@@ -93,7 +93,8 @@ type Child struct {
 	ReplayWindow  uint32
 	Outer         ipsec.Outer
 	Fit           ipsec.Fit
-	Lifetime      ipsec.Limit // before jitter: SAs are rekeyed before it, and end at it
+	Aggfrag       ipsec.Aggfrag // off in transport mode
+	Lifetime      ipsec.Limit   // before jitter: SAs are rekeyed before it, and end at it
 	// Start says that the tunnel is set up with the IKE SA, without traffic.
 	Start bool
 }

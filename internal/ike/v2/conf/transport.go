@@ -69,8 +69,5 @@ func HostsOf(local, remote []ipsec.Selector) ipsec.Pair {
 // Section 3.10.1; RFC 4301, Section 7). What the peer says of either asks for
 // nothing that this end would do otherwise.
 func (c *Child) Notifies() []message.Payload {
-	if c.Mode != ipsec.Transport {
-		return nil
-	}
-	return []message.Payload{&message.Notify{Kind: message.UseTransportMode}}
+	return c.Answers(ipsec.AggfragSA{On: c.Aggfrag != ipsec.AggfragOff && c.Mode == ipsec.Tunnel})
 }

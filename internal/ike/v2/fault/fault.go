@@ -44,6 +44,7 @@ const (
 	CodeNotUnique     = "not-unique"
 	CodeMode          = "mode-mismatch"
 	CodeThroughNAT    = "ah-through-nat"
+	CodeAggfrag       = "aggfrag-mismatch"
 	CodeLimit         = "beyond-limits" // also of what is dropped
 
 	DropMalformed    = "malformed"
@@ -136,6 +137,15 @@ func OtherMode(configured ipsec.Mode, in message.ExchangeType) *Fault {
 	}
 	f := Newf(message.NoProposalChosen, "the peer takes %s mode, and %s mode is configured", other, configured)
 	f.Code = CodeMode
+	return f.Showing(rules.Evidence{Exchange: in})
+}
+
+// Aggfrag is the Fault of a tunnel whose ends do not agree on AGGFRAG mode. An
+// initiator that does not accept what the responder made of it deletes the SA (RFC
+// 9347, Section 5.1).
+func Aggfrag(c *conf.Child, in message.ExchangeType) *Fault {
+	f := Newf(message.NoProposalChosen, "tunnel %s has aggfrag: %s, and the peer does not agree with that", c.Name, c.Aggfrag)
+	f.Code = CodeAggfrag
 	return f.Showing(rules.Evidence{Exchange: in})
 }
 

@@ -1,0 +1,47 @@
+package conf
+
+import (
+	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/rules"
+	"caponier/internal/ipsec"
+)
+
+// AGGFRAG mode is asked for beside the SA, and declined by silence (RFC 9347,
+// Section 5.1): both ends use it, or neither. It is for tunnel mode alone.
+
+// AcceptAggfrag says what the SA that the request msg asks for has of AGGFRAG mode,
+// and false where the tunnel requires it and the peer does not ask for it, or
+// requires congestion information, which this end does not send.
+func (c *Child) AcceptAggfrag(msg *message.Message) (ipsec.AggfragSA, bool) {
+	peer, asked := rules.PeerAggfrag(msg)
+	if c.Aggfrag == ipsec.AggfragOff || !asked || peer.Congestion {
+		return ipsec.AggfragSA{}, c.Aggfrag != ipsec.AggfragRequired
+	}
+	return ipsec.AggfragSA{On: true, Whole: peer.Whole}, true
+}
+
+// AgreedAggfrag says what the SA that the response msg is about has of AGGFRAG mode,
+// and false where the peer took what was not offered, or declined what is required.
+func (c *Child) AgreedAggfrag(msg *message.Message) (ipsec.AggfragSA, bool) {
+	peer, took := rules.PeerAggfrag(msg)
+	switch {
+	case !took:
+		return ipsec.AggfragSA{}, c.Aggfrag != ipsec.AggfragRequired
+	case c.Aggfrag == ipsec.AggfragOff, peer.Congestion:
+		return ipsec.AggfragSA{}, false
+	default:
+		return ipsec.AggfragSA{On: true, Whole: peer.Whole}, true
+	}
+}
+
+// Answers are what a response says beside the SA and its selectors.
+func (c *Child) Answers(a ipsec.AggfragSA) []message.Payload {
+	var out []message.Payload
+	if c.Mode == ipsec.Transport {
+		out = append(out, &message.Notify{Kind: message.UseTransportMode})
+	}
+	if a.On {
+		out = append(out, rules.AggfragNotify())
+	}
+	return out
+}

@@ -1,0 +1,105 @@
+package interop
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"caponier/internal/ipsec"
+)
+
+// TestAggfragBetweenGateways has two caponiers share payloads (RFC 9347), which
+// each asks the other for: packets of every length cross, rekeyings by either end
+// lose none, and both ends' status says so.
+func TestAggfragBetweenGateways(t *testing.T) {
+	t.Parallel()
+	n := NewNetwork(t)
+	config := func(near, far *Site, id, peer string) CaponierConfig {
+		return CaponierConfig{
+			PSK: "correct horse battery staple",
+			Connections: map[string]Peer{connName: {
+				Local:  Party{Address: []string{near.Outside.String()}, ID: id, Auth: "psk", PSKFile: PSKFile},
+				Remote: Party{Address: []string{far.Outside.String()}, ID: peer, Auth: "psk", PSKFile: PSKFile},
+				Tunnels: map[string]Tunnel{tunnelName: {
+					Local:   []string{near.LAN.String(), near.LAN6.String()},
+					Remote:  []string{far.LAN.String(), far.LAN6.String()},
+					Aggfrag: "required", Start: "trap",
+				}},
+			}},
+		}
+	}
+	a := StartCaponier(t, n.A.Gateway, config(n.A, n.B, "a.example", "b.example"))
+	b := StartCaponier(t, n.B.Gateway, config(n.B, n.A, "b.example", "a.example"))
+	a.MustConnect(t, target)
+	exchange := func() {
+		t.Helper()
+		for _, to := range []netip.Addr{n.B.HostAddr(), n.B.HostAddr6()} {
+			for _, size := range []int{0, 56, 1300} {
+				PingSize(t, n.A.Host, to, size)
+			}
+			Transfer(t, n.A.Host, n.B.Host, to, 1<<20)
+		}
+	}
+	exchange()
+	stream := StartStream(t, n.A.Host, n.B.Host, n.B.HostAddr())
+	a.Rekey(t, target)
+	b.Rekey(t, target)
+	exchange()
+	if sent, lost := stream.Stop(); len(lost) > 0 {
+		t.Errorf("%d of %d packets were lost", len(lost), sent)
+	}
+	for _, c := range []*Caponier{a, b} {
+		for _, sa := range c.Connection(t, connName).Tunnels[0].SAs {
+			if !sa.Aggfrag || sa.In.Packets == 0 {
+				t.Errorf("an SA is %+v", sa)
+			}
+		}
+	}
+}
+
+// TestAggfragIsDeclined: a peer that does not know AGGFRAG mode gets a tunnel
+// without, unless that is not wanted.
+func TestAggfragIsDeclined(t *testing.T) {
+	t.Parallel()
+	for _, role := range bothRoles {
+		t.Run("on-"+role, func(t *testing.T) {
+			t.Parallel()
+			s := directSetup(t)
+			s.tunnel(func(t *Tunnel) { t.Aggfrag = "on" })
+			p := s.start(t)
+			p.up(t, role)
+			p.exchange(t)
+			p.c.Rekey(t, target)
+			p.exchange(t)
+			for _, sa := range p.childSAs(t) {
+				if sa.Aggfrag || sa.Mode != ipsec.Tunnel {
+					t.Errorf("an SA is %+v", sa)
+				}
+			}
+		})
+		t.Run("required-"+role, func(t *testing.T) {
+			t.Parallel()
+			s := directSetup(t)
+			s.tunnel(func(t *Tunnel) { t.Aggfrag = "required" })
+			p := s.start(t)
+			err := p.tryUp(t, role)
+			if err == nil {
+				t.Fatal("the tunnel came up")
+			}
+			if role == initiator && CodeOf(err) != "aggfrag-mismatch" {
+				t.Errorf("connect fails with %v", err)
+			}
+			awaitCode(t, p.c, "aggfrag-mismatch", 5*time.Second)
+			Eventually(t, 5*time.Second, "no SA is left", func() bool { return len(p.c.SAs(t)) == 0 })
+		})
+	}
+}
+
+// exchange sends packets both ways.
+func (p *pair) exchange(t testing.TB) {
+	t.Helper()
+	for _, to := range []netip.Addr{p.Far.HostAddr(), p.Far.HostAddr6()} {
+		Ping(t, p.Near.Host, to)
+	}
+	Ping(t, p.Far.Host, p.Near.HostAddr())
+}
