@@ -38,6 +38,9 @@ type Traits struct {
 	// NoPorts says that fragments show no ports, the first neither: they are
 	// no policy's that names ports.
 	NoPorts bool
+	// Gap says that an inbound SA takes no packets for the moment in which the
+	// address of its peer changes.
+	Gap bool
 	// Coarse says that lifetimes in time are counted in seconds.
 	Coarse bool
 }

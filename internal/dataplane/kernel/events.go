@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -26,26 +27,32 @@ var groups = []uint32{
 }
 
 // subscribe opens the connection on which the kernel speaks by itself.
-func subscribe() (*netlink.Conn, error) {
-	nl, err := netlink.Dial(unix.NETLINK_XFRM, nil)
+func subscribe() (*socket, error) {
+	sock, err := newSocket()
 	if err != nil {
 		return nil, fmt.Errorf("connect to the kernel's IPsec: %w", needsAdmin(err))
 	}
 	for _, g := range groups {
-		if err := nl.JoinGroup(g); err != nil {
-			nl.Close()
+		if err := sock.nl.JoinGroup(g); err != nil {
+			sock.nl.Close()
 			return nil, fmt.Errorf("listen to the kernel's IPsec: %w", needsAdmin(err))
 		}
 	}
 	// A smaller queue overruns earlier, which is noticed.
-	_ = nl.SetReadBuffer(notifyBuffer)
-	return nl, nil
+	_ = sock.nl.SetReadBuffer(notifyBuffer)
+	return sock, nil
 }
 
 // listen takes what the kernel says until Close.
 func (p *Plane) listen() {
 	for {
-		msgs, err := p.notify.Receive()
+		err := p.notify.receive(func(m netlink.Message) {
+			select {
+			case <-p.stop:
+			default:
+				p.notice(m)
+			}
+		})
 		select {
 		case <-p.stop:
 			return
@@ -53,9 +60,6 @@ func (p *Plane) listen() {
 		}
 		switch {
 		case err == nil:
-			for _, m := range msgs {
-				p.notice(m)
-			}
 		case errors.Is(err, unix.ENOBUFS):
 			// The kernel had more to say than the queue holds, and something is lost.
 			if p.overruns.Add(1) == 1 {
@@ -82,7 +86,6 @@ func (p *Plane) unreadable(what string, n int) {
 
 // notice acts on one notification.
 func (p *Plane) notice(m netlink.Message) {
-	defer xfrm.Wipe(m.Data) // new states come with their keys
 	var err error
 	switch uint16(m.Header.Type) {
 	case xfrm.MsgAcquire:
@@ -110,10 +113,11 @@ func (p *Plane) notice(m netlink.Message) {
 			p.resync()
 		}
 	case xfrm.MsgDelSA:
-		var id xfrm.StateID
-		if id, err = xfrm.ParseDeletedState(m.Data); err == nil && m.Header.PID != p.req.id() {
-			p.lost(id)
+		var s xfrm.State
+		if s, err = xfrm.ParseDeletedState(m.Data); err == nil && m.Header.PID != p.req.id() {
+			p.lost(s.ID)
 		}
+		s.Wipe()
 	case xfrm.MsgFlushSA:
 		if m.Header.PID != p.req.id() {
 			p.resync()
@@ -156,14 +160,41 @@ func (p *Plane) acquire(a *xfrm.Acquire) {
 	}
 	p.mu.Lock()
 	policy, ok := p.byIndex(&a.Policy)
+	carried := ok && p.carries(policy, &a.Selector)
 	if ok && len(a.Policy.Templates) > 0 {
 		t := a.Policy.Templates[0]
 		p.waiting[policy.ReqID] = larval{id: a.ID, src: a.Src, seq: a.Seq, reqID: t.ReqID, mode: t.Mode, asked: time.Now()}
 	}
+	if carried {
+		p.endWait(policy.ReqID)
+	}
 	p.mu.Unlock()
-	if ok {
+	if ok && !carried {
 		p.events.Push(acquireEvent(policy, &a.Selector))
 	}
+}
+
+// carries reports whether there are SAs for a packet of the policy: the packet
+// came while one was moved, or just before it was added.
+func (p *Plane) carries(policy *ipsec.Policy, packet *xfrm.Selector) bool {
+	inside := func(sa *ipsec.SA) bool {
+		return slices.ContainsFunc(pairsOf(sa.LocalTS, sa.RemoteTS), func(x pair) bool {
+			sels, err := x.selectors()
+			return err == nil && slices.ContainsFunc(sels, func(s xfrm.Selector) bool { return covers(&s, packet) })
+		})
+	}
+	serving := p.serving(policy.ReqID)
+	has := func(protocol ipsec.Protocol) bool {
+		return slices.ContainsFunc(serving, func(sa *ipsec.SA) bool { return sa.Protocol == protocol && inside(sa) })
+	}
+	return has(policy.Protocol) && (!policy.WithAH || has(ipsec.AH))
+}
+
+// covers reports whether every packet of b is one of a.
+func covers(a, b *xfrm.Selector) bool {
+	within := func(p, q netip.Prefix) bool { return p.Bits() <= q.Bits() && p.Contains(q.Addr()) }
+	return within(a.Src, b.Src) && within(a.Dst, b.Dst) && (a.Protocol == 0 || a.Protocol == b.Protocol) &&
+		(a.SrcPort^b.SrcPort)&a.SrcMask == 0 && (a.DstPort^b.DstPort)&a.DstMask == 0
 }
 
 // byIndex finds the policy of the SPD behind one of the kernel.

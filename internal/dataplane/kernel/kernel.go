@@ -27,8 +27,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/mdlayher/netlink"
-
 	"caponier/internal/dataplane"
 	"caponier/internal/dataplane/kernel/xfrm"
 	"caponier/internal/ipsec"
@@ -62,7 +60,7 @@ type Plane struct {
 	opts    Options
 	log     *slog.Logger
 	req     *conn
-	notify  *netlink.Conn
+	notify  *socket
 	stats   *statFile
 	larvals sysctl
 	events  *dataplane.EventQueue
@@ -147,8 +145,12 @@ func (p *Plane) begin() error {
 	if p.notify, err = subscribe(); err != nil {
 		return err
 	}
+	if p.req.ends, err = newSocket(); err != nil {
+		p.notify.nl.Close()
+		return err
+	}
 	if err := p.adopt(); err != nil {
-		p.notify.Close()
+		p.notify.nl.Close()
 		return err
 	}
 	p.stats = openStats()
@@ -371,7 +373,7 @@ func (p *Plane) Close() error {
 		p.mu.Unlock()
 		p.larvals.restore()
 		closeDitch(p.opts.Ditch)
-		errs = append(errs, p.notify.Close())
+		errs = append(errs, p.notify.nl.Close())
 		p.wg.Wait()
 		errs = append(errs, p.req.close(), p.stats.close())
 		p.events.Close()

@@ -26,7 +26,7 @@ func addTheirs(t *testing.T, ip func(args ...string), policy []string) {
 func kill(p *Plane) {
 	p.close.Do(func() {
 		close(p.stop)
-		p.notify.Close()
+		p.notify.nl.Close()
 		p.wg.Wait()
 		p.req.close()
 		p.stats.close()
@@ -188,7 +188,7 @@ func TestOverrunIsNoticed(t *testing.T) {
 	p := newPlane(t, ns)
 	set(t, p, lan(true))
 	before := policiesOf(t, ns)
-	if err := p.notify.SetReadBuffer(4096); err != nil {
+	if err := p.notify.nl.SetReadBuffer(4096); err != nil {
 		t.Fatal(err)
 	}
 	p.mu.Lock() // the listener waits for it at the first of our policies

@@ -11,8 +11,11 @@ import (
 )
 
 // UpdateSA implements dataplane.Backend. Where only ports change, the kernel
-// updates the state in place; addresses are part of its name, so that it is
-// made anew with the numbers of the old one.
+// updates the state in place. Addresses are part of its name, or cannot be
+// changed: it is made anew with the numbers that the old one had in the end. In
+// between, which is for some hundred microseconds, the kernel keeps outbound
+// packets as it does where there is no SA yet, and drops inbound ones. ADR 7 says
+// why XFRM_MSG_MIGRATE is not the way.
 func (p *Plane) UpdateSA(id ipsec.SAID, u dataplane.AddressUpdate) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -32,35 +35,52 @@ func (p *Plane) move(e *entry, u dataplane.AddressUpdate) error {
 	if other := p.sas[moved.ID()]; other != nil && other != e {
 		return dataplane.ErrExists
 	}
-	s, err := stateOf(&moved)
+	before, err := stateOf(&e.sa)
 	if err != nil {
 		return err
 	}
-	s.Seq = e.seq
+	after, err := stateOf(&moved)
+	if err != nil {
+		return err
+	}
+	before.Seq, after.Seq = e.seq, e.seq
 	if moved.Encap && e.sa.Encap && moved.Local.Addr() == e.sa.Local.Addr() && moved.Remote.Addr() == e.sa.Remote.Addr() {
-		if err := p.req.updateState(&s); err != nil {
+		if err := p.req.updateState(&after); err != nil {
 			return err
 		}
-		p.rename(e, moved, s.ID)
+		p.rename(e, moved, after.ID)
 		return nil
 	}
-	old, err := p.req.state(e.state)
+	last, err := p.req.takeState(e.state, e.seq)
+	if errors.Is(err, errNumbersLost) {
+		p.gone(e)
+	}
 	if err != nil {
 		return err
 	}
-	defer old.Wipe()
-	s.Replay, s.Usage, s.KeepUsage = old.Replay, old.Usage, true
-	if s.ID == e.state {
-		if err := p.replace(e, &s); err != nil {
-			return err
-		}
-		p.rename(e, moved, s.ID)
-		return p.serve(&moved) // by its new address
+	defer last.Wipe()
+	for _, s := range []*xfrm.State{&before, &after} {
+		s.Replay, s.Usage, s.KeepUsage = last.Replay, last.Usage, true
 	}
-	if err := p.req.addState(&s); err != nil {
-		return err
+	if err := p.req.addState(&after); err != nil {
+		return errors.Join(err, p.putBack(e, &before))
 	}
-	return p.switchOver(e, moved, s.ID)
+	was := e.sa
+	p.rename(e, moved, after.ID)
+	if err := p.serve(&moved); err != nil { // by its new address
+		p.rename(e, was, before.ID)
+		return errors.Join(err, p.req.deleteState(after.ID), p.putBack(e, &before))
+	}
+	return nil
+}
+
+// putBack brings the old state again. Where that fails too, the SA is no more.
+func (p *Plane) putBack(e *entry, before *xfrm.State) error {
+	err := p.req.addState(before)
+	if err != nil {
+		p.gone(e)
+	}
+	return err
 }
 
 // serve brings the policies of an outbound SA in line with it.
@@ -69,38 +89,6 @@ func (p *Plane) serve(sa *ipsec.SA) error {
 		return nil
 	}
 	return p.serveLocked(sa.ReqID)
-}
-
-// replace makes a state anew under the same name: the old one has to go first.
-func (p *Plane) replace(e *entry, s *xfrm.State) error {
-	before, err := stateOf(&e.sa)
-	if err != nil {
-		return err
-	}
-	before.Seq, before.Replay, before.Usage, before.KeepUsage = e.seq, s.Replay, s.Usage, true
-	if err := p.req.deleteState(e.state); err != nil {
-		return err
-	}
-	failed := p.req.addState(s)
-	if failed == nil {
-		return nil
-	}
-	if err := p.req.addState(&before); err != nil {
-		p.gone(e)
-		return errors.Join(failed, err)
-	}
-	return failed
-}
-
-// switchOver brings the policies to the new state, then removes the old one.
-func (p *Plane) switchOver(e *entry, moved ipsec.SA, to xfrm.StateID) error {
-	before, from := e.sa, e.state
-	p.rename(e, moved, to)
-	if err := p.serve(&moved); err != nil {
-		p.rename(e, before, from)
-		return errors.Join(err, p.req.deleteState(to))
-	}
-	return p.req.deleteState(from)
 }
 
 // rename puts an SA into the tables under its new name.

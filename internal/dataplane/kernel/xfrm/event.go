@@ -171,18 +171,39 @@ func (m *Mapping) Append(b []byte) []byte {
 }
 
 // ParseDeletedState reads the payload of MsgDelSA as the kernel notifies it: the
-// name, and after it the state as it was. The keys are not kept.
-func ParseDeletedState(b []byte) (StateID, error) {
-	id, err := ParseStateID(b)
-	if err != nil {
-		return StateID{}, err
+// name, and after it the state as it was in the end. The caller wipes b, and the
+// State.
+func ParseDeletedState(b []byte) (State, error) {
+	if len(b) < stateIDLen {
+		return State{}, ErrShort
 	}
-	err = eachAttr(b[stateIDLen:], func(kind uint16, v []byte) error {
-		if kind != attrSA {
-			return nil
+	var s State
+	// The state itself first: attributes of it need its family.
+	if err := eachAttr(b[stateIDLen:], func(kind uint16, v []byte) (err error) {
+		if kind == attrSA {
+			s, err = parseStateInfo(v)
 		}
-		_, err := parseStateInfo(v)
 		return err
-	})
-	return id, err
+	}); err != nil {
+		return State{}, err
+	}
+	id := parseStateID(b)
+	if s.Src.IsValid() && s.ID != id {
+		return State{}, fmt.Errorf("%w: the name of a state that is another's", ErrInvalid)
+	}
+	s.ID = id
+	if err := eachAttr(b[stateIDLen:], s.parseAttr); err != nil {
+		s.Wipe()
+		return State{}, err
+	}
+	return s, nil
+}
+
+// AppendDeleted appends the payload of MsgDelSA, as the kernel notifies it.
+func (s *State) AppendDeleted(b []byte) ([]byte, error) {
+	b, v := grow(b, stateIDLen)
+	s.ID.put(v)
+	b, v = appendAttr(b, attrSA, stateLen)
+	s.putInfo(v)
+	return s.appendAttrs(b)
 }

@@ -243,8 +243,12 @@ func parse(kind uint16, b []byte) (again []byte, err error) {
 		id, err := ParseStateID(b)
 		return id.Append(nil), err
 	case MsgDelSA:
-		id, err := ParseDeletedState(b)
-		return id.Append(nil), err
+		s, err := ParseDeletedState(b)
+		if err != nil || !s.Src.IsValid() { // as a caller sends it
+			return s.ID.Append(nil), err
+		}
+		defer s.Wipe()
+		return s.AppendDeleted(nil)
 	case MsgNewPolicy, MsgUpdPolicy:
 		p, err := ParsePolicy(b)
 		if err != nil {

@@ -34,6 +34,7 @@ func samples(t testing.TB) map[uint16][][]byte {
 	expired := esp4(0xc0ffee01, 7)
 	expired.LastUsed = 0
 	add(MsgExpire, &Expire{State: expired, Hard: true})
+	add(MsgDelSA, deleted{&expired})
 	add(MsgPolExpire, &PolicyExpire{Policy: Policy{Limits: Unlimited, Dir: DirOut}, Hard: true})
 	add(MsgMapping, plain((&Mapping{
 		ID: expired.ID, ReqID: 7, Old: netip.AddrPortFrom(src4, 4500), New: netip.AddrPortFrom(src4, 61000),
@@ -44,6 +45,28 @@ func samples(t testing.TB) map[uint16][][]byte {
 		Encap:  &Encap{Type: EncapUDP, SrcPort: 4500, DstPort: 4500, Original: netip.IPv6Unspecified()},
 	})
 	return out
+}
+
+// deleted is a state as the kernel says that it is gone.
+type deleted struct{ s *State }
+
+func (d deleted) Append(b []byte) ([]byte, error) { return d.s.AppendDeleted(b) }
+
+func TestADeletedStateIsWhole(t *testing.T) {
+	want := esp4(0xc0ffee01, 7)
+	want.LastUsed, want.Replay = 0, &Replay{OutSeq: 9, OutSeqHi: 1, Window: 32, Bitmap: []uint32{5}, Extended: true}
+	b, err := want.AppendDeleted(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := ParseDeletedState(b)
+	if err != nil || got.ID != want.ID || got.Seq != want.Seq || got.Usage != want.Usage || !cmp.Equal(got.Replay, want.Replay) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	b[16] ^= 1 // the SPI of the name, not of the state
+	if _, err := ParseDeletedState(b); err == nil {
+		t.Error("the end of one state was taken for another's")
+	}
 }
 
 func TestEveryPrefixIsRefusedOrReadAgain(t *testing.T) {

@@ -1,0 +1,142 @@
+package dataplanetest
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"caponier/internal/dataplane"
+	"caponier/internal/ipsec"
+	"caponier/internal/netio"
+)
+
+// flow is a stream of numbered packets from one gateway's network to the other's.
+type flow struct {
+	stop chan struct{}
+	done sync.WaitGroup
+
+	mu   sync.Mutex
+	sent int
+	seen map[int]int // how often each number has arrived
+}
+
+func (l *link) flow(from int) *flow {
+	f := &flow{stop: make(chan struct{}), seen: make(map[int]int)}
+	f.done.Go(func() {
+		for t := time.NewTicker(2 * time.Millisecond); ; {
+			select {
+			case <-f.stop:
+				t.Stop()
+				return
+			case <-t.C:
+			}
+			f.mu.Lock()
+			n := f.sent
+			f.sent++
+			f.mu.Unlock()
+			_ = l.gw[from].Inner.Inject(newPacket(from, false, n), netip.AddrPort{}, netip.AddrPort{})
+		}
+	})
+	go func() {
+		for b := range l.read[1-from] {
+			f.mu.Lock()
+			f.seen[int(binary.BigEndian.Uint32(b[len(b)-4:]))]++
+			f.mu.Unlock()
+		}
+	}()
+	return f
+}
+
+func (f *flow) count() (sent, arrived int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sent, len(f.seen)
+}
+
+// end stops the sender. From number first on, all must arrive; none twice.
+func (f *flow) end(t *testing.T, name string, first int) {
+	t.Helper()
+	close(f.stop)
+	f.done.Wait()
+	var missing, twice []int
+	for late := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		missing, twice = nil, nil
+		f.mu.Lock()
+		for n := range f.sent {
+			switch {
+			case f.seen[n] > 1:
+				twice = append(twice, n)
+			case f.seen[n] == 0 && n >= first:
+				missing = append(missing, n)
+			}
+		}
+		f.mu.Unlock()
+		if len(missing) == 0 || time.Now().After(late) {
+			break
+		}
+	}
+	if len(missing)+len(twice) > 0 {
+		t.Errorf("of %d packets %s from number %d on, missing are %v; twice came %v", f.sent, name, first, missing, twice)
+	}
+}
+
+// testMappingsUnderTraffic has a NAT give a gateway other ports and addresses
+// while packets flow in both directions, and somebody replay each of them: control
+// follows, and no number is used twice or taken twice.
+func testMappingsUnderTraffic(t *testing.T, l *link) {
+	l.tunnel(spi, nil)
+	var mu sync.Mutex
+	mapped := netip.AddrPortFrom(addr4[0], port)
+	l.disturb(func(from int, p *netio.Packet) int {
+		mu.Lock()
+		defer mu.Unlock()
+		if from == 0 {
+			p.Local = mapped
+		} else { // the NAT knows its old mappings for a while
+			p.Remote = netip.AddrPortFrom(addr4[0], port)
+		}
+		return 2
+	})
+	to, fro := l.flow(0), l.flow(1)
+	in := ipsec.SAID{Direction: ipsec.In, Protocol: ipsec.ESP, SPI: spi + 1}
+	out := ipsec.SAID{Direction: ipsec.Out, Protocol: ipsec.ESP, SPI: spi, Peer: addr4[0]}
+	first := 0
+	for _, text := range []string{
+		"192.0.2.1:61000", "192.0.2.1:61001", "198.51.100.9:61001", "198.51.100.9:61002", "198.51.100.77:4500", "192.0.2.1:4500",
+	} {
+		next := netip.MustParseAddrPort(text)
+		mu.Lock()
+		same := mapped.Addr() == next.Addr()
+		mapped = next
+		mu.Unlock()
+		for event[ipsec.AddressChanged](l, 1).Remote != next { // nothing but packets of before
+		}
+		u := dataplane.AddressUpdate{Local: netip.AddrPortFrom(addr4[1], port), Remote: next, Encap: true}
+		for _, id := range []ipsec.SAID{in, out} {
+			if err := l.gw[1].UpdateSA(id, u); err != nil {
+				t.Fatal(err)
+			}
+		}
+		out.Peer = next.Addr()
+		if l.gw[1].Gap && !same {
+			first, _ = to.count()
+		}
+		_, before := to.count()
+		for late := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+			if _, now := to.count(); now >= before+20 {
+				break
+			}
+			if time.Now().After(late) {
+				t.Fatalf("nothing arrives from %s", next)
+			}
+		}
+	}
+	to.end(t, "to the gateway that follows", first)
+	fro.end(t, "from it", 0)
+	sent, _ := fro.count()
+	l.status(1, out, "one number for each packet", func(s ipsec.SAStatus) bool { return s.Sequence == uint64(sent) && s.Packets == uint64(sent) })
+	sent, _ = to.count()
+	l.status(1, in, "the number of the last packet", func(s ipsec.SAStatus) bool { return s.Sequence == uint64(sent) })
+}
