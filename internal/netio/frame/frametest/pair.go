@@ -37,12 +37,18 @@ func NewPair(t testing.TB) *Pair {
 	id := fmt.Sprintf("cpframe-%d-%d", os.Getpid(), pairs.Add(1))
 	l := &Pair{TB: t}
 	var err error
-	l.Near, err = netns.Create(id + "near")
-	l.Must(err)
-	t.Cleanup(func() { l.Near.Delete() })
-	l.Far, err = netns.Create(id + "far")
-	l.Must(err)
-	t.Cleanup(func() { l.Far.Delete() })
+	for _, x := range []struct {
+		ns   *netns.NS
+		name string
+	}{{&l.Near, "near"}, {&l.Far, "far"}} {
+		*x.ns, err = netns.Create(id + x.name)
+		l.Must(err)
+		t.Cleanup(func() {
+			if err := x.ns.Delete(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 	l.Must(netns.Link(l.Near, "eth0", l.Far, "eth0"))
 	for i, ns := range []netns.NS{l.Near, l.Far} {
 		l.Must(ns.Addr("eth0", netip.MustParsePrefix(fmt.Sprintf("192.0.2.%d/24", i+1))))
