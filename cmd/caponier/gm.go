@@ -11,7 +11,6 @@ import (
 	"caponier/internal/control"
 	"caponier/internal/gmreport"
 	"caponier/internal/randtest"
-	"caponier/internal/sm"
 	"caponier/internal/suite"
 )
 
@@ -95,7 +94,7 @@ func (c *cli) gmSelfTest() *cobra.Command {
 				}
 				return "ok"
 			}
-			algorithms, kernels := suite.SelfTest(), sm.SelfTest()
+			algorithms, kernels := suite.SelfTest(), suite.KernelSelfTest()
 			result, random := randtest.Judge(rand.Reader, samples)
 			err := c.print(selfTests{Algorithms: word(algorithms), Kernels: word(kernels), Random: word(random), Samples: result})
 			return errors.Join(err, algorithms, kernels, random)

@@ -134,6 +134,9 @@ func Run(ctx context.Context, o Options) error {
 	for _, w := range warnings {
 		a.slog.Warn("configuration", "problem", w.Error())
 	}
+	if err := suite.KernelSelfTest(); err != nil {
+		a.slog.Warn("a fast implementation gives wrong answers and is not used: report the processor", "cause", err)
+	}
 	a.auth.set(creds)
 
 	if err := a.start(creds); err != nil {

@@ -1,6 +1,9 @@
 package suite
 
-import "caponier/internal/sm"
+import (
+	"caponier/internal/lanes"
+	"caponier/internal/sm"
+)
 
 // Batcher is a Protector that works on packets side by side, which are
 // independent of each other where the blocks of one are not.
@@ -30,17 +33,36 @@ const atOnce = 64
 // time. It holds key material until Wipe, and nothing of the packets.
 type Lanes struct {
 	lanes  *sm.Lanes
+	used   bool // lanes, since the last Wipe
+	many   *lanes.Lanes
 	seal   [atOnce]sm.SealJob
 	open   [atOnce]sm.OpenJob
 	gcm    [atOnce]sm.GCMJob
 	nonces [atOnce][sm.NonceSize]byte
+	cbc    [atOnce]lanes.CBCJob
+	mac    [atOnce]lanes.MACJob
+	jobs   [atOnce]*Job // of mac
+	heads  [atOnce][maxHead]byte
+	sums   [atOnce][maxMAC]byte
 }
 
 // NewLanes returns scratch space for batches.
-func NewLanes() *Lanes { return &Lanes{lanes: sm.NewLanes()} }
+func NewLanes() *Lanes { return &Lanes{lanes: sm.NewLanes(), many: lanes.NewLanes()} }
 
 // Wipe overwrites the key material in l, which can be used again.
-func (l *Lanes) Wipe() { l.lanes.Wipe() }
+func (l *Lanes) Wipe() {
+	if l.used {
+		l.lanes.Wipe()
+		l.used = false
+	}
+	l.many.Wipe()
+}
+
+// national returns the lanes for SM4 and SM3.
+func (l *Lanes) national() *sm.Lanes {
+	l.used = true
+	return l.lanes
+}
 
 // sm4Batch is the Protector of SM4-GCM.
 type sm4Batch struct {
@@ -67,7 +89,7 @@ func (b *sm4Batch) SealBatch(l *Lanes, jobs []Job) {
 				Dst: j.Dst[:len(j.Src)+sm.TagSize], Src: j.Src,
 			}
 		}
-		l.lanes.SealGCM(l.gcm[:n])
+		l.national().SealGCM(l.gcm[:n])
 		l.forgetGCM(n)
 		jobs = jobs[n:]
 	}
@@ -87,7 +109,7 @@ func (b *sm4Batch) OpenBatch(l *Lanes, jobs []Job) {
 			l.gcm[m] = sm.GCMJob{Key: b.gcm, Nonce: b.nonceOf(l, m, j.IV), AAD: j.AAD, Dst: j.Dst[:size], Src: j.Src}
 			m++
 		}
-		l.lanes.OpenGCM(l.gcm[:m])
+		l.national().OpenGCM(l.gcm[:m])
 		for i, m := 0, 0; i < n; i++ {
 			if jobs[i].Err != nil {
 				continue
@@ -124,12 +146,17 @@ func (b *sm4Batch) Wipe() {
 // sideBySide returns c, or what works on batches too where there is something
 // for its algorithms.
 func sideBySide(c *composed) Protector {
-	mode, ok := c.cipherMode.(*sm4CBC)
-	mac, alsoOK := c.mac.(*hmacSM3)
-	if !ok || !alsoOK {
+	if mode, ok := c.cipherMode.(*sm4CBC); ok {
+		if mac, ok := c.mac.(*hmacSM3); ok {
+			return &sm4HMAC{composed: c, mode: mode, key: mac.key}
+		}
+	}
+	mode, inMode := c.cipherMode.(batchMode)
+	mac, inMAC := c.mac.(*hmacLanes)
+	if !inMode && !inMAC {
 		return c
 	}
-	return &sm4HMAC{composed: c, mode: mode, key: mac.key}
+	return &inLanes{composed: c, mode: mode, hmac: mac}
 }
 
 // sm4HMAC is the Protector of SM4-CBC with HMAC-SM3, which pass over a packet
@@ -156,7 +183,7 @@ func (b *sm4HMAC) SealBatch(l *Lanes, jobs []Job) {
 				Dst: j.Dst[:size], Src: j.Src, Tail: j.Tail, ICV: j.Dst[size : size+b.icvLen],
 			}
 		}
-		l.lanes.Seal(l.seal[:n])
+		l.national().Seal(l.seal[:n])
 		clear(l.seal[:n])
 		jobs = jobs[n:]
 	}
@@ -179,7 +206,7 @@ func (b *sm4HMAC) OpenBatch(l *Lanes, jobs []Job) {
 			}
 			m++
 		}
-		l.lanes.Open(l.open[:m])
+		l.national().Open(l.open[:m])
 		for i, m := 0, 0; i < n; i++ {
 			if jobs[i].Err != nil {
 				continue

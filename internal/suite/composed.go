@@ -24,8 +24,11 @@ const maxMAC = 64
 type wiper interface{ wipe() }
 
 func wipe(held any) {
-	if w, ok := held.(wiper); ok {
+	switch w := held.(type) {
+	case wiper:
 		w.wipe()
+	case interface{ Wipe() }:
+		w.Wipe()
 	}
 }
 

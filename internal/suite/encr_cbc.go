@@ -9,6 +9,7 @@ import (
 	"errors"
 
 	"caponier/internal/ipsec"
+	"caponier/internal/lanes"
 )
 
 // aesCBC is AES-CBC (RFC 3602). The vectors are case 1 of RFC 3602, Section 4,
@@ -42,7 +43,31 @@ func newAESCBC(key []byte) (cipherMode, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newCBC(block, key)
+	mode, err := newCBC(block, key)
+	if err != nil || !lanes.Supported(lanes.AESCBC) {
+		return mode, err
+	}
+	many, err := lanes.NewAES(key)
+	if err != nil {
+		return nil, err
+	}
+	return &aesLanes{cbc: mode, key: many}, nil
+}
+
+// aesLanes is AES-CBC that decrypts the blocks of a packet, and encrypts packets,
+// side by side.
+type aesLanes struct {
+	*cbc
+	key *lanes.AES
+}
+
+func (c *aesLanes) decrypt(dst, iv, src []byte) { c.key.DecryptCBC(dst, iv, src) }
+
+func (c *aesLanes) encryptBatch(l *lanes.Lanes, jobs []lanes.CBCJob) { c.key.EncryptCBC(l, jobs) }
+
+func (c *aesLanes) wipe() {
+	c.cbc.wipe()
+	c.key.Wipe()
 }
 
 // chain is a CBC mode whose IV can be set without making a new one.

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"caponier/internal/ipsec"
+	"caponier/internal/suite/cbcmac"
 )
 
 // aesCCM is AES-CCM, for ESP (RFC 4309) and IKEv2 (RFC 5282).
@@ -57,7 +58,7 @@ func ccmEntries(id uint16, icvLen int) []entry {
 // octets for the length and for the count of blocks.
 type ccm struct {
 	stream keyStream
-	mac    *cbcMAC
+	mac    *cbcmac.Chain
 	icvLen int
 	head   [aes.BlockSize]byte
 	tag    [aes.BlockSize]byte
@@ -69,7 +70,7 @@ func newCCM(icvLen int) func(key []byte) (Protector, error) {
 		if err != nil {
 			return nil, err
 		}
-		mac, err := newCBCMAC(stream.block)
+		mac, err := cbcmac.New(stream.block)
 		if err != nil {
 			return nil, err
 		}
@@ -125,11 +126,11 @@ func (c *ccm) icv(nonce, plaintext, aad []byte) []byte {
 	if len(aad) > 0 {
 		c.mac.Write(c.lengthOf(aad))
 		c.mac.Write(aad)
-		c.mac.pad()
+		c.mac.Pad()
 	}
 	c.mac.Write(plaintext)
-	c.mac.pad()
-	c.mac.finish(&c.tag)
+	c.mac.Pad()
+	c.mac.Finish(&c.tag)
 	c.stream.xorBlock(c.tag[:], c.tag[:], 0)
 	return c.tag[:c.icvLen]
 }
@@ -143,6 +144,6 @@ func (c *ccm) lengthOf(aad []byte) []byte {
 }
 
 func (c *ccm) wipe() {
-	c.mac.wipe()
+	c.mac.Wipe()
 	*c = ccm{}
 }

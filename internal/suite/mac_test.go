@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"caponier/internal/ipsec"
+	"caponier/internal/suite/cbcmac"
 )
 
 // TestAESMACVectors runs the test cases of RFC 3566, Section 4, and the examples
@@ -31,17 +32,17 @@ func TestAESMACVectors(t *testing.T) {
 		key, data string
 		want      string
 	}{
-		{"XCBC", newXCBC, xcbcKey, "", "75f0251d528ac01c4573dfd584d79f29"},
-		{"XCBC", newXCBC, xcbcKey, count(3), "5b376580ae2f19afe7219ceef172756f"},
-		{"XCBC", newXCBC, xcbcKey, count(16), "d2a246fa349b68a79998a4394ff7a263"},
-		{"XCBC", newXCBC, xcbcKey, count(20), "47f51b4564966215b8985c63055ed308"},
-		{"XCBC", newXCBC, xcbcKey, count(32), "f54f0ec8d2b9f3d36807734bd5283fd4"},
-		{"XCBC", newXCBC, xcbcKey, count(34), "becbb3bccdb518a30677d5481fb6b4d8"},
-		{"XCBC", newXCBC, xcbcKey, strings.Repeat("00", 1000), "f0dafee895db30253761103b5d84528f"},
-		{"CMAC", newCMAC, cmacKey, "", "bb1d6929e95937287fa37d129b756746"},
-		{"CMAC", newCMAC, cmacKey, cmacData[:2*16], "070a16b46b4d4144f79bdd9dd04a287c"},
-		{"CMAC", newCMAC, cmacKey, cmacData[:2*40], "dfa66747de9ae63030ca32611497c827"},
-		{"CMAC", newCMAC, cmacKey, cmacData, "51f0bebf7e3b9d92fc49741779363cfe"},
+		{"XCBC", cbcmac.NewXCBC, xcbcKey, "", "75f0251d528ac01c4573dfd584d79f29"},
+		{"XCBC", cbcmac.NewXCBC, xcbcKey, count(3), "5b376580ae2f19afe7219ceef172756f"},
+		{"XCBC", cbcmac.NewXCBC, xcbcKey, count(16), "d2a246fa349b68a79998a4394ff7a263"},
+		{"XCBC", cbcmac.NewXCBC, xcbcKey, count(20), "47f51b4564966215b8985c63055ed308"},
+		{"XCBC", cbcmac.NewXCBC, xcbcKey, count(32), "f54f0ec8d2b9f3d36807734bd5283fd4"},
+		{"XCBC", cbcmac.NewXCBC, xcbcKey, count(34), "becbb3bccdb518a30677d5481fb6b4d8"},
+		{"XCBC", cbcmac.NewXCBC, xcbcKey, strings.Repeat("00", 1000), "f0dafee895db30253761103b5d84528f"},
+		{"CMAC", cbcmac.NewCMAC, cmacKey, "", "bb1d6929e95937287fa37d129b756746"},
+		{"CMAC", cbcmac.NewCMAC, cmacKey, cmacData[:2*16], "070a16b46b4d4144f79bdd9dd04a287c"},
+		{"CMAC", cbcmac.NewCMAC, cmacKey, cmacData[:2*40], "dfa66747de9ae63030ca32611497c827"},
+		{"CMAC", cbcmac.NewCMAC, cmacKey, cmacData, "51f0bebf7e3b9d92fc49741779363cfe"},
 	} {
 		m, err := tt.mac(unhex(tt.key))
 		if err != nil {
@@ -56,7 +57,7 @@ func TestAESMACVectors(t *testing.T) {
 			}
 		}
 	}
-	for _, mac := range []func([]byte) (hash.Hash, error){newXCBC, newCMAC} {
+	for _, mac := range []func([]byte) (hash.Hash, error){cbcmac.NewXCBC, cbcmac.NewCMAC} {
 		if m, err := mac(make([]byte, 15)); err == nil {
 			t.Errorf("%T takes 15 octets of key", m)
 		}
@@ -118,7 +119,7 @@ func TestXCBCAgainstPython(t *testing.T) {
 	for i := range 200 {
 		key, data := random(rng, 16), random(rng, i*i/20)
 		questions.WriteString(hex.EncodeToString(key) + " " + hex.EncodeToString(data) + "\n")
-		m, err := newXCBC(key)
+		m, err := cbcmac.NewXCBC(key)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -139,7 +140,7 @@ func TestCMACAgainstOpenSSL(t *testing.T) {
 	rng := rand.NewChaCha8([32]byte{7})
 	for _, n := range []int{1, 15, 16, 17, 31, 32, 33, 512, 527, 528, 529, 1400} {
 		key, data := random(rng, 16), random(rng, n)
-		m, err := newCMAC(key)
+		m, err := cbcmac.NewCMAC(key)
 		if err != nil {
 			t.Fatal(err)
 		}

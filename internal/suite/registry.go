@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"caponier/internal/ipsec"
+	"caponier/internal/lanes"
+	"caponier/internal/sm"
 )
 
 // entry registers one transform. Exactly one of encr, integ, prf and ke is set;
@@ -213,3 +215,8 @@ func SelfTest() error {
 	}
 	return errors.Join(errs...)
 }
+
+// KernelSelfTest names in its error the fast implementations that this machine has
+// the instructions for and that give wrong answers. They are not used; what is
+// slower takes their place.
+func KernelSelfTest() error { return errors.Join(sm.SelfTest(), lanes.SelfTest()) }

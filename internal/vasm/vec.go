@@ -119,8 +119,8 @@ func (f *Fn) T4(r []V) {
 	r[2], r[3] = f.Op2("VPUNPCKLQDQ", q, t), f.Op2("VPUNPCKHQDQ", q, t)
 }
 
-// tlane transposes 4 by 4 lanes of 128 bits; its own inverse.
-func (f *Fn) tlane(r []V) {
+// TransposeLanes transposes 4 by 4 lanes of 128 bits; its own inverse.
+func (f *Fn) TransposeLanes(r []V) {
 	p, q := f.Shuf128(0x44, r[0], r[1]), f.Shuf128(0xee, r[0], r[1])
 	s, t := f.Shuf128(0x44, r[2], r[3]), f.Shuf128(0xee, r[2], r[3])
 	r[0], r[1] = f.Shuf128(0x88, p, s), f.Shuf128(0xdd, p, s)
@@ -139,7 +139,7 @@ func (f *Fn) Square(w []V, back bool) {
 				continue
 			}
 			c := []V{w[i], w[4+i], w[8+i], w[12+i]}
-			f.tlane(c)
+			f.TransposeLanes(c)
 			w[i], w[4+i], w[8+i], w[12+i] = c[0], c[1], c[2], c[3]
 		}
 	}
