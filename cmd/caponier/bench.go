@@ -36,7 +36,8 @@ func (c *cli) bench() *cobra.Command {
 			"rounds interleaved, and reports medians with their spread. It needs root, and\n" +
 			"takes about an hour; less with --quick, or with fewer measures.\n\n" + bench.Picture + "\n" +
 			"Peers:    " + strings.Join(bench.PeerNames(), ", ") + ",\n" +
-			"          caponier:PROPOSAL for another ESP proposal than " + bench.DefaultESP + "\n" +
+			"          caponier:PROPOSAL for another ESP proposal than " + bench.DefaultESP + ",\n" +
+			"          caponier:aggfrag or caponier:PROPOSAL+aggfrag with small packets that share ESP packets\n" +
 			"Measures: " + strings.Join(bench.MeasureNames(), ", "),
 		Args: cobra.NoArgs,
 	}
@@ -58,7 +59,7 @@ func (c *cli) bench() *cobra.Command {
 	fs.IntSliceVar(&f.tunnel, "tunnels", full.Tunnels, "numbers of connections to set up at once")
 	fs.StringVar(&f.peerDir, "peer-dir", "", "where wireguard-go and tailscale-wireguard-go are (default the user's cache, where make bench-peers builds them)")
 	fs.StringVarP(&f.out, "out", "o", "", "write report.md, report.json and plots to this directory")
-	names := append(bench.PeerNames(), bench.Caponier+":")
+	names := append(bench.PeerNames(), bench.Caponier+":", bench.Caponier+":"+bench.Aggfrag)
 	// It fails only for a flag that is not declared.
 	_ = cmd.RegisterFlagCompletionFunc("peers", cobra.FixedCompletions(names, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("measure", cobra.FixedCompletions(bench.MeasureNames(), cobra.ShellCompDirectiveNoFileComp))

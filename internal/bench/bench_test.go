@@ -54,6 +54,15 @@ func TestSelection(t *testing.T) {
 	if _, err := Run(t.Context(), o, ignore); !errors.Is(err, ErrNothing) {
 		t.Errorf("no setting: %v", err)
 	}
+	for name, want := range map[string][2]string{
+		"caponier": {DefaultESP, "off"}, "caponier:aes256gcm16": {"aes256gcm16", "off"},
+		"caponier:aggfrag": {DefaultESP, "required"}, "caponier:aes256gcm16+aggfrag": {"aes256gcm16", "required"},
+	} {
+		p, err := newPeer(name, Options{})
+		if c, is := p.(caponierPeer); err != nil || !is || c.esp != want[0] || c.aggfrag != want[1] || c.name != name {
+			t.Errorf("peer %q: %+v, %v", name, p, err)
+		}
+	}
 	for _, name := range []string{"openvpn", "caponier:", "plain:x", ""} {
 		o = Full()
 		o.Measures, o.Peers = []string{"udp"}, []string{name}

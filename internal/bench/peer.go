@@ -51,15 +51,25 @@ func DefaultPeerDir() string {
 // ErrUnknownPeer is returned for a name that PeerNames does not list.
 var ErrUnknownPeer = errors.New("unknown peer")
 
+// Aggfrag is the variant of caponier in which packets share ESP packets, as
+// "caponier:aggfrag" or behind a proposal and a plus sign.
+const Aggfrag = "aggfrag"
+
 // newPeer makes a peer from its name, for caponier also from
-// "caponier:PROPOSAL", which is another ESP proposal.
+// "caponier:PROPOSAL", which is another ESP proposal, and its variants.
 func newPeer(name string, o Options) (peer, error) {
-	base, proposal, isVariant := strings.Cut(name, ":")
+	base, variant, isVariant := strings.Cut(name, ":")
 	switch {
-	case base == Caponier && !isVariant:
-		return caponierPeer{name: name, program: o.Program, esp: DefaultESP}, nil
-	case base == Caponier && proposal != "":
-		return caponierPeer{name: name, program: o.Program, esp: proposal}, nil
+	case base == Caponier && (variant != "" || !isVariant):
+		c := caponierPeer{name: name, program: o.Program, esp: DefaultESP, aggfrag: "off"}
+		proposal, isShared := strings.CutSuffix("+"+variant, "+"+Aggfrag)
+		if isShared {
+			c.aggfrag = "required"
+		}
+		if proposal = strings.TrimPrefix(proposal, "+"); proposal != "" {
+			c.esp = proposal
+		}
+		return c, nil
 	case name == Plain:
 		return plainPeer{}, nil
 	case name == StrongSwan:
@@ -69,7 +79,7 @@ func newPeer(name string, o Options) (peer, error) {
 	case name == Tailscale:
 		return wireGuardPeer{name: name, program: filepath.Join(o.PeerDir, "tailscale-wireguard-go"), what: "tailscale's fork of wireguard-go, the fastest tunnel in Go"}, nil
 	default:
-		return nil, fmt.Errorf("%w %q: it is none of %s, nor %s:PROPOSAL", ErrUnknownPeer, name, strings.Join(PeerNames(), ", "), Caponier)
+		return nil, fmt.Errorf("%w %q: it is none of %s, nor %s:PROPOSAL or %s:aggfrag", ErrUnknownPeer, name, strings.Join(PeerNames(), ", "), Caponier, Caponier)
 	}
 }
 

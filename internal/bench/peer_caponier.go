@@ -19,12 +19,18 @@ type caponierPeer struct {
 	name    string
 	program string
 	esp     string // proposal
+	aggfrag string // word of the configuration
 }
 
 func (c caponierPeer) about() PeerInfo {
+	settings := "ESP " + c.esp
+	if c.aggfrag != "off" {
+		settings += " in AGGFRAG mode (RFC 9347)"
+	}
+	settings += ", otherwise defaults"
 	return PeerInfo{
 		Name: c.name, What: "this program, user-space data plane",
-		Settings: "ESP " + c.esp + ", otherwise defaults",
+		Settings: settings,
 	}
 }
 
@@ -48,13 +54,13 @@ connections:
     remote: { address: {{$.Remote}}, id: "{{.RemoteID}}", auth: psk }
     proposals: [aes128gcm16-prfsha256-x25519]
     tunnels:
-      lan: { local: ["{{.LocalTS}}"], remote: ["{{.RemoteTS}}"], proposals: [{{$.ESP}}], start: {{$.Start}}, lifetime: 1d }
+      lan: { local: ["{{.LocalTS}}"], remote: ["{{.RemoteTS}}"], proposals: [{{$.ESP}}], aggfrag: {{$.Aggfrag}}, start: {{$.Start}}, lifetime: 1d }
 {{- end}}
 `))
 
 type caponierEnd struct {
-	Name, Local, Remote, ESP, Start string
-	Connections                     []caponierConnection
+	Name, Local, Remote, ESP, Aggfrag, Start string
+	Connections                              []caponierConnection
 }
 
 type caponierConnection struct{ Name, LocalID, RemoteID, LocalTS, RemoteTS string }
@@ -79,8 +85,8 @@ func (c caponierPeer) startConnections(ctx context.Context, p *pair, conns []cap
 	if err := os.WriteFile(filepath.Join(p.dir, "bench.psk"), []byte(rand.Text()+"\n"), 0o600); err != nil {
 		return err
 	}
-	a := caponierEnd{Name: "gwa", Local: addrOutsideA.String(), Remote: addrOutsideB.String(), ESP: c.esp, Start: start, Connections: conns}
-	b := caponierEnd{Name: "gwb", Local: a.Remote, Remote: a.Local, ESP: c.esp, Start: "none"}
+	a := caponierEnd{Name: "gwa", Local: addrOutsideA.String(), Remote: addrOutsideB.String(), ESP: c.esp, Aggfrag: c.aggfrag, Start: start, Connections: conns}
+	b := caponierEnd{Name: "gwb", Local: a.Remote, Remote: a.Local, ESP: c.esp, Aggfrag: c.aggfrag, Start: "none"}
 	for _, conn := range conns {
 		b.Connections = append(b.Connections, conn.mirror())
 	}
