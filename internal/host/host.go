@@ -36,6 +36,8 @@ import (
 	"github.com/jsimonetti/rtnetlink/v2"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"caponier/internal/netio/frame"
 )
 
 const (
@@ -71,6 +73,9 @@ type Options struct {
 	// MTU of the device; 0 leaves it as it is.
 	MTU    int
 	Logger *slog.Logger // nil discards
+	// Steer is told, with every Set and when addresses change, what a capture of
+	// frames is to take; nil where there is none. It takes nothing after Release.
+	Steer func(frame.Steering) error
 }
 
 // Host is the part of the system's routing that is ours.
@@ -206,7 +211,11 @@ func (h *Host) setLocked(d Desired) error {
 	for p := range deliveries(d, list) {
 		routes[route{table: TableDeliver, kind: unix.RTN_UNREACHABLE, to: p, metric: metricBlock}] = true
 	}
-	return h.apply(routes, h.rulesFor(d))
+	if err := h.apply(routes, h.rulesFor(d)); err != nil {
+		return err
+	}
+	// Now that the routes refuse what is not captured.
+	return h.steer(d)
 }
 
 // Release gives up the TUN device. With keepBlocked, packets that were protected
@@ -216,6 +225,9 @@ func (h *Host) Release(keepBlocked bool) (err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.desired = nil
+	if h.opts.Steer != nil {
+		defer func() { err = errors.Join(err, h.opts.Steer(frame.Steering{Port: espPort})) }()
+	}
 	if !keepBlocked {
 		return errors.Join(h.apply(nil, nil), h.setInterfaces(Desired{}))
 	}

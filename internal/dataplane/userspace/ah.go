@@ -68,7 +68,7 @@ func (l *outbound) encapsulate(p *netio.Packet, ep *sad.Endpoint, protocol uint8
 // returns the same one soon.
 func (l *outbound) nextID() uint16 {
 	for {
-		l.identification += uint16(len(l.plane.out) + 1)
+		l.identification += uint16(len(l.plane.out) + 1 + len(l.plane.framed))
 		if id := l.identification + uint16(l.w.Index()); id != 0 {
 			return id
 		}

@@ -29,13 +29,12 @@ type owner struct {
 // to one goroutine.
 type inbound struct {
 	plane   *Plane
-	outer   netio.Device
 	carries ipsec.Protocol
 	udp     bool // ESP in UDP, shared with IKE
-	inner   netio.Device
+	inner   netio.Writer
 	tally   tally
 
-	reader *netio.Reader
+	reader *netio.Reader // nil in lanes that others read for
 	// joins is the inner device if it takes super-packets, or nil.
 	joins netio.Joiner
 
@@ -76,15 +75,17 @@ type inbound struct {
 	joinTCP, joinUDP bool // what it joins
 }
 
-func newInbound(p *Plane, outer netio.Device, carries ipsec.Protocol, udp bool, inner netio.Device) *inbound {
-	l := &inbound{
-		plane: p, outer: outer, carries: carries, udp: udp, inner: inner,
-		// Large enough for what a peer sends in fragments: the kernel has put
-		// them together. Pages that no packet reaches are never backed by memory.
-		reader:  netio.NewReader(outer, netio.MaxPacket),
-		deliver: make([]netio.Packet, 0, netio.MaxRead),
-	}
+func newInbound(p *Plane, carries ipsec.Protocol, udp bool, inner netio.Writer) *inbound {
+	l := &inbound{plane: p, carries: carries, udp: udp, inner: inner, deliver: make([]netio.Packet, 0, netio.MaxRead)}
 	l.joins, _ = inner.(netio.Joiner)
+	return l
+}
+
+// reading has the lane read outer. There is room for what a peer sends in
+// fragments: the kernel has put them together. Pages that no packet reaches are
+// never backed by memory.
+func (l *inbound) reading(outer netio.Device) *inbound {
+	l.reader = netio.NewReader(outer, netio.MaxPacket)
 	return l
 }
 

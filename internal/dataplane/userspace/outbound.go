@@ -57,8 +57,10 @@ const (
 type outbound struct {
 	plane  *Plane
 	w      *sad.Worker
-	reader *netio.Reader // nil in the lane that releases held packets
-	exits  [exits]netio.Device
+	reader *netio.Reader // nil in lanes that others read for
+	exits  [exits]netio.Writer
+	// releases says that this is the lane of held packets.
+	releases bool
 	tally  tally
 
 	// Scratch, used again for each batch.
@@ -135,14 +137,17 @@ func find(w *sad.Worker, policy *ipsec.Policy, p *packet.Info) path {
 	return x
 }
 
-func newOutbound(p *Plane, w *sad.Worker, inner netio.Device, exitDevices [exits]netio.Device, size int) *outbound {
-	l := &outbound{plane: p, w: w, exits: exitDevices}
-	if inner != nil {
-		l.reader = netio.NewReader(inner, size)
-	}
+func newOutbound(p *Plane, w *sad.Worker, by [exits]netio.Writer) *outbound {
+	l := &outbound{plane: p, w: w, exits: by}
 	for i := range l.leave {
 		l.leave[i] = make([]netio.Packet, 0, batchSize)
 	}
+	return l
+}
+
+// reading has the lane read packets of at most size octets from inner.
+func (l *outbound) reading(inner netio.Device, size int) *outbound {
+	l.reader = netio.NewReader(inner, size)
 	return l
 }
 
@@ -209,7 +214,7 @@ func (l *outbound) process(pkts []netio.Packet) {
 // show shows the packet p before it is sealed, to those who listen. One that was
 // held has been shown when it came.
 func (l *outbound) show(p *netio.Packet, policy *ipsec.Policy) {
-	if l.reader != nil && policy.Action == ipsec.Protect {
+	if !l.releases && policy.Action == ipsec.Protect {
 		l.listeners.Inner(ipsec.Out, policy.Connection, policy.Tunnel, p.Data(), p.Segment)
 	}
 }
@@ -456,7 +461,7 @@ func (l *outbound) send() {
 
 // write sends all of pkts that can be sent and returns how many cannot. long says
 // that some were too long for their device.
-func write(d netio.Device, pkts []netio.Packet) (failed uint64, long bool) {
+func write(d netio.Writer, pkts []netio.Packet) (failed uint64, long bool) {
 	if d == nil {
 		return uint64(len(pkts)), false
 	}

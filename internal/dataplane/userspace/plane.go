@@ -27,6 +27,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"runtime/debug"
@@ -40,6 +41,7 @@ import (
 	"caponier/internal/esp"
 	"caponier/internal/ipsec"
 	"caponier/internal/netio"
+	"caponier/internal/netio/frame"
 	"caponier/internal/sad"
 	"caponier/internal/spd"
 	"caponier/internal/suite"
@@ -98,6 +100,9 @@ type Devices struct {
 	// ICMP4 and ICMP6 hear what routers say of long packets, and tell senders
 	// inside. They may be nil.
 	ICMP4, ICMP6 netio.Device
+	// Frames captures frames past the kernel; nil where nothing does. All other
+	// devices carry what is not captured.
+	Frames *frame.Hub
 }
 
 func (d *Devices) all() []netio.Device {
@@ -117,6 +122,9 @@ func (d *Devices) Close() error {
 	for _, x := range d.all() {
 		errs = append(errs, x.Close())
 	}
+	if d.Frames != nil {
+		errs = append(errs, d.Frames.Close())
+	}
 	return errors.Join(errs...)
 }
 
@@ -132,8 +140,8 @@ func (d *Devices) check() error {
 	}
 }
 
-func (d *Devices) exits(worker int) [exits]netio.Device {
-	x := [exits]netio.Device{
+func (d *Devices) exits(worker int) [exits]netio.Writer {
+	x := [exits]netio.Writer{
 		exitESP4: d.ESP4, exitESP6: d.ESP6, exitClear4: d.Clear4, exitClear6: d.Clear6,
 		exitWhole4: d.Clear4, exitWhole6: d.Clear6, exitICMP4: d.ICMP4, exitICMP6: d.ICMP6,
 	}
@@ -155,6 +163,7 @@ type Plane struct {
 	owners []*owner
 	out    []*outbound
 	in     []*inbound
+	framed []*framed
 	heard  []*listener
 	ike    *netio.IKEPort
 	held   *holdQueue
@@ -212,8 +221,9 @@ func assemble(opts Options) *Plane {
 		log:    opts.Logger,
 		events: dataplane.NewEventQueue(eventDepth),
 		stop:   make(chan struct{}),
-		// n that own inbound SAs, n that seal, and the one that releases.
-		sad: sad.New(sad.Config{Workers: 2*n + 1, Owners: n, Rand: opts.Rand}),
+		// n that own inbound SAs, n that seal, the one that releases, and those that
+		// seal what was captured.
+		sad: sad.New(sad.Config{Workers: 2*n + 1 + opts.Devices.sockets(), Owners: n, Rand: opts.Rand}),
 	}
 	p.policies.Store(new(spd.Table))
 	p.routes.ask = opts.RouteMTU
@@ -221,26 +231,28 @@ func assemble(opts Options) *Plane {
 	p.held = newHoldQueue(opts.AcquireTimeout, opts.Now, p.events.Push)
 	for i := range n {
 		p.owners = append(p.owners, &owner{w: p.sad.Worker(i)})
-		p.out = append(p.out, newOutbound(p, p.sad.Worker(n+i), d.Inner[i], d.exits(i), opts.MTU))
+		p.out = append(p.out, newOutbound(p, p.sad.Worker(n+i), d.exits(i)).reading(d.Inner[i], opts.MTU))
 	}
-	p.release = newOutbound(p, p.sad.Worker(2*n), nil, d.exits(0), opts.MTU)
+	p.release = newOutbound(p, p.sad.Worker(2*n), d.exits(0))
+	p.release.releases = true
 	p.released = netio.NewBatch(holdPackets, opts.MTU)
 	for i := range d.UDP4 {
-		p.in = append(p.in, newInbound(p, d.UDP4[i], ipsec.ESP, true, d.Inner[i]))
+		p.in = append(p.in, newInbound(p, ipsec.ESP, true, d.Inner[i]).reading(d.UDP4[i]))
 	}
 	for i := range d.UDP6 {
-		p.in = append(p.in, newInbound(p, d.UDP6[i], ipsec.ESP, true, d.Inner[i]))
+		p.in = append(p.in, newInbound(p, ipsec.ESP, true, d.Inner[i]).reading(d.UDP6[i]))
 	}
 	for _, x := range []netio.Device{d.ESP4, d.ESP6} {
 		if x != nil {
-			p.in = append(p.in, newInbound(p, x, ipsec.ESP, false, d.Inner[0]))
+			p.in = append(p.in, newInbound(p, ipsec.ESP, false, d.Inner[0]).reading(x))
 		}
 	}
 	for _, x := range []netio.Device{d.AH4, d.AH6} {
 		if x != nil {
-			p.in = append(p.in, newInbound(p, x, ipsec.AH, false, d.Inner[0]))
+			p.in = append(p.in, newInbound(p, ipsec.AH, false, d.Inner[0]).reading(x))
 		}
 	}
+	p.framedLanes(2*n + 1)
 	for version, x := range map[uint8]netio.Device{4: d.ICMP4, 6: d.ICMP6} {
 		if x != nil {
 			p.heard = append(p.heard, newListener(p, x, version))
@@ -263,6 +275,9 @@ func (p *Plane) start() {
 	}
 	for _, l := range p.in {
 		p.lanes.Go(func() { p.run("inbound", l.loop, &l.tally) })
+	}
+	for _, l := range p.framed {
+		p.lanes.Go(func() { p.run("frames", l.loop, &l.out.tally) })
 	}
 	for _, l := range p.heard {
 		p.lanes.Go(func() { p.run("path MTU", l.loop, &l.tally) })
@@ -435,6 +450,12 @@ func (p *Plane) Counters() map[string]uint64 {
 	}
 	for _, l := range p.heard {
 		l.tally.addTo(sums)
+	}
+	for _, l := range p.framed {
+		l.addTo(sums)
+	}
+	if f := p.opts.Devices.Frames; f != nil {
+		maps.Copy(sums, f.Counters())
 	}
 	p.release.tally.addTo(sums)
 	p.held.addTo(sums)

@@ -206,7 +206,7 @@ func (w *Writer) deliver(p *netio.Packet) bool {
 
 // longest is the length of the longest packet that p stands for.
 func (w *Writer) longest(p *netio.Packet) int {
-	if p.Segment == 0 {
+	if p.Segment == 0 || len(p.Pieces) > 0 { // the first is whole, and none is longer
 		return p.Len
 	}
 	var info packet.Info
