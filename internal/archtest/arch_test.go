@@ -46,7 +46,7 @@ var fences = map[string][]string{
 	"github.com/goccy/go-yaml":        {"internal/config/syntax"},
 	"github.com/cloudflare/circl":     {"internal/suite"},
 	"github.com/jsimonetti/rtnetlink": {"internal/host"},
-	"github.com/mdlayher/netlink":     {"internal/host", "internal/dataplane/kernel"},
+	"github.com/mdlayher/netlink":     {"internal/netio/nexthop", "internal/host", "internal/dataplane/kernel"},
 	"github.com/gopacket/gopacket":    {},
 	"github.com/gaissmai/bart":        {"internal/spd"},
 	"golang.org/x/sys/cpu":            {"internal/sm", "internal/lanes"},

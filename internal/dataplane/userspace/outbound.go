@@ -61,7 +61,7 @@ type outbound struct {
 	exits  [exits]netio.Writer
 	// releases says that this is the lane of held packets.
 	releases bool
-	tally  tally
+	tally    tally
 
 	// Scratch, used again for each batch.
 
