@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rand"
@@ -175,17 +176,32 @@ func (a *authenticator) Examine(x step.Examine) (style suite.SM2Style, form int,
 	if err != nil {
 		return style, 0, err
 	}
-	key, _, err := creds.verifyDual(x.Certificates, x.Encryption, x.Identity)
-	if err != nil {
-		return style, 0, err
+	trusted, _, denied := creds.verifyDual(x.Certificates, x.Encryption, x.Identity)
+	key := crypto.PublicKey(trusted)
+	if denied != nil {
+		// The identity stood in the envelope: that it is not the certificate's must not
+		// show in the time either.
+		key = signatureKey(x.Certificates)
 	}
 	err = suite.ErrSM2
-	for i, octets := range x.Octets { // all of them: the time tells nothing
+	for i, octets := range x.Octets { // all of them, for the same reason
 		if s, failed := suite.SM2Verify(key, creds.gm.id, octets, x.Signature); failed == nil && err != nil {
 			style, form, err = s, i, nil
 		}
 	}
-	return style, form, err
+	return style, form, cmp.Or(denied, err)
+}
+
+// signatureKey is the key in a certificate that is not trusted, or nil.
+func signatureKey(chain [][]byte) crypto.PublicKey {
+	if len(chain) == 0 {
+		return nil
+	}
+	c, err := cert.Parse(chain[0])
+	if err != nil {
+		return nil
+	}
+	return c.PublicKey
 }
 
 // verifyDual checks the certificates that a peer sent.

@@ -49,6 +49,21 @@ func Explain(a ike.Attempt, all []*conf.Connection) control.Finding {
 		x.f.RefusedBy = control.AtPeer
 	}
 	x.f.Theirs.Vendors = a.Vendors
+	switch {
+	case a.Code == CodeVersion || a.Code == CodeNoConnection || a.Code == CodeLimit || a.Code == CodeQueueFull || !x.byGM():
+		x.byCode(all)
+	default:
+		x.gm()
+	}
+	if x.c != nil {
+		x.f.Connection = x.c.Name
+	}
+	return x.f
+}
+
+// byCode explains a failure by its code.
+func (x *explainer) byCode(all []*conf.Connection) {
+	a := &x.a
 	switch a.Code {
 	case CodeNoProposal:
 		x.noProposal()
@@ -87,10 +102,6 @@ func Explain(a ike.Attempt, all []*conf.Connection) control.Finding {
 			x.peer("its log says why it answered %s", a.Evidence.Notify)
 		}
 	}
-	if x.c != nil {
-		x.f.Connection = x.c.Name
-	}
-	return x.f
 }
 
 // key is where something stands in the configuration.
@@ -143,7 +154,11 @@ func (x *explainer) identities() {
 		x.f.Theirs.Auth = authWord(conf.AuthCert)
 	}
 	x.f.Theirs.Certificates = describeCertificates(x.a.Evidence.Certificates)
-	if x.c != nil && x.c.Local.Auth == conf.AuthCert {
+	switch {
+	case x.c == nil:
+	case x.c.GM != nil:
+		x.f.Ours.Certificates = describeCertificates([][]byte{x.c.GM.SignCertificate, x.c.GM.EncryptCertificate})
+	case x.c.Local.Auth == conf.AuthCert:
 		x.f.Ours.Certificates = describeCertificates(x.c.Local.Certificates)
 	}
 }

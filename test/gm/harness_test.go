@@ -154,7 +154,8 @@ type gateway struct {
 	pending  []func() // what was asked of the edge
 	sad      map[ipsec.SAID]ipsec.SA
 	notices  []step.Notice
-	events   []event // what the peer has reported
+	failed   *v1.Machine // has reported a failure
+	events   []event     // what the peer has reported
 	sent     [][]byte
 	received [][]byte
 	nextSPI  uint32
@@ -392,6 +393,9 @@ func (g *gateway) perform(m *v1.Machine, a step.Action) {
 	case step.Tell:
 		g.later(a.To.(*v1.Machine), a.Event)
 	case step.Report:
+		if a.What.Kind == step.IKEFailed || a.What.Kind == step.ChildFailed {
+			g.failed = m
+		}
 		if a.What.Kind == step.PeerDropped {
 			return
 		}

@@ -3,11 +3,16 @@ package gm
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"caponier/internal/control"
+	"caponier/internal/diagnose"
+	"caponier/internal/ike"
 	"caponier/internal/ike/isakmp"
 	"caponier/internal/ike/keys"
 	"caponier/internal/ike/message"
@@ -108,39 +113,123 @@ func TestVariants(t *testing.T) {
 }
 
 // TestCures connects with the default settings to peers that read the standard
-// otherwise: the failure names the setting that cures it.
+// otherwise: what caponier why makes of it names the setting that cures it, and shows
+// what this end has offered.
 func TestCures(t *testing.T) {
 	for _, test := range []struct {
-		peer settings
-		want string
+		peer  settings
+		cure  string
+		cause string
 	}{
-		{settings{"quick_hash": "rfc"}, "set `quick-mode-hash: rfc`"},
-		{settings{"envelope": "c1c3c2"}, "`envelope: c1c3c2`"},
-		{settings{"signature": "raw"}, "`signature: raw`"},
-		{settings{"prehash": "bare"}, "`pre-hash: bare`"},
-		{settings{"bare_cert": true}, "`signed-certificate: der`"},
-		{settings{"ike_sm4": 127}, "set `ike-sm4-id: 127`"},
-		{settings{"key_length": true}, "set `key-length: yes`"},
-		{settings{"esp_sm4": 129}, "set `esp-sm4-id: 129`"},
-		{settings{"minor": 0}, "set `isakmp-version: 1.0`"},
+		{settings{"quick_hash": "rfc"}, "set connections.vendor.gm.quick-mode-hash to rfc", "the peer does not answer quick mode"},
+		{settings{"quick_hash": "bodies"}, "set connections.vendor.gm.quick-mode-hash to bodies", "the peer does not answer quick mode"},
+		{settings{"envelope": "c1c3c2"}, "set connections.vendor.gm.envelope to c1c3c2", ""},
+		{settings{"signature": "raw"}, "set connections.vendor.gm.signature to raw", ""},
+		{settings{"prehash": "bare"}, "set connections.vendor.gm.pre-hash to bare", ""},
+		{settings{"bare_cert": true}, "set connections.vendor.gm.signed-certificate to der", ""},
+		{settings{"ike_sm4": 127}, "set connections.vendor.gm.ike-sm4-id to 127", ""},
+		{settings{"key_length": true}, "set connections.vendor.gm.key-length to yes", ""},
+		{settings{"esp_sm4": 129}, "set connections.vendor.gm.esp-sm4-id to 129", "the peer accepts none of our proposals for tunnel lan"},
+		{settings{"minor": 0}, "set connections.vendor.gm.isakmp-version to 1.0", "nothing at all came back"},
 	} {
-		t.Run(test.want, func(t *testing.T) {
+		t.Run(test.cure, func(t *testing.T) {
 			t.Parallel()
 			s := settings{"strict": true}
 			for k, x := range test.peer {
 				s[k] = x
 			}
 			g := start(t, s)
-			g.conn.Retransmit = conf.Retransmit{Initial: 700 * time.Millisecond, Factor: 1, Tries: 2}
+			g.conn.Retransmit = conf.Retransmit{Initial: 700 * time.Millisecond, Factor: 1, Tries: 8}
 			g.initiate()
-			if !g.until(15*time.Second, func() bool { return g.count(step.IKEFailed)+g.count(step.ChildFailed) > 0 }) {
-				t.Fatalf("no failure: %s", g.errors())
+			f := g.why(t, 15*time.Second)
+			if !strings.Contains(f.Cause, test.cause) || f.Connection != "vendor" || f.Stage != "Main Mode" && f.Stage != "Quick Mode" {
+				t.Errorf("%+v", f)
 			}
-			if text := g.errors(); !strings.Contains(text, test.want) {
-				t.Errorf("the failure does not name the cure %q:\n%s", test.want, text)
+			if !slices.ContainsFunc(f.Cures, func(c control.Cure) bool { return c.At == control.Here && c.Edit == test.cure }) {
+				t.Errorf("cures %+v", f.Cures)
+			}
+			if f.Code == "no-proposal-chosen" && (len(f.Ours.Proposals) != 1 || !strings.Contains(f.Ours.Proposals[0], "SM4-CBC (1")) {
+				t.Errorf("ours %q", f.Ours.Proposals)
 			}
 			if len(g.sad) > 0 {
 				t.Errorf("%d SAs are installed", len(g.sad))
+			}
+		})
+	}
+}
+
+// why waits for a failure and returns what caponier why says of it.
+func (g *gateway) why(t *testing.T, limit time.Duration) control.Finding {
+	t.Helper()
+	var found *step.Notice
+	if !g.until(limit, func() bool {
+		for _, n := range g.notices {
+			if n.Kind == step.IKEFailed || n.Kind == step.ChildFailed {
+				found = &n
+				return true
+			}
+		}
+		return false
+	}) {
+		t.Fatalf("no failure: %+v %s", g.notices, g.errors())
+	}
+	m := g.failed
+	a := ike.Attempt{
+		Connection: m.Connection(), Candidates: []*conf.Connection{g.conn}, Tunnel: found.Child, Initiator: m.Initiator(), Code: found.Code, Err: found.Err,
+	}
+	a.Local, a.Remote = m.Addrs()
+	a.LocalID, a.RemoteID = m.Identities()
+	if found.Evidence != nil {
+		a.Evidence = *found.Evidence
+	}
+	return diagnose.Explain(a, []*conf.Connection{g.conn})
+}
+
+// TestBothOffers shows the offers of both ends side by side, where the peer asks for
+// what is not configured here.
+func TestBothOffers(t *testing.T) {
+	for _, test := range []struct {
+		name         string
+		peer         settings
+		cause        string
+		mine, theirs string
+	}{
+		{
+			"phase 1",
+			settings{"ike_sm4": 128},
+			"for the IKE SA the peer offers SM1-CBC (128) where this gateway has SM4-CBC (129)",
+			"SM4-CBC (129), SM3 (20), digital envelope (10), SM2 (2)", "SM1-CBC (128), SM3 (20), digital envelope (10), SM2 (2)",
+		},
+		{
+			"quick mode", settings{"esp": "gcm"}, "for tunnel lan the peer offers SM4-GCM (130)", "SM4-CBC (127)", "SM4-GCM (130)",
+		},
+		{
+			"mode",
+			settings{"mode": "transport"},
+			"for tunnel lan the peer offers transport (2) where this gateway has tunnel (1)",
+			"HMAC-SM3 (20)", "transport (2)",
+		},
+		{
+			"selectors",
+			settings{"local": []string{"10.9.0.0", "255.255.0.0"}},
+			"no tunnel has the traffic that the peer asks for: 10.1.0.0/16 here, 10.9.0.0/16 there",
+			"10.2.0.0/16", "10.9.0.0/16",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			s := settings{"role": "initiator"}
+			for k, x := range test.peer {
+				s[k] = x
+			}
+			g := start(t, s)
+			f := g.why(t, 15*time.Second)
+			if !strings.Contains(f.Cause, test.cause) || f.RefusedBy != control.Here || f.Connection != "vendor" {
+				t.Errorf("%+v", f)
+			}
+			side := func(o control.Offer) string { return fmt.Sprint(o.Proposals, o.Local, o.Remote) }
+			if !strings.Contains(side(f.Ours), test.mine) || !strings.Contains(side(f.Theirs), test.theirs) {
+				t.Errorf("ours %s\ntheirs %s", side(f.Ours), side(f.Theirs))
 			}
 		})
 	}

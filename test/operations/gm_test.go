@@ -65,6 +65,26 @@ connections:
 	}
 	s.tap.mustBeTight(t, "by GM/T 0022")
 
+	// Both ends say what both offer, where that has nothing in common.
+	mine := s.gwA.read()
+	s.gwA.write(strings.Replace(mine, "start: trap }", "proposals: sm4gcm16, start: trap }", 1))
+	s.gwA.do("reload")
+	s.gwA.do("disconnect", "peer")
+	if out, err := s.gwA.try("connect", "peer"); err == nil {
+		t.Errorf("connect with other algorithms for the tunnel: %s", out)
+	}
+	for g, wants := range map[*gateway][]string{
+		s.gwA: {"no-proposal-chosen", "the peer accepts none of our proposals for tunnel lan", "SM4-GCM (130)", "gm.key-length to yes"},
+		s.gwB: {"no-proposal-chosen", "for tunnel lan the peer offers SM4-GCM (130) where this gateway has SM4-CBC (127), HMAC-SM3 (20)", "1h0m0s"},
+	} {
+		out := g.do("why", "peer")
+		for _, want := range wants {
+			if !strings.Contains(out, want) {
+				t.Errorf("%s: why does not say %q:\n%s", g.name, want, out)
+			}
+		}
+	}
+
 	// The certificate of a stranger's authority is refused, and said so.
 	pki("revoke", "gwB-encrypt")
 	configure(s.gwA, "gwB", "", outer4A, outer4B, net4in4.A, net4in4.B)

@@ -11,6 +11,7 @@ import (
 	"caponier/internal/ike/keys"
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/step"
+	"caponier/internal/ike/v1/proposal"
 	"caponier/internal/ike/v2/fault"
 	"caponier/internal/ipsec"
 )
@@ -162,10 +163,11 @@ func (m *Machine) claimInClear(msg *isakmp.Message) {
 		m.endIfUnborn()
 		return
 	}
-	f := failf(n.Kind, "the peer answered %s", n.Kind)
+	f := failf(n.Kind, "the peer answered %s", n.Kind).showing(refusal(isakmp.MainMode))
 	switch {
 	case !m.initiator:
 	case m.state == waitSA:
+		f.seen.Offered = proposal.Words(m.setup.offered)
 		f.with(cureOffer)
 	case m.state == waitEnvelope:
 		f.with(cureEnvelope)
@@ -219,9 +221,10 @@ func (m *Machine) refusedByPeer(n *isakmp.Notify) {
 		return
 	}
 	x := slices.MinFunc(candidates, func(a, b *quick) int { return a.begun.Compare(b.begun) })
-	f := failf(n.Kind, "the peer answered %s", n.Kind)
+	f := failf(n.Kind, "the peer answered %s", n.Kind).showing(refusal(isakmp.QuickMode))
 	switch n.Kind {
 	case isakmp.NoProposalChosen, isakmp.AttributesNotSupp, isakmp.BadProposalSyntax:
+		f.seen.Offered = proposal.Words(x.offered)
 		f.with(cureChild)
 	case isakmp.InvalidHashInfo, isakmp.AuthenticationFailed, isakmp.PayloadMalformed:
 		f = cureHash(f, x)

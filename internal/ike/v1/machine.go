@@ -235,7 +235,7 @@ func (m *Machine) act(a step.Action) { m.actions = append(m.actions, a) }
 func (m *Machine) notice(kind step.NoticeKind, tunnel string, f *failure) {
 	n := step.Notice{Kind: kind, Child: tunnel}
 	if f != nil {
-		n.Code, n.Err = f.code, f.err
+		n.Code, n.Err, n.Evidence = f.code, f.err, f.seen
 	}
 	m.act(step.Report{What: n})
 }

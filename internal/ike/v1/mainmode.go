@@ -4,11 +4,13 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
 	"caponier/internal/ike/isakmp"
 	"caponier/internal/ike/keys"
+	"caponier/internal/ike/message"
 	"caponier/internal/ike/step"
 	"caponier/internal/ike/v1/proposal"
 	"caponier/internal/ike/v2/fault"
@@ -213,14 +215,16 @@ func (m *Machine) giveUp() {
 		m.fail(m.setup.hint)
 		return
 	}
-	f := &failure{code: fault.CodeNotResponding, err: errNotResponding}
+	f := (&failure{code: fault.CodeNotResponding}).showing(of(isakmp.MainMode))
 	switch m.state {
 	case waitSA:
+		f.err = errors.New("nothing at all came back from the peer")
 		f.with(cureFirst)
 	case waitEnvelope:
 		f.err = errors.New("the peer does not answer our envelope (message 3 of main mode)")
 		f.with(cureEnvelope)
 	default:
+		f.err = fmt.Errorf("the peer does not answer our hash (message 5 of main mode) on UDP %d", m.remote.Port())
 	}
 	m.fail(f)
 }
@@ -252,6 +256,10 @@ func (m *Machine) firstMessage(msg *isakmp.Message, r step.Received) {
 		return
 	}
 	f := failf(isakmp.NoProposalChosen, "none of the peer's proposals is acceptable: %s", proposal.Describe(sa))
+	if len(m.candidates) > 0 {
+		own, _ := proposal.OfferIKE(m.candidates[0])
+		f.showing(offers(isakmp.MainMode, own, sa))
+	}
 	m.sendClear(r, isakmp.NoProposalChosen)
 	m.fail(f)
 }
@@ -299,7 +307,8 @@ func (m *Machine) secondMessage(msg *isakmp.Message, r step.Received) {
 	}
 	chosen, ok := proposal.AcceptIKE(m.conn, s.offered, sa)
 	if !ok {
-		s.hint = failf(isakmp.NoProposalChosen, "the peer chose what was not offered: %s", proposal.Describe(sa))
+		s.hint = failf(isakmp.NoProposalChosen, "the peer chose what was not offered: %s", proposal.Describe(sa)).
+			showing(offers(isakmp.MainMode, s.offered, sa))
 		m.drop(fault.DropUnexpected, s.hint.err)
 		return
 	}
@@ -433,6 +442,12 @@ func (m *Machine) initiatorUp() {
 // and gets it again for what it repeats.
 func (m *Machine) refuse(r step.Received, f *failure) {
 	raw := m.sendClear(r, isakmp.AuthenticationFailed)
+	if m.setup != nil {
+		e := of(isakmp.MainMode)
+		e.Method = message.AuthDigitalSignature
+		e.Certificates = append(slices.Clone(m.setup.peerSign), m.setup.peerEncrypt)
+		f.showing(e)
+	}
 	m.becomeFailed(f)
 	m.keepAnswer(r.Raw, raw)
 }

@@ -205,9 +205,9 @@ func (m *Machine) take(x *quick, o *opened, r step.Received) {
 // cureHash adds the setting that would cure a misreading of the hashes.
 func cureHash(f *failure, x *quick) *failure {
 	if x.form == keys.QuickRFC {
-		return f.with("perhaps the peer hashes quick mode as GM/T 0022 prints it; set `quick-mode-hash: standard`")
+		return f.with(cureStandard)
 	}
-	return f.with("perhaps the peer hashes quick mode the RFC 2409 way; set `quick-mode-hash: rfc`")
+	return f.with(cureRFC)
 }
 
 // ---- the initiator ----
@@ -271,7 +271,7 @@ func (m *Machine) quickForm() keys.QuickForm {
 // quickUnanswered gives up an exchange. Where nothing at all was heard since it
 // began, the IKE SA may be dead too.
 func (m *Machine) quickUnanswered(x *quick) {
-	f := cureHash(&failure{code: fault.CodeNotResponding, err: errQuickUnanswered}, x)
+	f := cureHash(&failure{code: fault.CodeNotResponding, err: errQuickUnanswered}, x).showing(of(isakmp.QuickMode))
 	dead := !m.heard.After(x.begun)
 	m.endQuick(x)
 	m.wishFailed(x.wish, f)
@@ -340,7 +340,8 @@ func (m *Machine) agreeQuick(x *quick, o *opened) (*child, *ipsec.SA, *failure) 
 	w := x.wish
 	chosen, ok := m.terms().AcceptChild(w.conf, x.offered, c.sa)
 	if !ok {
-		return nil, nil, failf(isakmp.NoProposalChosen, "the peer chose what was not offered: %s", proposal.Describe(c.sa))
+		return nil, nil, failf(isakmp.NoProposalChosen, "the peer chose what was not offered: %s", proposal.Describe(c.sa)).
+			showing(offers(isakmp.QuickMode, x.offered, c.sa))
 	}
 	pair := &child{
 		conf: w.conf, in: x.spi, out: ipsec.SPI(binary.BigEndian.Uint32(chosen.Reply.SPI)), chosen: chosen.Proposal,
@@ -395,7 +396,7 @@ func (m *Machine) answerQuick(msg *isakmp.Message, r step.Received) {
 		m.drop(fault.DropNotAuthentic, errHash)
 		if !m.unhashed {
 			m.unhashed = true // once: what decrypts to payloads is seldom a stranger's
-			m.notice(step.ChildFailed, "", failf(isakmp.InvalidHashInfo, "the peer hashes quick mode in no way that is known"))
+			m.notice(step.ChildFailed, "", failf(isakmp.InvalidHashInfo, "the peer hashes quick mode in no way that is known").showing(of(isakmp.QuickMode)))
 		}
 		return
 	}
@@ -477,7 +478,7 @@ func (m *Machine) respondQuick(x *quick, c content, pair *child, chosen proposal
 	m.installIn(pair, in)
 	m.quicks[x.id] = x
 	m.repeat(&x.repeater, x.sent, func(m *Machine) {
-		f := cureHash(&failure{code: fault.CodeNotResponding, err: errThird}, x)
+		f := cureHash(&failure{code: fault.CodeNotResponding, err: errThird}, x).showing(of(isakmp.QuickMode))
 		m.endQuick(x)
 		m.sendDelete(pair) // the peer may have it, and only its messages were lost
 		m.forget(pair)

@@ -180,9 +180,15 @@ func (m *Machine) findTunnel(c content) (*child, proposal.Child, *failure) {
 		}
 	}
 	if met != nil {
-		return nil, proposal.Child{}, failf(isakmp.NoProposalChosen, "none of the peer's proposals is acceptable for %s: %s", met.Name, proposal.Describe(c.sa))
+		own, _ := m.terms().OfferChild(met, 0)
+		e := offers(isakmp.QuickMode, own, c.sa)
+		e.LocalTS, e.RemoteTS = []ipsec.Selector{local}, []ipsec.Selector{remote}
+		return nil, proposal.Child{}, failf(isakmp.NoProposalChosen, "none of the peer's proposals is acceptable for %s: %s", met.Name, proposal.Describe(c.sa)).
+			showing(e)
 	}
-	return nil, proposal.Child{}, failf(isakmp.InvalidIDInfo, "no tunnel has the traffic that the peer asks for: %s here, %s there", local, remote)
+	e := of(isakmp.QuickMode)
+	e.LocalTS, e.RemoteTS = []ipsec.Selector{local}, []ipsec.Selector{remote}
+	return nil, proposal.Child{}, failf(isakmp.InvalidIDInfo, "no tunnel has the traffic that the peer asks for: %s here, %s there", local, remote).showing(e)
 }
 
 func selectorOf(body []byte) (ipsec.Selector, error) {

@@ -6,7 +6,6 @@ package proposal
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"caponier/internal/ike/isakmp"
@@ -206,24 +205,4 @@ func AcceptIKE(c *conf.Connection, offered, reply *isakmp.SA) (IKE, bool) {
 		}
 	}
 	return IKE{}, false
-}
-
-// Describe prints what was offered, for the message of a failure.
-func Describe(sa *isakmp.SA) string {
-	var out []string
-	for _, p := range sa.Proposals {
-		for _, t := range p.Transforms {
-			words := []string{fmt.Sprintf("transform %d", t.ID)}
-			for _, a := range t.Attributes {
-				if n, ok := a.Number(); ok {
-					words = append(words, fmt.Sprintf("%d=%d", a.Type, n))
-				}
-			}
-			if len(out) == 8 {
-				return strings.Join(out, "; ") + "; and more"
-			}
-			out = append(out, strings.Join(words, " "))
-		}
-	}
-	return strings.Join(out, "; ")
 }

@@ -236,3 +236,35 @@ func TestChooseChild(t *testing.T) {
 		t.Error("nothing is offered")
 	}
 }
+
+// TestWords describes what nobody here offers too, and no more than a few transforms
+// of a peer that sends many.
+func TestWords(t *testing.T) {
+	ike := isakmp.Transform{ID: isakmp.KeyIKE, Attributes: []isakmp.Attribute{
+		isakmp.Short(isakmp.AttrIKELifeType, isakmp.LifeSeconds), isakmp.Number(isakmp.AttrIKELife, 3600), isakmp.Short(isakmp.AttrAsymmetricAlg, 1),
+		isakmp.Short(isakmp.AttrGroup, 14), isakmp.Short(isakmp.AttrEncryption, 7), isakmp.Short(isakmp.AttrHash, 99), isakmp.Short(isakmp.AttrAuthMethod, 1),
+	}}
+	esp := isakmp.Transform{ID: 12, Attributes: []isakmp.Attribute{
+		isakmp.Short(isakmp.AttrLifeType, isakmp.LifeKilobytes), isakmp.Number(isakmp.AttrLife, 9), isakmp.Short(isakmp.AttrAuthAlg, 2),
+		isakmp.Short(isakmp.AttrEncapsulation, 1), isakmp.Short(isakmp.AttrGroupPFS, 2), isakmp.Short(77, 1),
+	}}
+	for _, test := range []struct {
+		p    isakmp.Proposal
+		want string
+	}{
+		{isakmp.Proposal{Protocol: message.ProtocolIKE, Transforms: []isakmp.Transform{ike}}, "AES-CBC (7), 99, pre-shared key (1), group 14, RSA (1), 1h0m0s"},
+		{isakmp.Proposal{Protocol: message.ProtocolESP, Transforms: []isakmp.Transform{esp}}, "AES-CBC (12), PFS with group 2, tunnel (1), HMAC-SHA-1 (2), attribute 77 = 1, 9 kilobytes"},
+		{isakmp.Proposal{Protocol: message.ProtocolAH, Transforms: []isakmp.Transform{{ID: 3}}}, "AH SHA-1 (3)"},
+		{isakmp.Proposal{Protocol: 9, Transforms: []isakmp.Transform{{ID: 3}}}, "protocol 9 transform 3"},
+	} {
+		if got := Describe(&isakmp.SA{Proposals: []isakmp.Proposal{test.p}}); got != test.want {
+			t.Errorf("%q, want %q", got, test.want)
+		}
+	}
+	if got := Words(&isakmp.SA{Proposals: []isakmp.Proposal{{Transforms: make([]isakmp.Transform, 50)}}}); len(got) != maxWords+1 {
+		t.Errorf("%d transforms are described", len(got))
+	}
+	if Words(nil) != nil {
+		t.Error("an offer that is not there is described")
+	}
+}

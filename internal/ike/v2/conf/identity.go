@@ -18,6 +18,9 @@ func (c *Connection) LocalIdentity(local netip.Addr) (rules.Identity, error) {
 	if c.Local.ID != (rules.Identity{}) {
 		return c.Local.ID, nil
 	}
+	if c.GM != nil {
+		return c.GM.Identity()
+	}
 	if c.Local.Auth == AuthPSK {
 		return rules.AddressIdentity(local), nil
 	}

@@ -82,6 +82,32 @@ func (f *Fault) Error() string { return f.Err.Error() }
 // Unwrap returns the cause.
 func (f *Fault) Unwrap() error { return f.Err }
 
+// Curable is a failure that a setting of the connection may cure: one of Try, "key:
+// value", for the reason in Why.
+type Curable struct {
+	Err error
+	Why string
+	Try []string
+}
+
+// Error returns the cause and the cure, for those who ask no further.
+func (c *Curable) Error() string {
+	text := c.Err.Error() + "; " + c.Why + ": set "
+	for i, setting := range c.Try {
+		switch {
+		case i > 0 && i == len(c.Try)-1:
+			text += " or "
+		case i > 0:
+			text += ", "
+		}
+		text += "`" + setting + "`"
+	}
+	return text
+}
+
+// Unwrap returns the cause.
+func (c *Curable) Unwrap() error { return c.Err }
+
 // Newf makes the Fault that a notification of this kind reports.
 func Newf(kind message.NotifyType, format string, args ...any) *Fault {
 	return &Fault{Code: CodeOf(kind), Err: fmt.Errorf(format, args...), Notify: kind}

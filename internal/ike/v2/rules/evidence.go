@@ -19,6 +19,9 @@ type Evidence struct {
 	Notify message.NotifyType
 	// Proposals are the peer's.
 	Proposals []message.Proposal
+	// Offered are our proposals and Heard the peer's, in the words of IKEv1, which
+	// numbers algorithms in its own way.
+	Offered, Heard []string
 	// LocalTS and RemoteTS are the traffic selectors that the peer wants, from
 	// this gateway's view.
 	LocalTS, RemoteTS []ipsec.Selector
