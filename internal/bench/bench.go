@@ -226,10 +226,8 @@ func (r *run) bringUp(ctx context.Context, c contender) error {
 	if err := c.pair.crossing(ctx, 20*time.Second); err != nil {
 		return err
 	}
-	if _, err := exec.LookPath("iperf3"); err == nil {
-		if err := c.pair.helper(c.pair.hostB, "iperf3", "iperf3", "--server"); err != nil {
-			return err
-		}
+	if err := c.pair.serveTCP(); err != nil {
+		return err
 	}
 	// Both hosts learn the path's MTU before it counts.
 	warmUp := udpLoad{size: 1472, rate: 10e6, duration: 200 * time.Millisecond}
@@ -290,22 +288,23 @@ func (r *run) rounds(ctx context.Context, measures []measure) ([]samples, error)
 	return series, nil
 }
 
-// who takes part in a point: all, or the first caponier where only it can.
+// who takes part in a point: all, or those that can.
 func (r *run) who(pt point) []contender {
 	if pt.alone == nil {
 		return r.contenders
 	}
-	for i, c := range r.contenders {
-		if _, ok := c.peer.(caponierPeer); ok {
-			return r.contenders[i : i+1]
+	var able []contender
+	for _, c := range r.contenders {
+		if _, ok := c.peer.(gatherer); ok {
+			able = append(able, c)
 		}
 	}
-	return nil
+	return able
 }
 
 func (r *run) measure(ctx context.Context, c contender, pt point) (values, error) {
 	if pt.alone != nil {
-		return pt.alone(ctx, r, c.peer.(caponierPeer))
+		return pt.alone(ctx, r, c.peer.(gatherer))
 	}
 	if err := c.pair.alive(); err != nil {
 		return nil, err

@@ -98,7 +98,7 @@ func TestMissingPeer(t *testing.T) {
 }
 
 func TestManyConnections(t *testing.T) {
-	seen := make(map[caponierConnection]bool)
+	seen := make(map[benchConnection]bool)
 	for _, c := range manyConnections(maxTunnels) {
 		if seen[c] {
 			t.Fatalf("%+v is there twice", c)
@@ -108,7 +108,7 @@ func TestManyConnections(t *testing.T) {
 			t.Fatalf("the mirror of the mirror of %+v is %+v", c, back)
 		}
 	}
-	if last := manyConnections(maxTunnels)[maxTunnels-1].RemoteTS; last != "10.2.255.255/32" {
+	if last := manyConnections(maxTunnels)[maxTunnels-1].RemoteTS; last != "10.3.255.254/32" {
 		t.Errorf("the last tunnel is for %s", last)
 	}
 }

@@ -18,7 +18,7 @@ type point struct {
 	takes time.Duration // about
 	// Either run measures a pair that is up, or alone builds what it needs.
 	run   func(ctx context.Context, p *pair) (values, error)
-	alone func(ctx context.Context, r *run, c caponierPeer) (values, error)
+	alone func(ctx context.Context, r *run, g gatherer) (values, error)
 }
 
 // measure is a series of points that a table and a plot show together.

@@ -42,6 +42,7 @@ type pair struct {
 	hostA, gwA, gwB, hostB netns.NS
 	gateways               []*process // of A and of B; none where the kernel forwards by itself
 	others                 []*process
+	iperf                  bool // a server of iperf3 is among them
 }
 
 // pairs numbers the pairs of this process: the names of their namespaces are

@@ -60,20 +60,12 @@ connections:
 
 type caponierEnd struct {
 	Name, Local, Remote, ESP, Aggfrag, Start string
-	Connections                              []caponierConnection
-}
-
-type caponierConnection struct{ Name, LocalID, RemoteID, LocalTS, RemoteTS string }
-
-// mirror is the other end's view of a connection.
-func (c caponierConnection) mirror() caponierConnection {
-	c.LocalID, c.RemoteID, c.LocalTS, c.RemoteTS = c.RemoteID, c.LocalID, c.RemoteTS, c.LocalTS
-	return c
+	Connections                              []benchConnection
 }
 
 // start brings B up before A, which calls it.
 func (c caponierPeer) start(ctx context.Context, p *pair) error {
-	return c.startConnections(ctx, p, []caponierConnection{{
+	return c.startConnections(ctx, p, []benchConnection{{
 		Name: "bench", LocalID: "a.bench.example", RemoteID: "b.bench.example",
 		LocalTS: lanA.String(), RemoteTS: lanB.String(),
 	}}, "start")
@@ -81,15 +73,12 @@ func (c caponierPeer) start(ctx context.Context, p *pair) error {
 
 // startConnections runs the gateways with connections as A sees them, which A
 // calls when start says so.
-func (c caponierPeer) startConnections(ctx context.Context, p *pair, conns []caponierConnection, start string) error {
+func (c caponierPeer) startConnections(ctx context.Context, p *pair, conns []benchConnection, start string) error {
 	if err := os.WriteFile(filepath.Join(p.dir, "bench.psk"), []byte(rand.Text()+"\n"), 0o600); err != nil {
 		return err
 	}
 	a := caponierEnd{Name: "gwa", Local: addrOutsideA.String(), Remote: addrOutsideB.String(), ESP: c.esp, Aggfrag: c.aggfrag, Start: start, Connections: conns}
-	b := caponierEnd{Name: "gwb", Local: a.Remote, Remote: a.Local, ESP: c.esp, Aggfrag: c.aggfrag, Start: "none"}
-	for _, conn := range conns {
-		b.Connections = append(b.Connections, conn.mirror())
-	}
+	b := caponierEnd{Name: "gwb", Local: a.Remote, Remote: a.Local, ESP: c.esp, Aggfrag: c.aggfrag, Start: "none", Connections: mirrored(conns)}
 	for _, end := range []caponierEnd{a, b} {
 		var text bytes.Buffer
 		if err := caponierConfig.Execute(&text, end); err != nil {
@@ -110,6 +99,44 @@ func (c caponierPeer) startConnections(ctx context.Context, p *pair, conns []cap
 	}
 	p.gateways[0], p.gateways[1] = p.gateways[1], p.gateways[0]
 	return nil
+}
+
+// startMany implements gatherer.
+func (c caponierPeer) startMany(ctx context.Context, p *pair, n int) error {
+	if err := c.startConnections(ctx, p, manyConnections(n), "none"); err != nil {
+		return err
+	}
+	_, err := caponierStatus(ctx, p, "gwa")
+	return err
+}
+
+// carriesAll implements gatherer.
+func (caponierPeer) carriesAll() bool { return true }
+
+// caller implements gatherer, through the control socket.
+func (caponierPeer) caller(p *pair) (call func(context.Context, int) error, leave func()) {
+	client := control.NewClient(filepath.Join(p.dir, "gwa.sock"))
+	order, ok := control.Find("connect")
+	return func(ctx context.Context, i int) error {
+		if !ok {
+			return errors.New("the registry has no connect")
+		}
+		return client.Call(ctx, order, map[string]any{"target": connectionName(i)},
+			func(control.Result, json.RawMessage) error { return nil })
+	}, client.Close
+}
+
+// tunnelsUp implements gatherer.
+func (caponierPeer) tunnelsUp(ctx context.Context, p *pair) (up int, err error) {
+	status, err := caponierStatus(ctx, p, "gwb")
+	for _, c := range status.Connections {
+		for _, t := range c.Tunnels {
+			if len(t.SAs) > 0 {
+				up++
+			}
+		}
+	}
+	return up, err
 }
 
 // caponierStatus asks a gateway, and waits until it answers.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"text/template"
 
@@ -64,6 +65,13 @@ func (strongSwanPeer) find(ctx context.Context) (string, error) {
 var (
 	strongSwanDaemonConfig = template.Must(template.New("strongswan.conf").Parse(`{{.Section}} {
   load_modular = yes
+{{- if gt (len .Connections) 1}}
+  # As its documentation advises for many peers.
+  threads = 64
+  dos_protection = no
+  ikesa_table_size = 16384
+  ikesa_table_segments = 16
+{{- end}}
   journal { default = -1 }
   filelog {
     log { path = {{.Dir}}/charon.log
@@ -80,10 +88,11 @@ var (
 }
 `))
 	swanctlConfig = template.Must(template.New("swanctl.conf").Parse(`connections {
-  bench {
+{{- range .Connections}}
+  {{.Name}} {
     version = 2
-    local_addrs = {{.Local}}
-    remote_addrs = {{.Remote}}
+    local_addrs = {{$.Local}}
+    remote_addrs = {{$.Remote}}
     proposals = aes128gcm16-prfsha256-x25519
     encap = yes
     local { auth = psk
@@ -91,14 +100,15 @@ var (
     remote { auth = psk
       id = {{.RemoteID}} }
     children {
-      lan {
+      {{.Name}}-lan {
         local_ts = {{.LocalTS}}
         remote_ts = {{.RemoteTS}}
-        esp_proposals = {{.ESP}}
+        esp_proposals = {{$.ESP}}
         rekey_time = 24h
       }
     }
   }
+{{- end}}
 }
 secrets {
   ike-bench { secret = 0x{{.Secret}} }
@@ -107,13 +117,84 @@ secrets {
 )
 
 type strongSwanEnd struct {
-	ns                                      netns.NS
-	Section, Dir                            string
-	Local, Remote, LocalID, RemoteID        string
-	LocalTS, RemoteTS, ESP, Secret, program string
+	ns                                                netns.NS
+	Section, Dir, Local, Remote, ESP, Secret, program string
+	Connections                                       []benchConnection
 }
 
 func (s strongSwanPeer) start(ctx context.Context, p *pair) error {
+	err := s.startConnections(ctx, p, []benchConnection{{
+		Name: "bench", LocalID: "a.bench.example", RemoteID: "b.bench.example", LocalTS: lanA.String(), RemoteTS: lanB.String(),
+	}})
+	if err != nil {
+		return err
+	}
+	c, err := dialVici(ctx, viciPath(p, "gwa"))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.initiate("bench")
+}
+
+// startMany implements gatherer.
+func (s strongSwanPeer) startMany(ctx context.Context, p *pair, n int) error {
+	conns := manyConnections(n)
+	for i := range conns {
+		// kernel-libipsec wants an address of the gateway inside its selectors: what
+		// tells tunnels apart is a port.
+		conns[i].RemoteTS = fmt.Sprintf("%s[udp/%d]", lanB, i+1)
+	}
+	return s.startConnections(ctx, p, conns)
+}
+
+// carriesAll implements gatherer.
+func (strongSwanPeer) carriesAll() bool { return false }
+
+// caller implements gatherer.
+func (strongSwanPeer) caller(p *pair) (call func(context.Context, int) error, leave func()) {
+	var c *viciConn
+	return func(ctx context.Context, i int) (err error) {
+			if c == nil {
+				if c, err = dialVici(ctx, viciPath(p, "gwa")); err != nil {
+					return err
+				}
+			}
+			return c.initiate(connectionName(i))
+		}, func() {
+			if c != nil {
+				c.Close()
+			}
+		}
+}
+
+// initiate sets up a connection with its tunnel, and waits for it.
+func (c *viciConn) initiate(connection string) error {
+	answer, err := c.call("initiate", [2]string{"child", connection + "-lan"}, [2]string{"timeout", "15000"}, [2]string{"loglevel", "-1"})
+	if err == nil && answer["success"] != "yes" {
+		err = fmt.Errorf("strongSwan does not connect: %s", answer["errmsg"])
+	}
+	return err
+}
+
+// tunnelsUp implements gatherer: charon counts IKE SAs, which have a tunnel each.
+func (strongSwanPeer) tunnelsUp(ctx context.Context, p *pair) (int, error) {
+	c, err := dialVici(ctx, viciPath(p, "gwb"))
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	answer, err := c.call("stats")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(answer["total"])
+}
+
+func viciPath(p *pair, gateway string) string { return filepath.Join(p.dir, gateway, "charon.vici") }
+
+// startConnections runs the gateways with connections as A sees them.
+func (s strongSwanPeer) startConnections(ctx context.Context, p *pair, conns []benchConnection) error {
 	program, section, err := strongSwanDaemon()
 	if err != nil {
 		return err
@@ -122,18 +203,17 @@ func (s strongSwanPeer) start(ctx context.Context, p *pair) error {
 	_, _ = rand.Read(secret) // it never fails
 	a := strongSwanEnd{
 		ns: p.gwA, Section: section, program: program, Dir: filepath.Join(p.dir, "gwa"), ESP: DefaultESP, Secret: hex.EncodeToString(secret),
-		Local: addrOutsideA.String(), LocalID: "a.bench.example", LocalTS: lanA.String(),
-		Remote: addrOutsideB.String(), RemoteID: "b.bench.example", RemoteTS: lanB.String(),
+		Local: addrOutsideA.String(), Remote: addrOutsideB.String(), Connections: conns,
 	}
 	b := a
 	b.ns, b.Dir = p.gwB, filepath.Join(p.dir, "gwb")
-	b.Local, b.LocalID, b.LocalTS, b.Remote, b.RemoteID, b.RemoteTS = a.Remote, a.RemoteID, a.RemoteTS, a.Local, a.LocalID, a.LocalTS
+	b.Local, b.Remote, b.Connections = a.Remote, a.Local, mirrored(conns)
 	for _, e := range []strongSwanEnd{a, b} {
 		if err := s.startEnd(ctx, p, e); err != nil {
 			return err
 		}
 	}
-	return swanctl(ctx, p, a, "--initiate", "--child", "lan", "--timeout", "15")
+	return nil
 }
 
 // startEnd runs the daemon with a /run of its own, where it would meet its twin.

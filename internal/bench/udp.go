@@ -22,6 +22,7 @@ type udpLoad struct {
 	size     int     // octets of data in a datagram
 	rate     float64 // offered, bit/s of data; 0: as fast as one thread sends
 	duration time.Duration
+	targets  []netip.Addr // sent to in turn, instead of the one address
 }
 
 // udpResult is what the two ends counted.
@@ -54,13 +55,16 @@ const (
 // not counted in the next.
 var streams atomic.Uint32
 
-// measureUDP sends from one namespace to an address in another until the
-// duration is over or ctx ends.
+// measureUDP sends from one namespace to an address in another, or to the targets
+// there, until the duration is over or ctx ends.
 func measureUDP(ctx context.Context, from, to netns.NS, dst netip.Addr, l udpLoad) (udpResult, error) {
 	if l.size < minDatagram {
 		return udpResult{}, fmt.Errorf("a datagram of %d octets cannot hold its number: at least %d", l.size, minDatagram)
 	}
 	var in, out *net.UDPConn
+	if len(l.targets) > 0 {
+		dst = netip.IPv4Unspecified()
+	}
 	err := to.Do(func() (err error) {
 		in, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(dst, udpPort)))
 		return err
@@ -70,7 +74,11 @@ func measureUDP(ctx context.Context, from, to netns.NS, dst netip.Addr, l udpLoa
 	}
 	defer in.Close()
 	err = from.Do(func() (err error) {
-		out, err = net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(dst, udpPort)))
+		if len(l.targets) > 0 {
+			out, err = net.ListenUDP("udp4", nil)
+		} else {
+			out, err = net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(dst, udpPort)))
+		}
 		return err
 	})
 	if err != nil {
@@ -120,6 +128,10 @@ func sendStream(ctx context.Context, c *ipv4.PacketConn, stream uint32, l udpLoa
 		binary.BigEndian.PutUint32(b, stream)
 		batch[i].Buffers = [][]byte{b}
 	}
+	targets := make([]net.Addr, len(l.targets))
+	for i, a := range l.targets {
+		targets[i] = net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, udpPort))
+	}
 	perSecond := l.rate / 8 / float64(l.size)
 	var sent uint64
 	for ctx.Err() == nil {
@@ -137,7 +149,11 @@ func sendStream(ctx context.Context, c *ipv4.PacketConn, stream uint32, l udpLoa
 			n = int(min(due-sent, udpBatch))
 		}
 		for i := range n {
-			binary.BigEndian.PutUint64(batch[i].Buffers[0][4:], sent+uint64(i)+1)
+			number := sent + uint64(i) + 1
+			binary.BigEndian.PutUint64(batch[i].Buffers[0][4:], number)
+			if len(targets) > 0 {
+				batch[i].Addr = targets[number%uint64(len(targets))]
+			}
 		}
 		taken, err := c.WriteBatch(batch[:n], 0)
 		if err != nil && !isPassing(err) {
