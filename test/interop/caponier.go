@@ -178,13 +178,30 @@ func (p *Caponier) Reload(t testing.TB, c CaponierConfig) {
 	p.order(t, "reload")
 }
 
+// ask puts a question to the control socket itself, which spares a process: some
+// tests ask again and again.
+func ask[R control.Result](t testing.TB, p *Caponier, command string, params map[string]any) (answer R) {
+	t.Helper()
+	cmd, ok := control.Find(command)
+	if !ok {
+		t.Fatalf("caponier has no command %q", command)
+	}
+	client := control.NewClient(filepath.Join(p.Dir, controlSocket))
+	defer client.Close()
+	must(t, client.Call(t.Context(), cmd, params, func(r control.Result, _ json.RawMessage) error {
+		answer, ok = r.(R)
+		return nil
+	}))
+	if !ok {
+		t.Fatalf("caponier answers %s with a %T", command, answer)
+	}
+	return answer
+}
+
 // Connection returns what caponier says of a connection.
 func (p *Caponier) Connection(t testing.TB, name string) control.Connection {
 	t.Helper()
-	out, err := p.command(t.Context(), "status", name)
-	must(t, err)
-	var s control.Status
-	must(t, json.Unmarshal(out, &s))
+	s := ask[control.Status](t, p, "status", map[string]any{"connection": name})
 	if len(s.Connections) != 1 {
 		t.Fatalf("status of connection %s has %d", name, len(s.Connections))
 	}
@@ -194,11 +211,13 @@ func (p *Caponier) Connection(t testing.TB, name string) control.Connection {
 // SAs returns the SAD.
 func (p *Caponier) SAs(t testing.TB) []control.SA {
 	t.Helper()
-	out, err := p.command(t.Context(), "sa", "list")
-	must(t, err)
-	var list control.SAList
-	must(t, json.Unmarshal(out, &list))
-	return list.SAs
+	return ask[control.SAList](t, p, "sa list", nil).SAs
+}
+
+// Counter returns a total of the data plane by its stable name.
+func (p *Caponier) Counter(t testing.TB, name string) uint64 {
+	t.Helper()
+	return ask[control.Status](t, p, "status", nil).Counters[name]
 }
 
 // Restart ends caponier as a service manager does, and starts it again.

@@ -53,6 +53,7 @@ type Party struct {
 // Tunnel is a tunnel of a Peer.
 type Tunnel struct {
 	Mode      string   `json:"mode,omitempty"`
+	Protocol  string   `json:"protocol,omitempty"`
 	Local     []string `json:"local"`
 	Remote    []string `json:"remote"`
 	Proposals []string `json:"proposals,omitempty"`

@@ -103,11 +103,11 @@ func (s *Stream) closed() bool {
 }
 
 // Stop ends the stream and returns how many datagrams were sent, and the
-// numbers of those that were not answered within two seconds.
+// numbers of those that were not answered within five seconds.
 func (s *Stream) Stop() (sent int, lost []uint32) {
 	close(s.stop)
 	s.sending.Wait()
-	for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		s.mu.Lock()
 		sent, lost = int(s.sent), nil
 		for i := range s.sent {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,6 +45,7 @@ func StartStrongSwan(t testing.TB, in netns.NS, c Config) *StrongSwan {
 	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
 	s := &StrongSwan{Dir: dir, done: make(chan error, 1)}
 	must(t, os.WriteFile(filepath.Join(dir, "strongswan.conf"), []byte(s.strongswanConf(c)), 0o600))
+	must(t, os.WriteFile(filepath.Join(dir, "swanctl.conf"), []byte("swanctl {\n  load = nonce\n}\n"), 0o600))
 	s.configure(t, c)
 
 	// charon keeps its pid file in /run, where there is place for one only.
@@ -69,7 +71,10 @@ func StartStrongSwan(t testing.TB, in netns.NS, c Config) *StrongSwan {
 func (s *StrongSwan) strongswanConf(c Config) string {
 	var w confWriter
 	w.section(filepath.Base(charon), func() {
-		w.plain("load_modular", "yes")
+		if c.Plugins == "" {
+			w.plain("load_modular", "yes")
+		}
+		w.plain("load", c.Plugins)
 		w.section("filelog", func() {
 			w.section("log", func() {
 				w.plain("path", filepath.Join(s.Dir, "charon.log"))
@@ -143,9 +148,13 @@ func (s *StrongSwan) swanctl(ctx context.Context, args ...string) (string, error
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "swanctl", append(args, "--uri", s.control())...)
+	conf := "strongswan.conf"
+	if !slices.Contains(args, "--load-all") {
+		conf = "swanctl.conf" // spares plugins that only what reads keys needs
+	}
 	cmd.Env = append(os.Environ(),
 		"SWANCTL_DIR="+filepath.Join(s.Dir, "swanctl"),
-		"STRONGSWAN_CONF="+filepath.Join(s.Dir, "strongswan.conf"))
+		"STRONGSWAN_CONF="+filepath.Join(s.Dir, conf))
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return string(out), fmt.Errorf("swanctl %s: %w", strings.Join(args, " "), err)

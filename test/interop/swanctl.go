@@ -18,6 +18,9 @@ type Config struct {
 	// Kernel has the kernel carry ESP, which must have it: kernel-libipsec knows
 	// tunnel mode in UDP only.
 	Kernel bool
+	// Plugins are the plugins to load instead of all that are installed, which
+	// takes a slow machine long.
+	Plugins string
 	// LogKeys has charon write the keys of all SAs to its log.
 	LogKeys bool
 }

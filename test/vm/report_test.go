@@ -27,6 +27,7 @@ var results struct {
 	awaited int // how many rows there are
 	rows    []*row
 	cells   map[*row]*[columns]cell
+	passed  map[*peering]bool
 }
 
 type cell struct {
@@ -52,6 +53,16 @@ func record(r *row, column int, err error) {
 	}
 }
 
+// recordPeering adds a row of the table of peers.
+func recordPeering(p *peering) {
+	results.Lock()
+	defer results.Unlock()
+	if results.passed == nil {
+		results.passed = make(map[*peering]bool)
+	}
+	results.passed[p] = true
+}
+
 func (c cell) String() string {
 	switch {
 	case !c.done:
@@ -64,7 +75,7 @@ func (c cell) String() string {
 	}
 }
 
-// complete reports whether every row was run in every column.
+// complete reports whether every row was run, in every column.
 func complete() bool {
 	for _, r := range results.rows {
 		for _, c := range results.cells[r] {
@@ -73,7 +84,7 @@ func complete() bool {
 			}
 		}
 	}
-	return len(results.rows) > 0 && len(results.rows) == results.awaited
+	return len(results.rows) > 0 && len(results.rows) == results.awaited && len(results.passed) == len(peerings)
 }
 
 // report makes the document.

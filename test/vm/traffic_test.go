@@ -18,7 +18,7 @@ import (
 )
 
 // patience is how long datagrams may take: the machine is emulated, and busy.
-const patience = 3 * time.Second
+const patience = 10 * time.Second
 
 // testPort is the UDP port of both ends of exchange.
 const testPort = 5000
