@@ -4,7 +4,8 @@
 //	hostA ─ gwA ═══════════ gwB ─ hostB
 //	hostA ─ gwA ═══ nat ═══ gwB ─ hostB
 //
-// The package is a harness: networks, strongSwan as a peer, traffic, captures.
+// The package is a harness: networks, strongSwan and Libreswan as peers, traffic,
+// captures.
 // Its own tests run strongSwan on both sides, so that a failure against another
 // gateway is not the harness's.
 //

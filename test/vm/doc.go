@@ -4,9 +4,10 @@
 //
 //	hostA ─ gwA ═══════════ gwB ─ hostB
 //
-// Three makes of gateway stand at the ends: caponier's plane in user space, its
+// Three makes of gateway, keyed by hand, stand at the ends: caponier's plane in user space, its
 // kernel plane, and the kernel as `ip xfrm` configures it, which shares no code
-// with either and is their judge.
+// with either and is their judge. Two more speak IKEv2 with caponier and leave ESP
+// and AH to that kernel: strongSwan and Libreswan.
 //
 // Without flags it runs a short form. With -update it runs every row, and writes
 // docs/planes.md if every row holds; with -long it only runs them.
