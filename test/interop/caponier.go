@@ -105,50 +105,47 @@ func (p *Caponier) start(t testing.TB) {
 			t.Fatalf("caponier ended at once: %v\n%s", err, tail(p.Log()))
 		default:
 		}
-		if _, err := p.command(t.Context(), "status"); err == nil {
+		if err := p.command(t.Context(), "status"); err == nil {
 			return
 		}
 	}
 	t.Fatalf("caponier does not answer\n%s", tail(p.Log()))
 }
 
-// command runs a command of the CLI and returns the JSON that it prints. What
-// it refuses gives a *control.Error.
-func (p *Caponier) command(ctx context.Context, args ...string) ([]byte, error) {
+// command runs a command of the CLI. What it refuses gives a *control.Error.
+func (p *Caponier) command(ctx context.Context, args ...string) error {
 	path, err := program()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, append([]string{"--json", "--control", filepath.Join(p.Dir, controlSocket)}, args...)...)
-	var out, errOut bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errOut
+	var errOut bytes.Buffer
+	cmd.Stderr = &errOut
 	if err := cmd.Run(); err != nil {
 		var refused struct {
 			Error *control.Error `json:"error"`
 		}
 		if json.Unmarshal(errOut.Bytes(), &refused) == nil && refused.Error != nil {
-			return nil, fmt.Errorf("caponier %s: %w (%s)", strings.Join(args, " "), refused.Error, refused.Error.Code)
+			return fmt.Errorf("caponier %s: %w (%s)", strings.Join(args, " "), refused.Error, refused.Error.Code)
 		}
-		return nil, fmt.Errorf("caponier %s: %w: %s", strings.Join(args, " "), err, errOut.Bytes())
+		return fmt.Errorf("caponier %s: %w: %s", strings.Join(args, " "), err, errOut.Bytes())
 	}
-	return out.Bytes(), nil
+	return nil
 }
 
 // order runs a command of the CLI that has to succeed.
 func (p *Caponier) order(t testing.TB, args ...string) {
 	t.Helper()
-	_, err := p.command(t.Context(), args...)
-	must(t, err)
+	must(t, p.command(t.Context(), args...))
 }
 
 // Connect brings up a connection, or a tunnel as CONN/TUNNEL, and waits until
 // it is up or has failed. The error carries a *control.Error.
 func (p *Caponier) Connect(t testing.TB, target string) error {
 	t.Helper()
-	_, err := p.command(t.Context(), "connect", target, "--timeout", "20s")
-	return err
+	return p.command(t.Context(), "connect", target, "--timeout", "20s")
 }
 
 // MustConnect is Connect for tests that cannot go on without.

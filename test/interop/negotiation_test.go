@@ -176,7 +176,7 @@ func TestNegotiation(t *testing.T) {
 		s.child().Proposals = "aes256gcm16"
 		p := s.start(t)
 		p.up(t, initiator)
-		if _, err := p.c.command(t.Context(), "rekey", target); CodeOf(err) != "no-proposal-chosen" {
+		if err := p.c.command(t.Context(), "rekey", target); CodeOf(err) != "no-proposal-chosen" {
 			t.Errorf("rekeying gives %v", err)
 		}
 		p.reachable(t)
