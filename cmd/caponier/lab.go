@@ -36,7 +36,7 @@ func (c *cli) lab() *cobra.Command {
 		}
 		return lab.New(dir, program, "caponier-"), nil
 	}
-	var dataPlane, suite string
+	var dataPlane, captured, suite string
 	up := &cobra.Command{
 		Use: "up", Short: "Build the lab and start its gateways and servers", Args: cobra.NoArgs,
 		RunE: run(func(cmd *cobra.Command, _ []string) error {
@@ -47,7 +47,7 @@ func (c *cli) lab() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := l.Up(cmd.Context(), lab.Options{DataPlane: dataPlane, GM: suite == suiteGM}, c.say); err != nil {
+			if err := l.Up(cmd.Context(), lab.Options{DataPlane: dataPlane, Capture: captured, GM: suite == suiteGM}, c.say); err != nil {
 				return err
 			}
 			return c.print(labUp{Dir: dir, Sockets: l.Sockets()})
@@ -56,6 +56,9 @@ func (c *cli) lab() *cobra.Command {
 	words := []string{config.DataPlaneUserspace.String(), config.DataPlaneKernel.String()}
 	up.Flags().StringVar(&dataPlane, "dataplane", words[0], "the gateways' data plane, userspace or kernel")
 	_ = up.RegisterFlagCompletionFunc("dataplane", cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+	captures := []string{config.CaptureTUN.String(), config.CaptureAFPacket.String(), config.CaptureAFXDP.String()}
+	up.Flags().StringVar(&captured, "capture", "", "how the user-space data plane gets at packets: tun (unless set), afpacket or afxdp")
+	_ = up.RegisterFlagCompletionFunc("capture", cobra.FixedCompletions(captures, cobra.ShellCompDirectiveNoFileComp))
 	up.Flags().StringVar(&suite, "suite", suiteDefault, "what the gateways negotiate by: "+suiteDefault+", or "+suiteGM+" for GM/T 0022 with SM2, SM3 and SM4")
 	_ = up.RegisterFlagCompletionFunc("suite", cobra.FixedCompletions([]string{suiteDefault, suiteGM}, cobra.ShellCompDirectiveNoFileComp))
 	group.AddCommand(

@@ -29,6 +29,7 @@ import (
 	"caponier/internal/logging"
 	"caponier/internal/manual"
 	"caponier/internal/netio"
+	"caponier/internal/netio/frame"
 	"caponier/internal/suite"
 )
 
@@ -63,6 +64,7 @@ type app struct {
 	lock    *stateLock
 	plane   dataplane.Backend
 	kernel  *kernel.Plane // the same, where it is the kernel's; else nil
+	frames  *frame.Hub    // of the user-space plane, where frames are captured; else nil
 	host    *host.Host
 	daemon  *ike.Daemon
 	auth    *authenticator
@@ -74,9 +76,11 @@ type app struct {
 	keyring capture.Keyring
 	keeper  *manual.Keeper
 	workers int
-	serving sync.WaitGroup
-	stop    chan struct{} // closed by close
-	off     atomic.Bool   // the gateway's switch is not on
+	// captured are the interfaces whose frames are.
+	captured []string
+	serving  sync.WaitGroup
+	stop     chan struct{} // closed by close
+	off      atomic.Bool   // the gateway's switch is not on
 
 	// mu guards the configuration in force; a reload holds it throughout.
 	mu     sync.Mutex
@@ -227,7 +231,11 @@ func (a *app) start(creds map[string]*credentials) error {
 	if mtu == 0 {
 		mtu = userspace.DefaultMTU
 	}
-	if a.host, err = host.Open(host.Options{Device: device, MTU: mtu, Logger: a.log.Subsystem("host")}); err != nil {
+	opts := host.Options{Device: device, MTU: mtu, Logger: a.log.Subsystem("host")}
+	if a.frames != nil {
+		opts.Steer = a.frames.Steer
+	}
+	if a.host, err = host.Open(opts); err != nil {
 		return err
 	}
 	if err := a.host.Set(a.desired(spd)); err != nil {

@@ -2,6 +2,7 @@ package app
 
 import (
 	"crypto/rand"
+	"errors"
 	"net/netip"
 	"runtime"
 	"slices"
@@ -36,6 +37,10 @@ func (a *app) openPlane() (device string, err error) {
 	if err != nil {
 		return "", err
 	}
+	if devices.Frames, err = a.openFrames(device); err != nil {
+		return "", errors.Join(err, devices.Close())
+	}
+	a.frames = devices.Frames
 	plane, err := userspace.New(userspace.Options{
 		Devices: devices, MTU: a.cfg.Gateway.MTU, Rand: rand.Reader, RouteMTU: a.routeMTU,
 		Tap: &a.tap, Logger: a.log.Subsystem("dataplane"),

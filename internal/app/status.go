@@ -36,7 +36,7 @@ func (a *app) Status(_ context.Context, name string) (control.Status, error) {
 	s := control.Status{
 		Time: now, Name: gatewayName(cfg), Version: a.opts.Version, PID: os.Getpid(), Started: a.started,
 		Config: a.opts.Config, StateDir: cfg.Gateway.State, DataPlane: cfg.Gateway.DataPlane.String(),
-		Workers:  a.workers,
+		Workers: a.workers, Capture: captureOf(&cfg.Gateway), Interfaces: a.captured,
 		Memory:   control.Memory{Resident: resident(), Heap: mem.HeapAlloc, Goroutines: runtime.NumGoroutine()},
 		Counters: counters, Connections: []control.Connection{},
 	}
@@ -68,6 +68,14 @@ func (a *app) Status(_ context.Context, name string) (control.Status, error) {
 		s.Connections = append(s.Connections, c)
 	}
 	return s, nil
+}
+
+// captureOf says how the user-space plane gets at packets.
+func captureOf(gw *config.Gateway) string {
+	if gw.DataPlane == config.DataPlaneKernel {
+		return ""
+	}
+	return gw.Capture.String()
 }
 
 func gatewayName(cfg *config.Config) string {

@@ -47,6 +47,9 @@ func CheckSystem(cfg *config.Config) (Requirements, error) {
 		tun.err = fmt.Errorf("needs CONFIG_TUN or module tun: %w", err)
 	}
 	out := Requirements{tun.settled()}
+	if cfg.Gateway.Capture != config.CaptureTUN {
+		out = append(out, checkCapture(&cfg.Gateway))
+	}
 	if cfg.Gateway.DataPlane != config.DataPlaneKernel {
 		return out, nil
 	}

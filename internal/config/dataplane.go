@@ -2,6 +2,7 @@ package config
 
 import (
 	"slices"
+	"strings"
 
 	"caponier/internal/ipsec"
 )
@@ -11,13 +12,16 @@ const maxKernelWindow = 4096
 
 // validateDataPlane checks what only one of the data planes has.
 func (d *decoder) validateDataPlane() {
+	if d.cfg.Gateway.Capture == CaptureTUN && d.set("gateway.interfaces") {
+		d.errorf(d.keys["gateway.interfaces"], "interfaces is for capture afpacket and afxdp: with capture tun, routes bring packets from every interface")
+	}
 	if d.cfg.Gateway.DataPlane != DataPlaneKernel {
 		if d.cfg.Gateway.XfrmInterfaces {
 			d.errorf(d.keys["gateway.xfrm-interfaces"], "xfrm-interfaces is for dataplane kernel alone")
 		}
 		return
 	}
-	for _, k := range []string{"capture", "workers"} {
+	for _, k := range []string{"capture", "interfaces", "workers"} {
 		if path := "gateway." + k; d.set(path) {
 			d.errorf(d.keys[path], "%s has no meaning with dataplane kernel: the kernel captures and works by itself", k)
 		}
@@ -28,6 +32,24 @@ func (d *decoder) validateDataPlane() {
 			d.userspaceOnly("connections."+c.Name+".tunnels."+t.Name, t.ReplayWindow, t.Outer, t.Fit)
 		}
 	}
+}
+
+// maxInterface is the length of the longest name of a network interface (IFNAMSIZ
+// of Linux, without the end mark).
+const maxInterface = 15
+
+// interfaces reads the names of network interfaces, each once.
+func (d *decoder) interfaces(v *[]string, n *node, path string) {
+	d.each(n, path, func(item *node, text string) {
+		switch {
+		case len(text) > maxInterface || strings.ContainsAny(text, "/: \t") || text == "." || text == "..":
+			d.errorf(item, "%q is no name of a network interface: 1 to %d characters, no space, slash or colon", text, maxInterface)
+		case slices.Contains(*v, text):
+			d.errorf(item, "interface %s is named twice", text)
+		default:
+			*v = append(*v, text)
+		}
+	})
 }
 
 // validateAggfrag checks that packets of the tunnel can share payloads.

@@ -126,6 +126,11 @@ func init() {
 			get: func(v *Gateway) any { return v.Capture },
 		},
 		{
+			name: "interfaces", kind: "name or list", implied: "all Ethernet interfaces with an address", effect: EffectRestart,
+			set: func(d *decoder, v *Gateway, n *node, path string) { d.interfaces(&v.Interfaces, n, path) },
+			get: func(v *Gateway) any { return v.Interfaces },
+		},
+		{
 			name: "xfrm-interfaces", kind: yesWords.String(), implied: "no", effect: EffectRestart,
 			set: func(d *decoder, v *Gateway, n *node, _ string) { yes(d, &v.XfrmInterfaces, n) },
 			get: func(v *Gateway) any { return v.XfrmInterfaces },

@@ -11,12 +11,14 @@ const (
 	DataPlaneKernel              // Linux's own IPsec
 )
 
-// Capture says how the user-space data plane gets at inner packets.
+// Capture says how the user-space data plane gets at packets.
 type Capture uint8
 
 // The ways to capture.
 const (
-	CaptureTUN Capture = iota
+	CaptureTUN      Capture = iota // the kernel routes them to a TUN device
+	CaptureAFPacket                // whole frames, by packet sockets
+	CaptureAFXDP                   // whole frames, before the kernel, by AF_XDP
 )
 
 // Shutdown says what becomes of protected prefixes after a clean stop.
@@ -125,7 +127,7 @@ type wordList struct {
 
 var (
 	dataPlaneWords     = wordList{[]string{"userspace", "kernel"}, nil}
-	captureWords       = wordList{[]string{"tun"}, []string{"afxdp", "afpacket"}}
+	captureWords       = wordList{[]string{"tun", "afpacket", "afxdp"}, nil}
 	shutdownWords      = wordList{[]string{"block", "release"}, nil}
 	captureKeysWords   = wordList{[]string{"refuse", "allow"}, nil}
 	logFormatWords     = wordList{[]string{"text", "json"}, nil}

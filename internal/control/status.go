@@ -36,8 +36,12 @@ type Status struct {
 	Config    string    `json:"config"`    // file or directory
 	StateDir  string    `json:"state_dir"` // keys, audit, leases
 	DataPlane string    `json:"dataplane"` // "userspace" or "kernel"
-	Workers   int       `json:"workers,omitempty"`
-	Memory    Memory    `json:"memory"`
+	// Capture is how the user-space plane gets at packets: "tun", "afpacket" or
+	// "afxdp", the latter two on Interfaces.
+	Capture    string   `json:"capture,omitempty"`
+	Interfaces []string `json:"interfaces,omitempty"`
+	Workers    int      `json:"workers,omitempty"`
+	Memory     Memory   `json:"memory"`
 	// Counters are the totals of the data plane by stable name.
 	Counters    map[string]uint64 `json:"counters,omitempty"`
 	Connections []Connection      `json:"connections"`

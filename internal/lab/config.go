@@ -19,6 +19,9 @@ gateway:
   state: state-cloudgw
   control: cloudgw.sock
   dataplane: {{.DataPlane}}
+{{- if .Capture}}
+  capture: {{.Capture}}
+{{- end}}
 connections:
 {{- range .Customers}}
   {{.Name}}:
@@ -69,6 +72,9 @@ gateway:
   state: state-{{.Name}}
   control: {{.Name}}.sock
   dataplane: {{.DataPlane}}
+{{- if .Capture}}
+  capture: {{.Capture}}
+{{- end}}
 connections:
   cloud:
 {{- if .GM}}
@@ -120,11 +126,11 @@ func socketPath(dir, gateway string) string { return filepath.Join(dir, gateway+
 // writeConfigs writes the configuration of every gateway to dir.
 func writeConfigs(dir string, o Options) error {
 	type party struct {
-		Name, ID, Outside, LAN, Server, CloudOutside, CloudID, CloudLAN, DataPlane, Proposal string
+		Name, ID, Outside, LAN, Server, CloudOutside, CloudID, CloudLAN, DataPlane, Capture, Proposal string
 
 		GM bool
 	}
-	common := party{DataPlane: o.DataPlane, GM: o.GM, Proposal: "aes256gcm16-x25519", CloudOutside: cloudOutside.String(), CloudID: subject(cloudGW), CloudLAN: cloudLAN.String()}
+	common := party{DataPlane: o.DataPlane, Capture: o.Capture, GM: o.GM, Proposal: "aes256gcm16-x25519", CloudOutside: cloudOutside.String(), CloudID: subject(cloudGW), CloudLAN: cloudLAN.String()}
 	if o.GM {
 		common.Proposal = "sm4cbc-sm3"
 	}

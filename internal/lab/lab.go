@@ -88,6 +88,7 @@ func (l *Lab) recordPath() string { return filepath.Join(l.dir, "lab.json") }
 // Options say what the gateways of a lab are like.
 type Options struct {
 	DataPlane string // in the configuration's words
+	Capture   string // likewise; empty for the default
 	GM        bool   // they negotiate by GM/T 0022, with certificates of SM2
 }
 

@@ -32,8 +32,11 @@ type GatewayDescription struct {
 	Control   string `json:"control"`
 	DataPlane string `json:"dataplane"`
 	Capture   string `json:"capture,omitempty"` // of the user-space plane
-	Workers   int    `json:"workers"`
-	Shutdown  string `json:"shutdown"`
+	// Interfaces are those whose frames are captured, where they are named.
+	Interfaces []string `json:"interfaces,omitempty"`
+
+	Workers  int    `json:"workers"`
+	Shutdown string `json:"shutdown"`
 }
 
 // ConnectionDescription describes a connection.
@@ -83,7 +86,7 @@ func Config(c *config.Config) *Description {
 		Files: c.Files,
 		Gateway: GatewayDescription{
 			Name: c.Gateway.Name, State: c.Gateway.State, Control: c.Gateway.Control,
-			DataPlane: c.Gateway.DataPlane.String(), Capture: captureOf(&c.Gateway),
+			DataPlane: c.Gateway.DataPlane.String(), Capture: captureOf(&c.Gateway), Interfaces: c.Gateway.Interfaces,
 			Workers: c.Gateway.Workers, Shutdown: c.Gateway.Shutdown.String(),
 		},
 		Defaults: c.Defaults,
@@ -213,6 +216,12 @@ func (d *Description) WriteText(w io.Writer) error {
 	plane := d.Gateway.DataPlane
 	if d.Gateway.Capture != "" {
 		plane += ", captured by " + d.Gateway.Capture
+		switch {
+		case len(d.Gateway.Interfaces) > 0:
+			plane += " on " + strings.Join(d.Gateway.Interfaces, ", ")
+		case d.Gateway.Capture != config.CaptureTUN.String():
+			plane += " on all Ethernet interfaces with an address"
+		}
 	}
 	fmt.Fprintf(&b, "  data plane %s; after a clean stop: %s\n", plane, d.Gateway.Shutdown)
 	for _, c := range d.Connections {
