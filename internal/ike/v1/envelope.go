@@ -260,7 +260,7 @@ func (m *Machine) receiveEnvelope(msg *isakmp.Message, r step.Received) {
 		return
 	}
 	s.pending = r
-	m.stop(s.repeater.timer)
+	m.timers.Stop(s.repeater.timer)
 	m.state = opening
 	m.limitSetup()
 	m.token++

@@ -331,7 +331,7 @@ func (m *Machine) endedByPeer() {
 	switch {
 	case m.state == replaced && m.busy():
 		// Whether the peer has what is being negotiated, its packets will show.
-		m.stop(m.farewell)
+		m.timers.Stop(m.farewell)
 		m.farewell = m.after(thirdTime, (*Machine).becomeGone)
 		return
 	case m.state == replaced:
@@ -342,7 +342,7 @@ func (m *Machine) endedByPeer() {
 		return
 	}
 	m.state = deleted
-	m.stopAll()
+	m.timers.StopAll()
 	m.queue = append(m.queue, m.unanswered()...)
 	for _, x := range m.quicks {
 		m.discard(x)

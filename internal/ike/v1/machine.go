@@ -11,6 +11,7 @@ import (
 	"caponier/internal/ike/keys"
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/step"
+	"caponier/internal/ike/timer"
 	"caponier/internal/ike/v2/conf"
 	"caponier/internal/ike/v2/fault"
 )
@@ -48,7 +49,7 @@ type Machine struct {
 	quicks         map[uint32]*quick // by message ID, those that are over for a while too
 	queue          []*wish
 	seen           seen
-	timers         []*timer
+	timers         timer.Set[*Machine]
 	peerDPD        bool // the peer knows Dead Peer Detection
 	dpd            dpd
 	negotiatedLife time.Duration   // of the IKE SA, 0 where nothing was said
@@ -57,7 +58,7 @@ type Machine struct {
 	unhashed       bool            // a hash of quick mode in no known form has been reported
 
 	succession
-	setupTimer *timer
+	setupTimer *timed
 	token      uint64 // of the last question
 }
 

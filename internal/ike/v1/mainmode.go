@@ -315,7 +315,7 @@ func (m *Machine) secondMessage(msg *isakmp.Message, r step.Received) {
 	s.chosen, s.peerVendor = chosen, vendorsOf(msg.Payloads)
 	m.spiR = msg.Header.ResponderCookie
 	m.minor = msg.Header.Minor // it may be of another edition
-	m.stop(s.repeater.timer)
+	m.timers.Stop(s.repeater.timer)
 	if f := s.takeCertificates(msg.Payloads); f != nil {
 		m.refuse(r, f)
 		return

@@ -61,7 +61,7 @@ func (x *quick) protocol() ipsec.Protocol {
 
 // endQuick ends an exchange, but for answers to repetitions.
 func (m *Machine) endQuick(x *quick) {
-	m.stop(x.repeater.timer)
+	m.timers.Stop(x.repeater.timer)
 	x.over, x.ended = true, m.now
 	m.discard(x)
 	m.after(exchangeLinger, func(m *Machine) { delete(m.quicks, x.id) })
@@ -300,7 +300,7 @@ func (m *Machine) secondQuick(x *quick, msg *isakmp.Message, r step.Received) {
 	}
 	x.form = form
 	m.take(x, o, r)
-	m.stop(x.repeater.timer)
+	m.timers.Stop(x.repeater.timer)
 	pair, in, f := m.agreeQuick(x, o)
 	if f == nil {
 		third := keys.Quick{Hash: m.session.hash, A: m.session.keys.A, MessageID: x.id, Ni: x.ni, Nr: x.nr}.Third()

@@ -120,7 +120,7 @@ const (
 
 // limitSetup starts the clock of a set-up, once.
 func (m *Machine) limitSetup() {
-	if m.setupTimer.running() {
+	if m.setupTimer.Running() {
 		return
 	}
 	m.setupTimer = m.after(setupLimit, func(m *Machine) {
@@ -131,8 +131,8 @@ func (m *Machine) limitSetup() {
 // becomeEstablished forgets what only the set-up needs.
 func (m *Machine) becomeEstablished() {
 	m.state = established
-	m.stop(m.setupTimer)
-	m.stop(m.setup.repeater.timer)
+	m.timers.Stop(m.setupTimer)
+	m.timers.Stop(m.setup.repeater.timer)
 	m.setup.wipe()
 	m.setup = nil
 	m.candidates, m.predecessor = nil, nil
@@ -158,7 +158,7 @@ func (m *Machine) reportFailed(f *failure) {
 // becomeFailed ends a set-up, but for answers to repetitions.
 func (m *Machine) becomeFailed(f *failure) {
 	m.reportFailed(f)
-	m.stopAll()
+	m.timers.StopAll()
 	m.state = failed
 	if m.setup != nil {
 		m.setup.wipe()
@@ -172,7 +172,7 @@ func (m *Machine) becomeGone() {
 		return
 	}
 	m.state = gone
-	m.stopAll()
+	m.timers.StopAll()
 	if m.heir != nil {
 		m.bequeath(estate{wishes: m.unanswered()})
 	}

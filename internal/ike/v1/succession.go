@@ -35,7 +35,7 @@ type succession struct {
 	heir     step.Machine   // has taken over
 	elders   []step.Machine // have yielded, the last one first
 	rekeying bool           // Begin was asked for
-	farewell *timer         // of one that is replaced
+	farewell *timed         // of one that is replaced
 }
 
 // estate is what is handed over.
@@ -168,7 +168,7 @@ func (m *Machine) restore(e step.Restore) {
 		m.callBack(e.Others)
 		return
 	}
-	m.stop(m.farewell)
+	m.timers.Stop(m.farewell)
 	m.state, m.heir, m.rekeying, m.heard = established, nil, false, m.now
 	if !m.rekeyAt.IsZero() && !m.rekeyAt.After(m.now) {
 		m.after(retryDelay, (*Machine).beginSuccessor)

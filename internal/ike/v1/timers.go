@@ -2,69 +2,24 @@ package v1
 
 import (
 	"encoding/binary"
-	"slices"
 	"time"
+
+	"caponier/internal/ike/timer"
 )
 
-// timer is one thing to do later.
-type timer struct {
-	at   time.Time
-	fire func(*Machine)
-	off  bool
-}
-
-func (t *timer) running() bool { return t != nil && !t.off }
+// timed is something to do later.
+type timed = timer.Timer[*Machine]
 
 // after does something after d.
-func (m *Machine) after(d time.Duration, fire func(*Machine)) *timer {
-	t := &timer{at: m.now.Add(d), fire: fire}
-	m.timers = append(m.timers, t)
-	return t
-}
-
-// stop stops a timer, which may be nil or have fired.
-func (m *Machine) stop(t *timer) {
-	if !t.running() {
-		return
-	}
-	t.off = true
-	m.timers = slices.DeleteFunc(m.timers, func(x *timer) bool { return x == t })
-}
-
-func (m *Machine) stopAll() {
-	for _, t := range m.timers {
-		t.off = true
-	}
-	m.timers = nil
+func (m *Machine) after(d time.Duration, fire func(*Machine)) *timed {
+	return m.timers.At(m.now.Add(d), nil, fire)
 }
 
 // Deadline returns when the Machine wants a Timeout event, or the zero Time.
-func (m *Machine) Deadline() time.Time {
-	var first time.Time
-	for _, t := range m.timers {
-		if first.IsZero() || t.at.Before(first) {
-			first = t.at
-		}
-	}
-	return first
-}
+func (m *Machine) Deadline() time.Time { return m.timers.Deadline() }
 
-// timeout fires what is due. What a timer sets for the same moment waits for the
-// next Timeout, so that this ends.
 func (m *Machine) timeout() {
-	var due []*timer
-	for _, t := range m.timers {
-		if !t.at.After(m.now) {
-			due = append(due, t)
-		}
-	}
-	slices.SortStableFunc(due, func(a, b *timer) int { return a.at.Compare(b.at) })
-	for _, t := range due {
-		if t.running() && m.state != gone {
-			m.stop(t)
-			t.fire(m)
-		}
-	}
+	m.timers.Fire(m.now, m, func() bool { return m.state != gone })
 }
 
 // randomBelow returns a number from 0 to n-1 for jitter. A random source that
@@ -82,7 +37,7 @@ type repeater struct {
 	raw   []byte
 	tries int
 	wait  time.Duration
-	timer *timer
+	timer *timed
 }
 
 // repeat sends raw, and again and again until the repeater is stopped; then gives

@@ -223,7 +223,7 @@ func (authTask) response(m *Machine, msg *message.Message) {
 func (m *Machine) refuseAuth(f *fault.Fault) {
 	m.notice(IKEFailed, "", f)
 	m.dropSetup()
-	m.stop(m.setupTimer)
+	m.timers.Stop(m.setupTimer)
 	m.becomeDeleting()
 	t := &deleteIKE{silent: true, notify: message.AuthenticationFailed}
 	kind, payloads, _ := t.request(m)

@@ -56,7 +56,7 @@ type child struct {
 	inUp, outUp bool      // installed in the data plane
 	heldIn      *ipsec.SA // not installed yet, with its keys; then nil
 	held        *ipsec.SA // the outbound SA likewise
-	activate    *timer    // installs held
+	activate    *timed    // installs held
 	unproven    bool      // the peer may still wait for the response that made it
 
 	unwanted  bool   // an order to delete it came
@@ -185,7 +185,7 @@ func (m *Machine) installChild(c *child, both bool) {
 
 // activate installs the outbound SA of c if it is still held.
 func (m *Machine) activate(c *child) {
-	m.stop(c.activate)
+	m.timers.Stop(c.activate)
 	if c.held == nil || c.state == childGone {
 		return
 	}
@@ -208,7 +208,7 @@ func (c *child) dropHeld() {
 // once; the inbound one stays for graceTime where a successor carries on.
 func (m *Machine) retire(c *child) {
 	c.state = childGone
-	m.stopChild(c)
+	m.timers.StopAbout(c)
 	c.dropHeld()
 	if c.outUp {
 		m.act(RemoveSA{ID: c.outID(m.remote.Addr())})
@@ -223,7 +223,7 @@ func (m *Machine) retire(c *child) {
 
 // forget removes what is left of c.
 func (m *Machine) forget(c *child) {
-	m.stopChild(c)
+	m.timers.StopAbout(c)
 	c.state = childGone
 	c.dropHeld()
 	if c.outUp {

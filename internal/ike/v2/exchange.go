@@ -46,7 +46,7 @@ type exchanges struct {
 	// deletedEarly are SPIs that the peer deleted while our request for a CHILD SA
 	// was outstanding, and that we do not know: perhaps the response's.
 	deletedEarly []ipsec.SPI
-	wake         *timer // for the first task in the queue that has to wait
+	wake         *timed // for the first task in the queue that has to wait
 }
 
 // answer is the last response, kept to be repeated octet by octet (RFC 7296,
@@ -70,7 +70,7 @@ type exchange struct {
 	task  task
 	tries int // repetitions left
 	wait  time.Duration
-	timer *timer
+	timer *timed
 }
 
 // waiting is a task in the queue.
@@ -108,7 +108,7 @@ func tunnelOf(t task) string {
 
 // pump starts the next task when nothing is outstanding.
 func (m *Machine) pump() {
-	m.stop(m.wake)
+	m.timers.Stop(m.wake)
 	for m.outstanding == nil && (m.state == Established || m.state == Replaced) {
 		i := slices.IndexFunc(m.queue, func(w waiting) bool { return !w.notYet.After(m.now) })
 		if i < 0 {
@@ -204,7 +204,7 @@ func (x *exchange) hurry() { x.tries = min(x.tries, 2) }
 // finish frees the window: the outstanding request has its response.
 func (m *Machine) finish() task {
 	x := m.outstanding
-	m.stop(x.timer)
+	m.timers.Stop(x.timer)
 	m.outstanding = nil
 	m.sendID++
 	return x.task

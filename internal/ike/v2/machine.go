@@ -12,6 +12,7 @@ import (
 
 	"caponier/internal/ike/keys"
 	"caponier/internal/ike/message"
+	"caponier/internal/ike/timer"
 )
 
 // Machine is one IKE SA with its CHILD SAs.
@@ -42,9 +43,9 @@ type Machine struct {
 
 	exchanges
 	children []*child
-	timers   []*timer
+	timers   timer.Set[*Machine]
 
-	setupTimer *timer
+	setupTimer *timed
 	token      uint64 // of the last Sign or Verify
 	redundant  bool   // lost a collision of two rekeyings: it ends without a report
 	onePair    bool   // the peer takes one pair of selectors in a CHILD SA

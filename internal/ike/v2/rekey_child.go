@@ -120,7 +120,7 @@ func (t *rekeyChild) response(m *Machine, msg *message.Message) {
 	if t.rival != nil && t.rival.state == childLive {
 		// The peer deletes its own; until then nothing is sent through it.
 		t.rival.state, t.rival.successor = childReplaced, c
-		m.stop(t.rival.activate)
+		m.timers.Stop(t.rival.activate)
 		t.rival.dropHeld()
 	}
 	m.replace(t.old, c)

@@ -170,12 +170,7 @@ func (m *Machine) succeed(n *Machine) {
 		_, rekey := w.task.(*rekeyIKE)
 		return rekey
 	})
-	m.timers = slices.DeleteFunc(m.timers, func(t *timer) bool {
-		if t.child != nil {
-			n.timers = append(n.timers, t)
-		}
-		return t.child != nil
-	})
+	m.timers.MoveAbout(&n.timers)
 	n.startLife()
 	n.after(0, func(*Machine) {}) // to start what waits
 	m.becomeReplaced()

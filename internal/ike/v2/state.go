@@ -87,7 +87,7 @@ func (m *Machine) becomeSigning() {
 
 func (m *Machine) becomeAuthSent() {
 	m.state = AuthSent
-	m.stop(m.setupTimer) // the retransmission limits it from here
+	m.timers.Stop(m.setupTimer) // the retransmission limits it from here
 }
 
 func (m *Machine) becomeVerifying() {
@@ -97,7 +97,7 @@ func (m *Machine) becomeVerifying() {
 
 // limitSetup starts the clock of the half-open IKE SA, once.
 func (m *Machine) limitSetup() {
-	if m.setupTimer.running() {
+	if m.setupTimer.Running() {
 		return
 	}
 	m.setupTimer = m.after(setupLimit, func(m *Machine) {
@@ -108,7 +108,7 @@ func (m *Machine) limitSetup() {
 // becomeEstablished forgets what only the set-up needs.
 func (m *Machine) becomeEstablished() {
 	m.state = Established
-	m.stop(m.setupTimer)
+	m.timers.Stop(m.setupTimer)
 	m.setup = nil
 	m.candidates = nil
 	m.session.ForgetAuthKeys()
@@ -119,7 +119,7 @@ func (m *Machine) becomeEstablished() {
 // becomeReplaced is for the IKE SA whose CHILD SAs a new one has.
 func (m *Machine) becomeReplaced() {
 	m.state = Replaced
-	m.stopAll()
+	m.timers.StopAll()
 	if m.outstanding != nil {
 		m.armRetransmit() // the Delete has to wait for it
 	}
@@ -152,7 +152,7 @@ func (m *Machine) becomeGone() {
 
 // release gives back everything but the keys that repetitions are answered with.
 func (m *Machine) release() {
-	m.stopAll()
+	m.timers.StopAll()
 	if m.outstanding != nil {
 		task := m.outstanding.task
 		m.outstanding = nil

@@ -2,97 +2,32 @@ package v2
 
 import (
 	"encoding/binary"
-	"slices"
 	"time"
 
+	"caponier/internal/ike/timer"
 	"caponier/internal/ike/v2/conf"
 	"caponier/internal/ike/v2/fault"
 	"caponier/internal/ipsec"
 )
 
-// timer is one thing to do later.
-type timer struct {
-	at    time.Time
-	child *child // the CHILD SA that it is about: it moves with it to a new IKE SA
-	fire  func(*Machine)
-	off   bool
-}
-
-func (t *timer) running() bool { return t != nil && !t.off }
+// timed is something to do later.
+type timed = timer.Timer[*Machine]
 
 // after does something after d.
-func (m *Machine) after(d time.Duration, fire func(*Machine)) *timer {
-	t := &timer{at: m.now.Add(d), fire: fire}
-	m.timers = append(m.timers, t)
-	return t
+func (m *Machine) after(d time.Duration, fire func(*Machine)) *timed {
+	return m.timers.At(m.now.Add(d), nil, fire)
 }
 
 // afterChild does something about c after d, in whichever IKE SA has it then.
-func (m *Machine) afterChild(d time.Duration, c *child, fire func(*Machine)) *timer {
-	t := m.after(d, fire)
-	t.child = c
-	return t
-}
-
-// stop stops a timer, which may be nil or have fired.
-func (m *Machine) stop(t *timer) {
-	if !t.running() {
-		return
-	}
-	t.off = true
-	m.timers = slices.DeleteFunc(m.timers, func(x *timer) bool { return x == t })
-}
-
-func (m *Machine) stopAll() {
-	for _, t := range m.timers {
-		t.off = true
-	}
-	m.timers = nil
-}
-
-// stopChild stops what was to be done about c.
-func (m *Machine) stopChild(c *child) {
-	m.timers = slices.DeleteFunc(m.timers, func(t *timer) bool {
-		t.off = t.off || t.child == c
-		return t.child == c
-	})
-}
-
-// next is the timer that fires first; among equals the one that was set first.
-func (m *Machine) next() *timer {
-	var first *timer
-	for _, t := range m.timers {
-		if first == nil || t.at.Before(first.at) {
-			first = t
-		}
-	}
-	return first
+func (m *Machine) afterChild(d time.Duration, c *child, fire func(*Machine)) *timed {
+	return m.timers.At(m.now.Add(d), c, fire)
 }
 
 // Deadline returns when the Machine wants a Timeout event, or the zero Time.
-func (m *Machine) Deadline() time.Time {
-	if t := m.next(); t != nil {
-		return t.at
-	}
-	return time.Time{}
-}
+func (m *Machine) Deadline() time.Time { return m.timers.Deadline() }
 
-// timeout fires what is due. What a timer sets for the same moment waits for
-// the next Timeout, so that this ends.
 func (m *Machine) timeout() {
-	var due []*timer
-	for _, t := range m.timers {
-		if !t.at.After(m.now) {
-			due = append(due, t)
-		}
-	}
-	slices.SortStableFunc(due, func(a, b *timer) int { return a.at.Compare(b.at) })
-	for _, t := range due {
-		if t.running() && m.state != Gone {
-			m.stop(t)
-			t.fire(m)
-		}
-	}
+	m.timers.Fire(m.now, m, func() bool { return m.state != Gone })
 }
 
 const (
