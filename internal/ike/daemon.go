@@ -153,7 +153,7 @@ func New(o Options) *Daemon {
 	}
 	d.env = v2.Env{
 		Rand: o.Rand, AllocateSPI: o.Backend.AllocateSPI, ReleaseSPI: o.Backend.ReleaseSPI, Admit: d.admitPeer, Numbers: o.Numbers,
-		Show: d.trace,
+		Show: d.trace, ShowISAKMP: d.traceISAKMP,
 	}
 	for range runtime.GOMAXPROCS(0) {
 		d.shards = append(d.shards, newShard(d))

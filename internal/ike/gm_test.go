@@ -4,8 +4,10 @@ import (
 	"crypto/ecdsa"
 	"crypto/rand"
 	"errors"
+	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -274,5 +276,40 @@ func TestGMWithoutKeys(t *testing.T) {
 		pass(time.Minute)
 		l.mustBeEmpty()
 		r.mustBeEmpty()
+	})
+}
+
+// TestGMDebugShowsExchanges looks at the log of a whole life at level debug, as
+// TestDebugShowsExchanges does, and that no identity, nonce or key stands there.
+func TestGMDebugShowsExchanges(t *testing.T) {
+	simulate(t, func(t *testing.T, n *network) {
+		logs := new(logBuffer)
+		l := n.gateway(t, leftAddr, []*v2.Connection{gmEnd("site", true)}, func(o *Options) {
+			o.Enveloper = pairEnveloper{gmKeys()[0]}
+			o.Log = slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		})
+		n.gateway(t, rightAddr, []*v2.Connection{gmEnd("site", false)}, func(o *Options) { o.Enveloper = pairEnveloper{gmKeys()[1]} })
+		l.connect("site", "")
+		pass(time.Second)
+		if err := l.Disconnect(within(t, 5*time.Second), "site", ""); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Second)
+		for _, want := range [][]string{
+			{"IKE message sent", "exchange=\"Main Mode\"", "connection=site", "SA(SM4-CBC (129), SM3 (20), digital envelope (10), SM2 (2)"},
+			{"IKE message received", "exchange=\"Main Mode\"", "SA(", "CERT CERT", "VID"},
+			{"IKE message sent", "exchange=\"Main Mode\"", "payloads=\"SK NONCE ID CERT CERT SIG"},
+			{"IKE message received", "exchange=\"Main Mode\"", "payloads=HASH"},
+			{"IKE message sent", "exchange=\"Quick Mode\"", "HASH SA(SM4-CBC (127)", "NONCE ID(10."},
+			{"IKE message received", "exchange=\"Quick Mode\"", "connection=site"},
+			{"IKE message sent", "exchange=Informational", "N(INITIAL-CONTACT)"},
+			{"IKE message sent", "exchange=Informational", "D(IKE "},
+		} {
+			if !slices.ContainsFunc(logs.lines(want[0]), func(line string) bool {
+				return !slices.ContainsFunc(want, func(part string) bool { return !strings.Contains(line, part) })
+			}) {
+				t.Errorf("no line with %q in\n%s", want, strings.Join(logs.lines("IKE message"), ""))
+			}
+		}
 	})
 }

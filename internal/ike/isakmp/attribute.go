@@ -72,7 +72,7 @@ func ParseAttributes(b []byte) ([]Attribute, error) {
 	var out []Attribute
 	for len(b) > 0 {
 		if len(out) == MaxAttributes {
-			return nil, syntaxf("more than %d attributes", MaxAttributes)
+			return nil, limitf("more than %d attributes", MaxAttributes)
 		}
 		if len(b) < 4 {
 			return nil, syntaxf("attribute is cut off")

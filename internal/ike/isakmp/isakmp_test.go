@@ -2,9 +2,11 @@ package isakmp
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -467,5 +469,35 @@ func readBody(t *testing.T, p Payload) {
 	}
 	if !bytes.Equal(again, p.Body) {
 		t.Fatalf("%s payload %x became %x", p.Type, p.Body, again)
+	}
+}
+
+// TestTooMuch tells what is too much from what is malformed.
+func TestTooMuch(t *testing.T) {
+	sa := &SA{Proposals: []Proposal{{Number: 1, Protocol: message.ProtocolIKE, Transforms: []Transform{{Number: 1, ID: KeyIKE}}}}}
+	body, err := sa.Body()
+	if err != nil {
+		t.Fatal(err)
+	}
+	proposal := body[8:]
+	proposal[0] = typeProposal // another one follows
+	many := bytes.Repeat(proposal, MaxProposals+1)
+	transforms := []byte{0, 0, 0, 8, 1, 1, 0, MaxTransforms + 1}
+	attributes := bytes.Repeat([]byte{0x80, 1, 0, 1}, MaxAttributes+1)
+	chain := bytes.Repeat([]byte{byte(TypeVendorID), 0, 0, 4}, MaxPayloads+1)
+	spis := binary.BigEndian.AppendUint16([]byte{0, 0, 0, 1, 3, 4}, MaxSPIs+1)
+	for name, parse := range map[string]func() error{
+		"proposals":  func() error { _, err := ParseSA(append(slices.Clone(body[:8]), many...)); return err },
+		"transforms": func() error { _, err := ParseSA(append(slices.Clone(body[:8]), transforms...)); return err },
+		"attributes": func() error { _, err := ParseAttributes(attributes); return err },
+		"payloads":   func() error { _, _, err := ParseChain(TypeVendorID, chain); return err },
+		"SPIs":       func() error { _, err := ParseDelete(append(spis, make([]byte, 4*(MaxSPIs+1))...)); return err },
+	} {
+		if err := parse(); !errors.Is(err, message.ErrLimit) || !errors.Is(err, ErrSyntax) {
+			t.Errorf("too many %s: %v", name, err)
+		}
+	}
+	if _, err := ParseSA(body[:9]); errors.Is(err, message.ErrLimit) || !errors.Is(err, ErrSyntax) {
+		t.Errorf("cut off: %v", err)
 	}
 }

@@ -93,7 +93,7 @@ const genericLen = 4
 func parseChain(next PayloadType, b []byte) (payloads []Payload, rest []byte, err error) {
 	for next != NoNextPayload {
 		if len(payloads) == MaxPayloads {
-			return nil, nil, syntaxf("more than %d payloads", MaxPayloads)
+			return nil, nil, limitf("more than %d payloads", MaxPayloads)
 		}
 		body, following, rest, err := parseGeneric(next.String(), b)
 		if err != nil {

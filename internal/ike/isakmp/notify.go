@@ -145,7 +145,10 @@ func ParseDelete(b []byte) (*Delete, error) {
 	}
 	d := &Delete{Protocol: message.ProtocolID(b[4])}
 	size, count, spis := int(b[5]), int(binary.BigEndian.Uint16(b[6:])), b[8:]
-	if size == 0 || count == 0 || count > MaxSPIs || len(spis) != size*count {
+	if count > MaxSPIs {
+		return nil, limitf("D with %d SPIs, more than %d", count, MaxSPIs)
+	}
+	if size == 0 || count == 0 || len(spis) != size*count {
 		return nil, syntaxf("D with %d SPIs of %d octets in %d", count, size, len(spis))
 	}
 	for ; len(spis) > 0; spis = spis[size:] {

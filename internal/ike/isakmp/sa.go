@@ -71,7 +71,7 @@ func ParseSA(b []byte) (*SA, error) {
 			return nil, syntaxf("proposal %d is followed by type %d", len(sa.Proposals), next)
 		}
 		if len(sa.Proposals) == MaxProposals {
-			return nil, syntaxf("more than %d proposals", MaxProposals)
+			return nil, limitf("more than %d proposals", MaxProposals)
 		}
 		body, following, rest, err := parseGeneric("proposal", b)
 		if err != nil {
@@ -97,8 +97,11 @@ func parseProposal(b []byte) (Proposal, error) {
 	p := Proposal{Number: b[0], Protocol: message.ProtocolID(b[1]), SPI: clip(b[4 : 4+b[2]])}
 	count := int(b[3])
 	b = b[4+int(b[2]):]
-	if count == 0 || count > MaxTransforms {
-		return Proposal{}, syntaxf("proposal with %d transforms", count)
+	switch {
+	case count == 0:
+		return Proposal{}, syntaxf("proposal without transforms")
+	case count > MaxTransforms:
+		return Proposal{}, limitf("%d transforms in a proposal, more than %d", count, MaxTransforms)
 	}
 	for i := range count {
 		body, next, rest, err := parseGeneric("transform", b)

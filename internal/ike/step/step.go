@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"time"
 
+	"caponier/internal/ike/isakmp"
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/v2/conf"
 	"caponier/internal/ike/v2/rules"
@@ -54,4 +55,7 @@ type Env struct {
 	// opened, one that is sent before it is sealed. It keeps nothing of it. Nil is
 	// shown nothing.
 	Show func(d ipsec.Direction, m *message.Message)
+	// ShowISAKMP is the same for those of IKEv1. In its main mode, nonces and
+	// identities stand encrypted in messages that are in clear.
+	ShowISAKMP func(d ipsec.Direction, m *isakmp.Message)
 }

@@ -183,7 +183,7 @@ func (m *Machine) enveloped(e step.Enveloped) {
 	}
 	payloads = append(payloads, isakmp.Payload{Type: isakmp.TypeSignature, Body: e.Signature})
 	payloads = append(payloads, m.natPayloads()...)
-	raw, err := (&isakmp.Message{Header: m.header(isakmp.MainMode, 0), Payloads: payloads}).Append(nil)
+	raw, err := m.clear(m.header(isakmp.MainMode, 0), payloads)
 	if err != nil {
 		m.fail(internal(err))
 		return

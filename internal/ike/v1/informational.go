@@ -33,7 +33,7 @@ func (m *Machine) inform(payload isakmp.Payload) {
 		return
 	}
 	hash := keys.InformationalHash(m.session.hash, m.session.keys.A, id, rest)
-	raw, _, err := m.session.seal(m.header(isakmp.Informational, id), m.session.iv2(id),
+	raw, _, err := m.seal(m.header(isakmp.Informational, id), m.session.iv2(id),
 		[]isakmp.Payload{{Type: isakmp.TypeHash, Body: hash}, payload})
 	if err == nil {
 		m.send(raw)
@@ -132,6 +132,7 @@ func (m *Machine) receiveInformational(msg *isakmp.Message, r step.Received) {
 		m.drop(fault.DropNotAuthentic, nil)
 		return
 	}
+	m.show(ipsec.In, msg.Header, o.payloads)
 	m.seen.add(id)
 	m.heard = m.now
 	m.prove()

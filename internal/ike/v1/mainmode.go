@@ -14,6 +14,7 @@ import (
 	"caponier/internal/ike/step"
 	"caponier/internal/ike/v1/proposal"
 	"caponier/internal/ike/v2/fault"
+	"caponier/internal/ipsec"
 	"caponier/internal/secret"
 )
 
@@ -93,7 +94,7 @@ func (m *Machine) repeatsAnswered(r step.Received) bool {
 func (m *Machine) receive(r step.Received) {
 	msg, err := isakmp.Parse(r.Raw)
 	if err != nil {
-		m.drop(fault.DropMalformed, err)
+		m.drop(limitOr(fault.DropMalformed, err), err)
 		m.endIfUnborn()
 		return
 	}
@@ -132,6 +133,14 @@ func (m *Machine) mayLackCookie(h isakmp.Header) bool {
 	}
 }
 
+// limitOr is the code of an error: that of limits where it is about one.
+func limitOr(code string, err error) string {
+	if errors.Is(err, message.ErrLimit) {
+		return fault.CodeLimit
+	}
+	return code
+}
+
 // endIfUnborn ends a responder whose first datagram is not worth an IKE SA.
 func (m *Machine) endIfUnborn() {
 	if !m.initiator && m.state == idle {
@@ -147,6 +156,9 @@ func (m *Machine) receiveMain(msg *isakmp.Message, r step.Received) {
 		m.drop(fault.DropUnexpected, nil)
 		m.endIfUnborn()
 		return
+	}
+	if m.state == idle || m.state == waitSA || m.state == waitEnvelope {
+		m.show(ipsec.In, msg.Header, msg.Payloads)
 	}
 	switch {
 	case m.state == idle && !m.initiator:
@@ -195,7 +207,7 @@ func (m *Machine) initiate(e step.Initiate) {
 		return
 	}
 	payloads := append([]isakmp.Payload{{Type: isakmp.TypeSA, Body: s.saI}}, vendorIDs(m.conn)...)
-	raw, err := (&isakmp.Message{Header: m.header(isakmp.MainMode, 0), Payloads: payloads}).Append(nil)
+	raw, err := m.clear(m.header(isakmp.MainMode, 0), payloads)
 	if err != nil {
 		m.fail(internal(err))
 		return
@@ -236,7 +248,7 @@ func (m *Machine) firstMessage(msg *isakmp.Message, r step.Received) {
 	m.minor = msg.Header.Minor
 	sa, err := parsePayload(msg.Payloads, isakmp.TypeSA, isakmp.ParseSA)
 	if m.spiI == 0 || err != nil || msg.Header.Minor > 1 {
-		m.drop(fault.DropMalformed, err)
+		m.drop(limitOr(fault.DropMalformed, err), err)
 		m.becomeGone()
 		return
 	}
@@ -285,7 +297,7 @@ func (m *Machine) answerFirst(r step.Received) {
 	payloads := []isakmp.Payload{{Type: isakmp.TypeSA, Body: body}}
 	payloads = append(payloads, certificates(m.conn)...)
 	payloads = append(payloads, vendorIDs(m.conn)...)
-	raw, err := (&isakmp.Message{Header: m.header(isakmp.MainMode, 0), Payloads: payloads}).Append(nil)
+	raw, err := m.clear(m.header(isakmp.MainMode, 0), payloads)
 	if err != nil {
 		m.fail(internal(err))
 		return
@@ -361,7 +373,7 @@ func (m *Machine) phase1Hash(responder bool) []byte {
 // sealHash encrypts our message 5 or 6.
 func (m *Machine) sealHash() ([]byte, error) {
 	payloads := []isakmp.Payload{{Type: isakmp.TypeHash, Body: m.phase1Hash(!m.initiator)}}
-	raw, next, err := m.session.seal(m.header(isakmp.MainMode, 0), m.session.iv, payloads)
+	raw, next, err := m.seal(m.header(isakmp.MainMode, 0), m.session.iv, payloads)
 	if err != nil {
 		return nil, err
 	}
@@ -382,6 +394,7 @@ func (m *Machine) receiveHash(msg *isakmp.Message, r step.Received) {
 		return
 	}
 	m.session.iv = o.next
+	m.show(ipsec.In, msg.Header, o.payloads)
 	for _, body := range isakmp.All(o.payloads, isakmp.TypeNotify) {
 		if n, err := isakmp.ParseNotify(body); err == nil && n.Kind == isakmp.InitialContact {
 			m.contact = true
@@ -459,11 +472,7 @@ func (m *Machine) sendClear(r step.Received, kind isakmp.NotifyType) []byte {
 		return nil
 	}
 	n := &isakmp.Notify{Protocol: 1, SPI: m.cookies(), Kind: kind}
-	msg := isakmp.Message{
-		Header:   m.header(isakmp.Informational, id),
-		Payloads: []isakmp.Payload{{Type: isakmp.TypeNotify, Body: n.Body()}},
-	}
-	raw, err := msg.Append(nil)
+	raw, err := m.clear(m.header(isakmp.Informational, id), []isakmp.Payload{{Type: isakmp.TypeNotify, Body: n.Body()}})
 	if err != nil {
 		return nil
 	}

@@ -121,7 +121,7 @@ func (m *Machine) sealQuick(x *quick, payloads []isakmp.Payload) ([]byte, error)
 }
 
 func (m *Machine) sealExchange(x *quick, payloads []isakmp.Payload) ([]byte, error) {
-	raw, next, err := m.session.seal(m.header(isakmp.QuickMode, x.id), x.iv, payloads)
+	raw, next, err := m.seal(m.header(isakmp.QuickMode, x.id), x.iv, payloads)
 	if err == nil {
 		x.iv = next
 	}
@@ -194,6 +194,7 @@ func (m *Machine) receiveQuick(msg *isakmp.Message, r step.Received) {
 
 // take notes an authentic message of an exchange.
 func (m *Machine) take(x *quick, o *opened, r step.Received) {
+	m.show(ipsec.In, m.header(isakmp.QuickMode, x.id), o.payloads)
 	m.heard = m.now
 	m.prove()
 	m.follow(r)

@@ -63,6 +63,32 @@ func (s *session) seal(h isakmp.Header, iv []byte, payloads []isakmp.Payload) (r
 	return raw, plain[len(plain)-block:], nil
 }
 
+// seal encrypts a message of the exchange, whose IV it takes and whose next it
+// returns.
+func (m *Machine) seal(h isakmp.Header, iv []byte, payloads []isakmp.Payload) (raw, next []byte, err error) {
+	if raw, next, err = m.session.seal(h, iv, payloads); err == nil {
+		m.show(ipsec.Out, h, payloads)
+	}
+	return raw, next, err
+}
+
+// clear makes a message in clear.
+func (m *Machine) clear(h isakmp.Header, payloads []isakmp.Payload) ([]byte, error) {
+	raw, err := (&isakmp.Message{Header: h, Payloads: payloads}).Append(nil)
+	if err == nil {
+		m.show(ipsec.Out, h, payloads)
+	}
+	return raw, err
+}
+
+// show shows a new message to the world, where it wants to see it: one in clear, or
+// authentic.
+func (m *Machine) show(d ipsec.Direction, h isakmp.Header, payloads []isakmp.Payload) {
+	if m.env.ShowISAKMP != nil {
+		m.env.ShowISAKMP(d, &isakmp.Message{Header: h, Payloads: payloads})
+	}
+}
+
 // opened is a message that has been decrypted. Nothing says yet that it is
 // authentic.
 type opened struct {
