@@ -18,7 +18,7 @@ const (
 // AES is an AES key for CBC mode. It may be used by several goroutines at once.
 type AES struct {
 	rounds   int
-	enc, dec [15][aes.BlockSize]byte // dec: of the equivalent inverse cipher
+	enc, dec aesKeys // dec: of the equivalent inverse cipher
 }
 
 // NewAES expands a key of 16, 24 or 32 octets.
@@ -27,20 +27,31 @@ func NewAES(key []byte) (*AES, error) {
 		return nil, KeySizeError(n)
 	}
 	a := &AES{rounds: len(key)/4 + 6}
-	a.expand(key)
+	a.enc = expandAES(key)
+	for r := range a.rounds + 1 {
+		k := &a.dec[a.rounds-r]
+		*k = a.enc[r]
+		if r > 0 && r < a.rounds {
+			kAesInvMixColumns.call(unsafe.Pointer(k))
+		}
+	}
 	return a, nil
 }
 
-// expand makes the round keys (FIPS 197, Section 5.2).
-func (a *AES) expand(key []byte) {
+// aesKeys are the round keys of AES, as many as there are rounds and one.
+type aesKeys [15][aes.BlockSize]byte
+
+// expandAES makes the round keys (FIPS 197, Section 5.2).
+func expandAES(key []byte) (enc aesKeys) {
 	n := len(key) / 4
+	rounds := n + 6
 	var w [60]uint32
 	defer clear(w[:])
 	for i := range n {
 		w[i] = binary.BigEndian.Uint32(key[4*i:])
 	}
 	rcon := uint32(1)
-	for i := n; i < 4*(a.rounds+1); i++ {
+	for i := n; i < 4*(rounds+1); i++ {
 		t := w[i-1]
 		switch {
 		case i%n == 0:
@@ -51,18 +62,12 @@ func (a *AES) expand(key []byte) {
 		}
 		w[i] = w[i-n] ^ t
 	}
-	for r := range a.rounds + 1 {
+	for r := range rounds + 1 {
 		for c := range 4 {
-			binary.BigEndian.PutUint32(a.enc[r][4*c:], w[4*r+c])
+			binary.BigEndian.PutUint32(enc[r][4*c:], w[4*r+c])
 		}
 	}
-	for r := range a.rounds + 1 {
-		k := &a.dec[a.rounds-r]
-		*k = a.enc[r]
-		if r > 0 && r < a.rounds {
-			kAesInvMixColumns.call(unsafe.Pointer(k))
-		}
-	}
+	return enc
 }
 
 // subWord is the S-box on four octets, without a table.
@@ -81,7 +86,7 @@ func (a *AES) Wipe() { *a = AES{rounds: a.rounds} }
 // cbcCall is what the kernels for encryption get. The layout is known to their
 // generator.
 type cbcCall struct {
-	keys    *[15][aes.BlockSize]byte
+	keys    *aesKeys
 	rounds  uint64 // without the first and the last
 	steps   uint64
 	chain   *[maxLanes][aes.BlockSize]byte // the blocks before
@@ -90,7 +95,7 @@ type cbcCall struct {
 
 // blocksCall is what the kernel for decryption gets.
 type blocksCall struct {
-	keys    *[15][aes.BlockSize]byte
+	keys    *aesKeys
 	rounds  uint64
 	in, out unsafe.Pointer
 	n       uint64

@@ -12,6 +12,7 @@ type Feature int
 // The features.
 const (
 	AESCBC Feature = iota
+	AESGCM
 	TripleDESCBC
 	HMACMD5
 	HMACSHA1
@@ -20,14 +21,14 @@ const (
 )
 
 func (f Feature) String() string {
-	return [features]string{"aes-cbc", "3des-cbc", "hmac-md5", "hmac-sha1", "hmac-sha256"}[f]
+	return [features]string{"aes-cbc", "aes-gcm", "3des-cbc", "hmac-md5", "hmac-sha1", "hmac-sha256"}[f]
 }
 
 // kernel is the number of an assembly function; 0 is none.
 type kernel uint8
 
 var tests = [features]func() error{
-	AESCBC: testAES, TripleDESCBC: testTripleDES,
+	AESCBC: testAES, AESGCM: testGCM, TripleDESCBC: testTripleDES,
 	HMACMD5: md5.test, HMACSHA1: sha1.test, HMACSHA256: sha256.test,
 }
 

@@ -10,6 +10,8 @@ func hasInstructions(f Feature) bool {
 	switch f {
 	case AESCBC:
 		return x.HasAES && x.HasAVX512VAES
+	case AESGCM:
+		return x.HasAES && x.HasAVX512VAES && x.HasAVX512VPCLMULQDQ
 	case TripleDESCBC:
 		return x.HasAVX512VBMI && x.HasAVX512GFNI
 	default:

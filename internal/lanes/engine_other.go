@@ -13,6 +13,10 @@ const (
 	kAesDecrypt
 	kAesSubBytes
 	kAesInvMixColumns
+	kGcmSeal
+	kGcmOpen
+	kGcmAbsorb
+	kGcmSetup
 	kDesBlocks
 	kMd5Lanes16
 	kMd5Lanes32

@@ -65,6 +65,19 @@ func TestBuffersAtTheEdgeOfMemory(t *testing.T) {
 				}
 			}
 		}
+		if require(t, AESGCM) {
+			for _, n := range []int{0, 1, 15, 16, 17, 63, 64, 100, 255, 256, 257, 496, 500, 512, 513, 1024, 1400, 1535} {
+				g, judge := gcms(t, r, 16)
+				nonce, plain, aad := e.clone(random(r, 12)), e.clone(random(r, n)), e.clone(random(r, r.IntN(40)))
+				sealed := e.clone(make([]byte, n+TagSize))
+				if got := g.Seal(sealed[:0], nonce, plain, aad); !bytes.Equal(got, judge.Seal(nil, nonce, plain, aad)) {
+					t.Fatalf("GCM of %d octets", n)
+				}
+				if got, err := g.Open(e.clone(plain)[:0], nonce, sealed, aad); err != nil || !bytes.Equal(got, plain) {
+					t.Fatalf("GCM of %d octets does not open: %v", n, err)
+				}
+			}
+		}
 		for _, f := range functions {
 			if !require(t, f.feature) {
 				continue

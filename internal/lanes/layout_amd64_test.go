@@ -14,6 +14,7 @@ func TestLayout(t *testing.T) {
 		g hashGroup
 		h hashCall
 		d desCall
+		a gcmCall
 	)
 	got := map[string]uintptr{
 		"cbcCall.keys": unsafe.Offsetof(c.keys), "cbcCall.rounds": unsafe.Offsetof(c.rounds),
@@ -26,6 +27,11 @@ func TestLayout(t *testing.T) {
 		"hashGroup.hold": unsafe.Offsetof(g.hold), "hashGroup": unsafe.Sizeof(g),
 		"hashCall.groups": unsafe.Offsetof(h.groups), "hashCall.steps": unsafe.Offsetof(h.steps),
 		"hashCall.in": unsafe.Offsetof(h.in), "hashCall.stride": unsafe.Offsetof(h.stride),
+		"gcmCall.keys": unsafe.Offsetof(a.keys), "gcmCall.rounds": unsafe.Offsetof(a.rounds),
+		"gcmCall.pow": unsafe.Offsetof(a.pow), "gcmCall.in": unsafe.Offsetof(a.in),
+		"gcmCall.out": unsafe.Offsetof(a.out), "gcmCall.n": unsafe.Offsetof(a.n),
+		"gcmCall.nonce": unsafe.Offsetof(a.nonce), "gcmCall.carry": unsafe.Offsetof(a.carry),
+		"gcmCall.y": unsafe.Offsetof(a.y), "gcmCall.lens": unsafe.Offsetof(a.lens), "gcmCall.tag": unsafe.Offsetof(a.tag),
 		"desCall.keys": unsafe.Offsetof(d.keys), "desCall.blocks": unsafe.Offsetof(d.blocks),
 	}
 	for field, want := range layout {

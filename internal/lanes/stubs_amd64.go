@@ -20,6 +20,18 @@ func aesSubBytes(p unsafe.Pointer)
 func aesInvMixColumns(p unsafe.Pointer)
 
 //go:noescape
+func gcmSeal(p unsafe.Pointer)
+
+//go:noescape
+func gcmOpen(p unsafe.Pointer)
+
+//go:noescape
+func gcmAbsorb(p unsafe.Pointer)
+
+//go:noescape
+func gcmSetup(p unsafe.Pointer)
+
+//go:noescape
 func md5Lanes16(p unsafe.Pointer)
 
 //go:noescape
@@ -65,6 +77,10 @@ const (
 	kAesDecrypt
 	kAesSubBytes
 	kAesInvMixColumns
+	kGcmSeal
+	kGcmOpen
+	kGcmAbsorb
+	kGcmSetup
 	kMd5Lanes16
 	kMd5Outer16
 	kMd5Lanes32
@@ -93,6 +109,14 @@ func (k kernel) call(p unsafe.Pointer) {
 		aesSubBytes(p)
 	case kAesInvMixColumns:
 		aesInvMixColumns(p)
+	case kGcmSeal:
+		gcmSeal(p)
+	case kGcmOpen:
+		gcmOpen(p)
+	case kGcmAbsorb:
+		gcmAbsorb(p)
+	case kGcmSetup:
+		gcmSetup(p)
 	case kMd5Lanes16:
 		md5Lanes16(p)
 	case kMd5Outer16:

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"caponier/internal/ipsec"
+	"caponier/internal/lanes"
 )
 
 // aesGCM is AES-GCM, for ESP (RFC 4106) and IKEv2 (RFC 5282).
@@ -59,11 +60,7 @@ func gcmEntries(id uint16, icvLen int) []entry {
 
 func newGCM(icvLen int) func(key []byte) (Protector, error) {
 	return func(key []byte) (Protector, error) {
-		block, err := aes.NewCipher(key[:len(key)-gcmSaltLen])
-		if err != nil {
-			return nil, err
-		}
-		gcm, err := cipher.NewGCM(block)
+		gcm, err := newAESGCM(key[:len(key)-gcmSaltLen])
 		if err != nil {
 			return nil, err
 		}
@@ -72,6 +69,19 @@ func newGCM(icvLen int) func(key []byte) (Protector, error) {
 		}
 		return newCombined(gcm, key[len(key)-gcmSaltLen:]), nil
 	}
+}
+
+// newAESGCM is AES-GCM of package lanes, which is three times as fast, where this
+// machine can run it.
+func newAESGCM(key []byte) (cipher.AEAD, error) {
+	if lanes.Supported(lanes.AESGCM) {
+		return lanes.NewGCM(key)
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCM(block)
 }
 
 // shortGCM is AES-GCM with an ICV of less than 16 octets. It goes through the
@@ -113,5 +123,6 @@ func (g *shortGCM) Open(dst, nonce, sealed, aad []byte) ([]byte, error) {
 
 func (g *shortGCM) wipe() {
 	clear(g.scratch[:cap(g.scratch)])
+	wipe(g.gcm)
 	*g = shortGCM{}
 }

@@ -7,6 +7,7 @@ import (
 
 	"caponier/internal/ipsec"
 	"caponier/internal/secret"
+	"caponier/internal/suite/modp"
 )
 
 // modpGroups are the MODP groups (RFC 3526; RFC 2409 for the two smallest). They come
@@ -20,7 +21,7 @@ var modpGroups = []entry{
 	{
 		transform: ipsec.Transform{Type: ipsec.TypeKE, ID: ipsec.KEMODP2048},
 		words:     []string{"modp2048"},
-		ke:        newMODPGroup(32, modp2048),
+		ke:        newMODPGroup(32, modp.Prime2048),
 		check: modpAnswer(
 			"1641e1f511a6f01b7c7a78b5cc5f8244feb72c6604d43bb73f2cfc0f64d906aa",
 			"7bc14246b13aaf9afa0b4f27a00184fb3fc65b6a847caebd4cd8245202e391bb",
@@ -29,7 +30,7 @@ var modpGroups = []entry{
 	{
 		transform: ipsec.Transform{Type: ipsec.TypeKE, ID: ipsec.KEMODP3072},
 		words:     []string{"modp3072"},
-		ke:        newMODPGroup(40, modp3072),
+		ke:        newMODPGroup(40, modp.Prime3072),
 		check: modpAnswer(
 			"9d815cd56bbe38ccda170f10cf2169ab37532a660a37562daddcd535d417b242",
 			"8d70d827b1eba1bb8c27fdc81acba12e7052e82fd918a0c8c92b2003100117ce",
@@ -38,7 +39,7 @@ var modpGroups = []entry{
 	{
 		transform: ipsec.Transform{Type: ipsec.TypeKE, ID: ipsec.KEMODP4096},
 		words:     []string{"modp4096"},
-		ke:        newMODPGroup(48, modp4096),
+		ke:        newMODPGroup(48, modp.Prime4096),
 		check: modpAnswer(
 			"7ff8d2a9692909a5509be6024adfb41a4773713ad01d19a6c53aff9bad821399",
 			"5b7c1357650979ff545a35382159cbe362e7f9acf16c412373fe8fe703be2221",
@@ -47,7 +48,7 @@ var modpGroups = []entry{
 	{
 		transform: ipsec.Transform{Type: ipsec.TypeKE, ID: ipsec.KEMODP6144},
 		words:     []string{"modp6144"},
-		ke:        newMODPGroup(56, modp6144),
+		ke:        newMODPGroup(56, modp.Prime6144),
 		check: modpAnswer(
 			"9721b75ad6357ca075bdf6befac4e06c88c042852ee6dbc17c233ae6b3036180",
 			"aca2a610dbf09b7c0f56ed0118f5573d8e985c68bd12be3033a5e463afd11a54",
@@ -56,7 +57,7 @@ var modpGroups = []entry{
 	{
 		transform: ipsec.Transform{Type: ipsec.TypeKE, ID: ipsec.KEMODP8192},
 		words:     []string{"modp8192"},
-		ke:        newMODPGroup(64, modp8192),
+		ke:        newMODPGroup(64, modp.Prime8192),
 		check: modpAnswer(
 			"5c5db5c4d40459eb32d71d1490e9436e05a9c00bba43d968ebba7aa55c755392",
 			"36961a45611b39d66d068cf3f50dcc3c63ea3f829946bcafc2af881d1659e8e8",
@@ -66,7 +67,7 @@ var modpGroups = []entry{
 		transform: ipsec.Transform{Type: ipsec.TypeKE, ID: ipsec.KEMODP1536},
 		words:     []string{"modp1536"},
 		weak:      "its strength is less than 112 bits",
-		ke:        newMODPGroup(32, modp1536),
+		ke:        newMODPGroup(32, modp.Prime1536),
 		check: modpAnswer(
 			"b412e45769e18b335510aa26afc731008c7d5b0307ddf79bdd03b009ed9ad038",
 			"a2de8731b6f044a6d98c7851d2fc5ab31f40669f8b096eaaa61a20c2e1843f39",
@@ -76,7 +77,7 @@ var modpGroups = []entry{
 		transform: ipsec.Transform{Type: ipsec.TypeKE, ID: ipsec.KEMODP1024},
 		words:     []string{"modp1024"},
 		weak:      "it is within reach of a state's computers",
-		ke:        newMODPGroup(32, modp1024),
+		ke:        newMODPGroup(32, modp.Prime1024),
 		check: modpAnswer(
 			"3e41187e3c048358184ca9bd0339d03ac8cc02ff1a20df0a661866c14ebf73df",
 			"3ef49d60dcc4142a7f15512cfa6700986d685f05057907bd778a6601679e61f4",
@@ -86,7 +87,7 @@ var modpGroups = []entry{
 		transform: ipsec.Transform{Type: ipsec.TypeKE, ID: ipsec.KEMODP768},
 		words:     []string{"modp768"},
 		weak:      "it was broken in public in 2016",
-		ke:        newMODPGroup(32, modp768),
+		ke:        newMODPGroup(32, modp.Prime768),
 		check: modpAnswer(
 			"0571eafbe2c3fd0a5b729f3654a9ec898b9dc23e6b3ce0f7eed8a05da0455eb9",
 			"54667191f70aca9e0f911472c9560a0d4222b8e06b3875e7fb3392f23673e6b7",

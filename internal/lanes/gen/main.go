@@ -30,6 +30,12 @@ func outputs() map[string]string {
 		aesDecrypt(f)
 		aesKeys(f)
 	})
+	assemble("gcm_amd64.s", func(f *vasm.File) {
+		gcmPacket(f, false)
+		gcmPacket(f, true)
+		gcmAbsorb(f)
+		gcmSetup(f)
+	})
 	assemble("hash_amd64.s", func(f *vasm.File) {
 		for _, h := range []hashing{md5, sha1, sha256} {
 			for groups := 1; groups <= 2; groups++ {
@@ -105,6 +111,17 @@ var layout = []struct {
 	{"hashCall.steps", hashSteps},
 	{"hashCall.in", hashIn},
 	{"hashCall.stride", hashStride},
+	{"gcmCall.keys", gcmKeys},
+	{"gcmCall.rounds", gcmRounds},
+	{"gcmCall.pow", gcmPow},
+	{"gcmCall.in", gcmIn},
+	{"gcmCall.out", gcmOut},
+	{"gcmCall.n", gcmLen},
+	{"gcmCall.nonce", gcmNonce},
+	{"gcmCall.carry", gcmCarry},
+	{"gcmCall.y", gcmY},
+	{"gcmCall.lens", gcmLens},
+	{"gcmCall.tag", gcmTag},
 	{"desCall.keys", desKeys},
 	{"desCall.blocks", desRows},
 }

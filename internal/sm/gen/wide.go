@@ -312,7 +312,7 @@ func (s *slices) xorRows(rows []vasm.V, g *ghash) {
 		o := b.Xor3(r, s.ox, vasm.At("R8", 64*i))
 		b.Save(o, vasm.At("R9", 64*i))
 		if g != nil {
-			g.add(b.Shuf(g.swap(), o), b.Load(vasm.At("R12", 64*i)))
+			g.Add(b.Shuf(g.Swap(), o), b.Load(vasm.At("R12", 64*i)))
 		}
 	}
 	b.Jump("JMP", done)
@@ -324,7 +324,7 @@ func (s *slices) xorRows(rows []vasm.V, g *ghash) {
 	b.Store("VMOVDQU8", o, "K1", "(R9)(R10*1)")
 	if g != nil {
 		o = b.D("VMOVDQU8.Z", o, "K1")
-		g.add(b.Shuf(g.swap(), o), b.D("VMOVDQU8.Z", "(R12)(R10*1)", "K2"))
+		g.Add(b.Shuf(g.Swap(), o), b.D("VMOVDQU8.Z", "(R12)(R10*1)", "K2"))
 	}
 	b.Place(done)
 }
@@ -424,7 +424,7 @@ func ctrSlices(f *vasm.File, k *B, u units, m mode) {
 			if q == 3 {
 				return
 			}
-			g.add(b.Shuf(g.swap(), b.Load(vasm.At("R14", 0))), b.Load(vasm.At("R12", 0)))
+			g.Add(b.Shuf(g.Swap(), b.Load(vasm.At("R14", 0))), b.Load(vasm.At("R12", 0)))
 			b.Raw("ADDQ $64, R14")
 			b.Raw("ADDQ $64, R12")
 		})
@@ -514,7 +514,7 @@ func pooled(f *vasm.File, k *B, m mode) {
 	in := b.Load(vasm.At("R8", 0))
 	out := b.Xor(vasm.At("R14", 16), in)
 	b.Save(out, vasm.At("R9", 0))
-	g.add(b.Shuf(g.swap(), hashed(in, out)), b.Load(vasm.At("R12", 0)))
+	g.Add(b.Shuf(g.Swap(), hashed(in, out)), b.Load(vasm.At("R12", 0)))
 	for _, r := range []string{"R8", "R9", "R12", "R14"} {
 		b.Raw("ADDQ $64, %s", r)
 	}
@@ -529,7 +529,7 @@ func pooled(f *vasm.File, k *B, m mode) {
 	out = b.Xor(vasm.At("R14", 16), in)
 	b.Store("VMOVDQU8", out, "K1", vasm.At("R9", 0))
 	whole := b.D("VMOVDQU8.Z", hashed(in, out), "K1")
-	g.add(b.Shuf(g.swap(), whole), b.D("VMOVDQU8.Z", vasm.At("R12", 0), "K2"))
+	g.Add(b.Shuf(g.Swap(), whole), b.D("VMOVDQU8.Z", vasm.At("R12", 0), "K2"))
 	b.Place(done)
 	g.finish()
 	b.Ret()
