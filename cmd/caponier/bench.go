@@ -38,6 +38,7 @@ func (c *cli) bench() *cobra.Command {
 			"Peers:    " + strings.Join(bench.PeerNames(), ", ") + ",\n" +
 			"          caponier:PROPOSAL for another ESP proposal than " + bench.DefaultESP + ",\n" +
 			"          caponier:aggfrag or caponier:PROPOSAL+aggfrag with small packets that share ESP packets\n" +
+			"          caponier:capture=afpacket or caponier:capture=afxdp with frames captured, also behind a plus sign\n" +
 			"Measures: " + strings.Join(bench.MeasureNames(), ", "),
 		Args: cobra.NoArgs,
 	}

@@ -51,9 +51,13 @@ func DefaultPeerDir() string {
 // ErrUnknownPeer is returned for a name that PeerNames does not list.
 var ErrUnknownPeer = errors.New("unknown peer")
 
-// Aggfrag is the variant of caponier in which packets share ESP packets, as
-// "caponier:aggfrag" or behind a proposal and a plus sign.
-const Aggfrag = "aggfrag"
+// Variants of caponier, as "caponier:aggfrag", or several after one another with
+// plus signs between: in one packets share ESP packets, in the other frames are
+// captured as the word behind it says.
+const (
+	Aggfrag = "aggfrag"
+	Capture = "capture="
+)
 
 // newPeer makes a peer from its name, for caponier also from
 // "caponier:PROPOSAL", which is another ESP proposal, and its variants.
@@ -61,13 +65,17 @@ func newPeer(name string, o Options) (peer, error) {
 	base, variant, isVariant := strings.Cut(name, ":")
 	switch {
 	case base == Caponier && (variant != "" || !isVariant):
-		c := caponierPeer{name: name, program: o.Program, esp: DefaultESP, aggfrag: "off"}
-		proposal, isShared := strings.CutSuffix("+"+variant, "+"+Aggfrag)
-		if isShared {
-			c.aggfrag = "required"
-		}
-		if proposal = strings.TrimPrefix(proposal, "+"); proposal != "" {
-			c.esp = proposal
+		c := caponierPeer{name: name, program: o.Program, esp: DefaultESP, aggfrag: "off", capture: "tun"}
+		for word := range strings.SplitSeq(variant, "+") {
+			kind, captured := strings.CutPrefix(word, Capture)
+			switch {
+			case captured:
+				c.capture = kind
+			case word == Aggfrag:
+				c.aggfrag = "required"
+			case word != "":
+				c.esp = word
+			}
 		}
 		return c, nil
 	case name == Plain:
@@ -79,7 +87,7 @@ func newPeer(name string, o Options) (peer, error) {
 	case name == Tailscale:
 		return wireGuardPeer{name: name, program: filepath.Join(o.PeerDir, "tailscale-wireguard-go"), what: "tailscale's fork of wireguard-go, the fastest tunnel in Go"}, nil
 	default:
-		return nil, fmt.Errorf("%w %q: it is none of %s, nor %s:PROPOSAL or %s:aggfrag", ErrUnknownPeer, name, strings.Join(PeerNames(), ", "), Caponier, Caponier)
+		return nil, fmt.Errorf("%w %q: it is none of %s, nor %s:PROPOSAL, %s:aggfrag or %s:capture=afxdp", ErrUnknownPeer, name, strings.Join(PeerNames(), ", "), Caponier, Caponier, Caponier)
 	}
 }
 

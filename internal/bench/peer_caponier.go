@@ -19,13 +19,17 @@ type caponierPeer struct {
 	name    string
 	program string
 	esp     string // proposal
-	aggfrag string // word of the configuration
+	aggfrag string // words of the configuration
+	capture string
 }
 
 func (c caponierPeer) about() PeerInfo {
 	settings := "ESP " + c.esp
 	if c.aggfrag != "off" {
 		settings += " in AGGFRAG mode (RFC 9347)"
+	}
+	if c.capture != "tun" {
+		settings += ", capture " + c.capture
 	}
 	settings += ", otherwise defaults"
 	return PeerInfo{
@@ -46,6 +50,7 @@ var caponierConfig = template.Must(template.New("caponier").Parse(`gateway:
   name: {{.Name}}
   state: state-{{.Name}}
   control: {{.Name}}.sock
+  capture: {{.Capture}}
   log: { level: warn }
 connections:
 {{- range .Connections}}
@@ -59,8 +64,8 @@ connections:
 `))
 
 type caponierEnd struct {
-	Name, Local, Remote, ESP, Aggfrag, Start string
-	Connections                              []benchConnection
+	Name, Local, Remote, ESP, Aggfrag, Capture, Start string
+	Connections                                       []benchConnection
 }
 
 // start brings B up before A, which calls it.
@@ -77,8 +82,8 @@ func (c caponierPeer) startConnections(ctx context.Context, p *pair, conns []ben
 	if err := os.WriteFile(filepath.Join(p.dir, "bench.psk"), []byte(rand.Text()+"\n"), 0o600); err != nil {
 		return err
 	}
-	a := caponierEnd{Name: "gwa", Local: addrOutsideA.String(), Remote: addrOutsideB.String(), ESP: c.esp, Aggfrag: c.aggfrag, Start: start, Connections: conns}
-	b := caponierEnd{Name: "gwb", Local: a.Remote, Remote: a.Local, ESP: c.esp, Aggfrag: c.aggfrag, Start: "none", Connections: mirrored(conns)}
+	a := caponierEnd{Name: "gwa", Local: addrOutsideA.String(), Remote: addrOutsideB.String(), ESP: c.esp, Aggfrag: c.aggfrag, Capture: c.capture, Start: start, Connections: conns}
+	b := caponierEnd{Name: "gwb", Local: a.Remote, Remote: a.Local, ESP: c.esp, Aggfrag: c.aggfrag, Capture: c.capture, Start: "none", Connections: mirrored(conns)}
 	for _, end := range []caponierEnd{a, b} {
 		var text bytes.Buffer
 		if err := caponierConfig.Execute(&text, end); err != nil {
