@@ -8,12 +8,18 @@ import (
 	"caponier/internal/packet"
 )
 
-// How many frames a Reader asks for at once, and how much after it has seen long
-// trains: what is copied further ahead of its use has left the cache by then.
+// How many frames a Reader asks for at once: fewer where super-frames come, and fewer
+// still after it has seen long ones. What is copied further ahead of its use has
+// left the cache by then.
 const (
-	readerSlots = 64
+	readerSlots = 128
+	superSlots  = 64
 	hotOctets   = 256 << 10
 )
+
+// maxFrame is the longest frame of a socket that is no Joiner: they hold one in a
+// page.
+const maxFrame = 4096
 
 // Batch is what was read at once, by what is to be done with it. All of it is
 // valid until the next Read.
@@ -36,8 +42,11 @@ type Reader struct {
 }
 
 func newReader(h *Hub, s Socket) *Reader {
-	size := netio.MaxPacket + HeaderLen + TagLen
-	return &Reader{hub: h, sock: s, slots: netio.NewBatch(readerSlots, size), want: readerSlots}
+	n, size := readerSlots, maxFrame
+	if _, joins := s.(Joiner); joins {
+		n, size = superSlots, netio.MaxPacket+HeaderLen+TagLen
+	}
+	return &Reader{hub: h, sock: s, slots: netio.NewBatch(n, size), want: n}
 }
 
 // Read waits for at least one frame and returns what is at hand. It returns
@@ -61,7 +70,7 @@ func (r *Reader) Read() (*Batch, error) {
 	if foreign > 0 {
 		r.hub.counters.foreign.Add(foreign)
 	}
-	r.want = max(1, min(readerSlots, hotOctets/max(total/max(n, 1), 1)))
+	r.want = max(1, min(len(r.slots), hotOctets/max(total/max(n, 1), 1)))
 	return b, nil
 }
 
