@@ -24,6 +24,8 @@ func (c *cli) controlCommands() []*cobra.Command {
 		case cmd.Name == "version": // has an answer of its own, without a daemon
 		case cmd.Name == "capture":
 			out = append(out, c.capture())
+		case cmd.Name == "destroy-keys":
+			out = append(out, c.destroyKeys())
 		case !grouped:
 			out = append(out, c.controlCommand(cmd, cmd.Name))
 		default:

@@ -44,15 +44,54 @@ func (a *app) DestroyKeys(context.Context) (control.Destroyed, error) {
 	}
 	a.auth.set(nil)
 	out.Keys += wipeConfig(a.cfg)
-	for _, path := range keyFiles(a.cfg) {
+	destroyFiles(&out, keyFiles(a.cfg))
+	a.slog.Warn("all keys are destroyed on an operator's order", "keys", out.Keys, "files", len(out.Files), "failed", len(out.Failed))
+	return out, err
+}
+
+// Salvage says where the gateway of a configuration listens for orders, as far as the
+// configuration can be read.
+func Salvage(path string) (socket string, err error) {
+	cfg, err := config.Salvage(path)
+	if cfg == nil {
+		return "", err
+	}
+	return cfg.Gateway.Control, nil
+}
+
+// DestroyKeys destroys the keys on disk of a gateway whose daemon does not run, and
+// leaves it switched off. A configuration that does not load is no reason to keep
+// them: what it names of keys goes, and what is wrong with it is said.
+func DestroyKeys(path string) (control.Destroyed, error) {
+	var out control.Destroyed
+	cfg, wrong := config.Salvage(path)
+	if cfg == nil {
+		return out, wrong
+	}
+	if lock, err := lockState(cfg.Gateway.State); err != nil {
+		// A daemon that does not answer: it has keys in memory, which end with it.
+		out.Failed = append(out.Failed, err.Error())
+	} else {
+		defer lock.Close()
+	}
+	if err := keepSwitch(cfg.Gateway.State, control.Switch{Position: control.SwitchOff, Since: time.Now()}); err != nil {
+		out.Failed = append(out.Failed, "the position of the switch cannot be kept: "+err.Error())
+	}
+	destroyFiles(&out, keyFiles(cfg))
+	if wrong != nil {
+		out.Failed = append(out.Failed, "what the configuration names where it is wrong: "+wrong.Error())
+	}
+	return out, nil
+}
+
+func destroyFiles(out *control.Destroyed, paths []string) {
+	for _, path := range paths {
 		if err := keystore.Destroy(path); err != nil {
 			out.Failed = append(out.Failed, path+": "+err.Error())
 			continue
 		}
 		out.Files = append(out.Files, path)
 	}
-	a.slog.Warn("all keys are destroyed on an operator's order", "keys", out.Keys, "files", len(out.Files), "failed", len(out.Failed))
-	return out, err
 }
 
 // wipeConfig wipes the keys that the configuration holds, and counts them.

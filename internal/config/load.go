@@ -25,11 +25,31 @@ const (
 // *.yml files are merged in lexical order. It returns warnings beside the
 // configuration, and Errors, with everything that is wrong, in its place.
 func Load(path string, checks Checks) (*Config, []*problem.Problem, error) {
+	d := newDecoder()
+	if err := d.readAll(path); err != nil {
+		return nil, nil, err
+	}
+	return d.finish(&checks)
+}
+
+// Salvage reads what can be read of the configuration at path, without looking at
+// the files that it names: for who needs their names, whatever else is wrong. The
+// configuration is nil only where there is none.
+func Salvage(path string) (*Config, error) {
+	d := newDecoder()
+	if err := d.readAll(path); err != nil {
+		return nil, err
+	}
+	_, _, err := d.finish(nil)
+	return &d.cfg, err
+}
+
+// readAll decodes the file at path, or those of the directory.
+func (d *decoder) readAll(path string) error {
 	files, err := list(path)
 	if err != nil {
-		return nil, nil, problem.Errors{fileProblem(path, err)}
+		return problem.Errors{fileProblem(path, err)}
 	}
-	d := newDecoder()
 	total := 0
 	for _, name := range files {
 		data, err := readFile(name, syntax.MaxFileSize)
@@ -42,7 +62,7 @@ func Load(path string, checks Checks) (*Config, []*problem.Problem, error) {
 		}
 		d.parse(name, data)
 	}
-	return d.finish(&checks)
+	return nil
 }
 
 // Parse reads a configuration from memory. Relative paths in it start at the

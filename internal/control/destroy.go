@@ -47,9 +47,17 @@ func destroyKeys() Command {
 		},
 	}, func(ctx context.Context, g Gateway, _ Request) (Destroyed, error) {
 		d, err := g.DestroyKeys(ctx)
-		if err == nil && len(d.Failed) > 0 {
-			err = fmt.Errorf("%d files could not be destroyed: %v", len(d.Failed), d.Failed)
+		if err == nil {
+			err = d.Err()
 		}
 		return d, err
 	})
+}
+
+// Err says that something is not destroyed.
+func (d Destroyed) Err() error {
+	if len(d.Failed) == 0 {
+		return nil
+	}
+	return fmt.Errorf("not everything could be destroyed: %v", d.Failed)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -73,4 +74,64 @@ func TestDestroyKeys(t *testing.T) {
 	s.gwA.do("gateway", "on")
 	mustPing(t, s.hostA, net4in4.hostA, net4in4.hostB, 2)
 	s.tap.mustBeTight(t, "with new keys")
+}
+
+// TestDestroyKeysWithoutDaemon gives the order where no daemon runs: the files go, those
+// too that a configuration with errors names, and the gateway starts switched off.
+func TestDestroyKeysWithoutDaemon(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := func(name string) string { return filepath.Join(dir, name) }
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(file(name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gone := func(names ...string) {
+		t.Helper()
+		for _, name := range names {
+			if _, err := os.Lstat(file(name)); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	destroy := func(args ...string) (string, error) {
+		t.Helper()
+		out, err := exec.CommandContext(within(t, commandTimeout), program, append([]string{"destroy-keys", "--emergency"}, args...)...).CombinedOutput()
+		return string(out), err
+	}
+	conf := `gateway: { name: gw, state: state, control: sock }
+connections:
+  one:
+    local: { address: 192.0.2.1, auth: psk, psk-file: one.psk }
+    remote: { address: 192.0.2.2, auth: psk, psk-file: one.psk }
+    tunnels: { lan: { local: 10.1.0.0/16, remote: 10.2.0.0/16 } }
+  two:
+    version: gm
+    local: { address: 192.0.2.1, sign-cert: s.pem, sign-key: s.key, encrypt-cert: e.pem, encrypt-key: e.key }
+    remote: { address: 192.0.2.3, id: "CN=two", ca: root.pem }
+    tunnels: { lan: { local: 10.1.0.0/16, remote: 10.3.0.0/16 } }
+`
+	for _, broken := range []bool{false, true} {
+		for _, name := range []string{"one.psk", "s.key", "e.key"} {
+			write(name, "0x00112233445566778899aabbccddeeff")
+		}
+		text := conf
+		if broken {
+			text += "    lifetime: never\n"
+		}
+		write("caponier.yaml", text)
+		if out, err := destroy("--control", file("sock")); err == nil || !strings.Contains(out, "-c") {
+			t.Errorf("without a configuration: %v\n%s", err, out)
+		}
+		out, err := destroy("-c", file("caponier.yaml"))
+		if (err != nil) != broken || strings.Contains(out, "00112233") || broken && !strings.Contains(out, "never") {
+			t.Errorf("broken: %v: %v\n%s", broken, err, out)
+		}
+		gone("one.psk", "s.key", "e.key")
+		if _, err := os.Stat(file("state/switched-off.json")); err != nil {
+			t.Error(err)
+		}
+	}
 }
