@@ -68,21 +68,26 @@ func TestLab(t *testing.T) {
 	if left, _ := filepath.Glob("/run/netns/caponier-*"); len(left) > 0 {
 		t.Errorf("lab down leaves %v", left)
 	}
-	// The same by GM/T 0022.
 	if out, err := command("up", "--suite", "gn"); err == nil || !strings.Contains(out, `unknown suite "gn"`) {
 		t.Errorf("lab up with an unknown suite: %v\n%s", err, out)
 	}
-	if out, err := command("up", "--suite", "gm"); err != nil {
-		t.Fatalf("lab up --suite gm: %v\n%s", err, out)
+	if out, err := command("up", "--capture", "pcap"); err == nil || !strings.Contains(out, `"pcap"`) {
+		t.Errorf("lab up with an unknown capture: %v\n%s", err, out)
 	}
-	down = false
-	out, err = command("test")
-	if err != nil || strings.Contains(out, "FAIL") || strings.Count(out, "pass  ") < 7 {
-		t.Errorf("lab test by GM/T 0022: %v\n%s", err, out)
-	}
-	down = true
-	if out, err := command("down"); err != nil {
-		t.Fatalf("lab down: %v\n%s", err, out)
+	// The same by GM/T 0022, and with frames captured.
+	for _, words := range [][]string{{"--suite", "gm"}, {"--capture", "afpacket"}, {"--suite", "gm", "--capture", "afxdp"}} {
+		if out, err := command(append([]string{"up"}, words...)...); err != nil {
+			t.Fatalf("lab up %v: %v\n%s", words, err, out)
+		}
+		down = false
+		out, err = command("test")
+		if err != nil || strings.Contains(out, "FAIL") || strings.Count(out, "pass  ") < 7 {
+			t.Errorf("lab test after up %v: %v\n%s", words, err, out)
+		}
+		down = true
+		if out, err := command("down"); err != nil {
+			t.Fatalf("lab down: %v\n%s", err, out)
+		}
 	}
 	// Every process of the lab runs our binary.
 	links, _ := filepath.Glob("/proc/[0-9]*/exe")
