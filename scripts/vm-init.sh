@@ -23,7 +23,9 @@ vm_init() {
   # a minute.
   mkdir -p /run/modprobe.d
   echo install af_alg /bin/false >/run/modprobe.d/vm.conf
-  modprobe tun # its device must be there before it is opened
+  # The device of one must be there before it is opened; the other is waited for
+  # for ever when a link of its kind asks for it.
+  modprobe -a tun xfrm_interface
   ip link set lo up
   hostname caponier-vm
   export CAPONIER_VM="$image" # says to a test where it is

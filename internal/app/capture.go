@@ -43,6 +43,13 @@ func (a *app) Capture(ctx context.Context, name string, keys bool, emit func(con
 		return err
 	}
 	defer session.Close()
+	if a.kernel != nil {
+		stop, err := a.overhear(session)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
 	a.slog.Info("capture begins", "connection", name, "keys", keys)
 	defer func() { a.slog.Info("capture ends", "connection", name, "dropped", session.Dropped()) }()
 	// The first result says that the capture is under way.

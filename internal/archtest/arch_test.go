@@ -21,7 +21,7 @@ var floors = [][]string{
 	{"internal/vasm", "internal/sm/derive", "internal/sm/gen", "internal/sm", "internal/lanes/gen", "internal/lanes", "internal/suite/cbcmac", "internal/suite/modp", "internal/suite", "internal/cert", "internal/keystore"},
 	{"internal/drop", "internal/replay", "internal/aggfrag", "internal/esp", "internal/ah", "internal/ike/message", "internal/ike/isakmp", "internal/ike/keys", "internal/ike/v2/rules", "internal/ike/v2/conf", "internal/ike/step", "internal/ike/v2/fault", "internal/ike/v1/proposal", "internal/ike/v1", "internal/ike/v2", "internal/config/identity", "internal/config/problem", "internal/config/syntax", "internal/config", "internal/config/describe"},
 	{"internal/dataplane/kernel/xfrm", "internal/spd", "internal/sad", "internal/pki"},
-	{"internal/logging", "internal/netio", "internal/netio/frame", "internal/netio/afxdp", "internal/netio/afpacket", "internal/netio/nexthop", "internal/dataplane", "internal/capture", "internal/capture/pcapng", "internal/dataplane/dataplanetest", "internal/dataplane/userspace", "internal/dataplane/kernel", "internal/ike", "internal/host"},
+	{"internal/logging", "internal/netio", "internal/netio/frame", "internal/netio/afxdp", "internal/netio/afpacket", "internal/netio/overhear", "internal/netio/nexthop", "internal/dataplane", "internal/capture", "internal/capture/pcapng", "internal/dataplane/dataplanetest", "internal/dataplane/userspace", "internal/dataplane/kernel", "internal/ike", "internal/host"},
 	{"internal/control", "internal/manual", "internal/diagnose", "internal/lab/netns", "internal/netio/frame/frametest", "internal/lab", "internal/bench/plot", "internal/bench"},
 	{"internal/app"},
 	{"cmd/caponier"},

@@ -105,7 +105,8 @@ func Commands() []Command {
 			Short: "Write the packets of a connection to a file",
 			Long: "Shows the packets of a connection, or of all, as they pass: inner ones in clear,\n" +
 				"outer ones as ESP and IKE, until it is interrupted. Packets are left out, and\n" +
-				"counted, where the reader is too slow: none waits for it.\n\n" +
+				"counted, where the reader is too slow: none waits for it. With the kernel's data\n" +
+				"plane, inner packets are not shown.\n\n" +
 				"With --keys the keys come too, in the form of Wireshark's tables, also those of\n" +
 				"SAs that are set up meanwhile. Whoever has them reads the tunnels. The\n" +
 				"configuration has to allow it (gateway.capture-keys: allow).",

@@ -53,21 +53,27 @@ func (h *Host) setInterfaces(d Desired) error {
 	if err != nil {
 		return fmt.Errorf("host: read links: %w", err)
 	}
-	for name, index := range have {
+	for name, l := range have {
 		if want[name] == nil {
 			h.changes++
-			if err := h.link(unix.RTM_DELLINK, 0, index, 0, nil); err != nil {
+			if err := h.link(unix.RTM_DELLINK, 0, l.index, 0, nil); err != nil {
 				return fmt.Errorf("host: remove interface %s: %w", name, needsAdmin(err))
 			}
 		}
 	}
 	for name, x := range want {
-		if have[name] != 0 {
+		l, there := have[name]
+		if there && l.alias == x.Alias {
 			continue
 		}
 		h.changes++
-		if err := h.addInterface(name, x); err != nil {
-			return fmt.Errorf("host: add xfrm interface %s: %w", name, needsAdmin(err))
+		if !there {
+			if err := h.addInterface(name, x); err != nil {
+				return fmt.Errorf("host: add xfrm interface %s: %w", name, needsAdmin(err))
+			}
+		}
+		if err := h.nameInterface(name, x.Alias); err != nil {
+			return fmt.Errorf("host: name xfrm interface %s: %w", name, needsAdmin(err))
 		}
 	}
 	if len(want) == 0 {
@@ -79,23 +85,34 @@ func (h *Host) setInterfaces(d Desired) error {
 	}
 	h.xfrm = make(map[uint32]uint32, len(want))
 	for name, x := range want {
-		h.xfrm[x.ID] = have[name]
+		h.xfrm[x.ID] = have[name].index
 	}
 	return nil
 }
 
-// interfaces are the indexes of our xfrm interfaces by name.
-func (h *Host) interfaces() (map[string]uint32, error) {
+// ownLink is an xfrm interface of ours, as it is.
+type ownLink struct {
+	index uint32
+	alias string
+}
+
+// interfaces are our xfrm interfaces by name.
+func (h *Host) interfaces() (map[string]ownLink, error) {
 	links, err := h.route.Link.List()
 	if err != nil {
 		return nil, err
 	}
-	out := make(map[string]uint32)
+	out := make(map[string]ownLink)
 	for _, l := range links {
 		a := l.Attributes
-		if a != nil && a.Info != nil && a.Info.Kind == "xfrm" && strings.HasPrefix(a.Name, xfrmPrefix) {
-			out[a.Name] = l.Index
+		if a == nil || a.Info == nil || a.Info.Kind != "xfrm" || !strings.HasPrefix(a.Name, xfrmPrefix) {
+			continue
 		}
+		own := ownLink{index: l.Index}
+		if a.Alias != nil {
+			own.alias = *a.Alias
+		}
+		out[a.Name] = own
 	}
 	return out, nil
 }
@@ -103,7 +120,6 @@ func (h *Host) interfaces() (map[string]uint32, error) {
 func (h *Host) addInterface(name string, x *Interface) error {
 	ae := netlink.NewAttributeEncoder()
 	ae.String(unix.IFLA_IFNAME, name)
-	ae.String(unix.IFLA_IFALIAS, x.Alias)
 	if h.opts.MTU != 0 {
 		ae.Uint32(unix.IFLA_MTU, uint32(h.opts.MTU))
 	}
@@ -126,6 +142,19 @@ func (h *Host) addInterface(name string, x *Interface) error {
 		return fmt.Errorf("this kernel has no xfrm interfaces: they need CONFIG_XFRM_INTERFACE or module xfrm_interface (Linux 4.19): %w", err)
 	}
 	return err
+}
+
+// nameInterface says beside an interface's name whose it is. The kernel takes that
+// of one that exists alone.
+func (h *Host) nameInterface(name, alias string) error {
+	ae := netlink.NewAttributeEncoder()
+	ae.String(unix.IFLA_IFNAME, name)
+	ae.String(unix.IFLA_IFALIAS, alias)
+	attrs, err := ae.Encode()
+	if err != nil {
+		return err
+	}
+	return h.link(unix.RTM_SETLINK, 0, 0, 0, attrs)
 }
 
 // CheckInterfaces reports whether the kernel has xfrm interfaces, by one that it

@@ -14,6 +14,8 @@ type CaponierConfig struct {
 	PSK string
 	// DataPlane is the word for it; empty for the default.
 	DataPlane string
+	// XfrmInterfaces gives each connection one, on the kernel's data plane.
+	XfrmInterfaces bool
 }
 
 // PSKFile is the path for Party.PSKFile.
@@ -67,6 +69,9 @@ func (c CaponierConfig) write(dir string) error {
 	gateway := map[string]any{"state": "state", "control": controlSocket, "log": map[string]string{"level": "debug"}}
 	if c.DataPlane != "" {
 		gateway["dataplane"] = c.DataPlane
+	}
+	if c.XfrmInterfaces {
+		gateway["xfrm-interfaces"] = "yes"
 	}
 	conf, err := json.MarshalIndent(map[string]any{"gateway": gateway, "connections": c.Connections}, "", "  ")
 	if err != nil {

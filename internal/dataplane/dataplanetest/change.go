@@ -71,6 +71,50 @@ func testPolicyOrder(t *testing.T, l *link) {
 	l.expectNone(1)
 }
 
+// testSeveralSelectors has an SA for some of the networks on each side, between
+// which packets pass in both directions. The other gateway would send and take
+// more: what is outside of the SA's selectors is not taken.
+func testSeveralSelectors(t *testing.T, l *link) {
+	within := func(side int) []ipsec.Selector {
+		var list []ipsec.Selector
+		for _, third := range []byte{1, 3, 4} {
+			a := net4[side].Addr().As4()
+			a[2] = third
+			list = append(list, ipsec.FromPrefix(netip.PrefixFrom(netip.AddrFrom4(a), 24)))
+		}
+		return list
+	}
+	narrow := protect(1, false)
+	narrow.Local, narrow.Remote = within(1), within(0)
+	rest := protect(1, false)
+	rest.Name, rest.Action, rest.Priority = "rest", ipsec.Discard, -1
+	l.policies(0, protect(0, false))
+	l.policies(1, narrow, rest)
+	some := func(sa *ipsec.SA) { sa.LocalTS, sa.RemoteTS = within(1), within(0) }
+	l.add(1, ipsec.In, spi+1, some)
+	l.add(1, ipsec.Out, spi, some)
+	l.add(0, ipsec.In, spi, nil)
+	l.add(0, ipsec.Out, spi+1, nil)
+	at := func(side int, third byte) netip.Addr {
+		a := net4[side].Addr().As4()
+		a[2], a[3] = third, 5
+		return netip.AddrFrom4(a)
+	}
+	for side := range 2 {
+		for src := byte(1); src <= 5; src++ {
+			for dst := byte(1); dst <= 5; dst++ {
+				b := newPacketBetween(at(side, src), at(1-side, dst))
+				l.send(side, b)
+				// Those of before, which are not to arrive, would arrive first.
+				if src != 2 && src != 5 && dst != 2 && dst != 5 {
+					l.expect(1-side, b)
+				}
+			}
+		}
+		l.expectNone(1 - side)
+	}
+}
+
 // testLife replaces the SAs of a tunnel again and again under continuous
 // traffic, as rekeying does.
 func testLife(t *testing.T, l *link) {

@@ -317,12 +317,10 @@ func newPacket(side int, v6 bool, n int) []byte {
 	return b
 }
 
-// newPacketTo is a packet of newPacket over IPv4 to somebody else.
-func newPacketTo(side int, dst netip.Addr) []byte {
-	b := newPacket(side, false, 0)
-	packet.PutIPv4(b, &packet.IPv4Header{
-		Src: host(net4[side]), Dst: dst, TotalLen: len(b), TTL: 64, Protocol: packet.ProtocolUDP,
-	})
+// newPacketBetween is a packet of newPacket over IPv4 between others.
+func newPacketBetween(src, dst netip.Addr) []byte {
+	b := newPacket(0, false, 0)
+	packet.PutIPv4(b, &packet.IPv4Header{Src: src, Dst: dst, TotalLen: len(b), TTL: 64, Protocol: packet.ProtocolUDP})
 	return b
 }
 

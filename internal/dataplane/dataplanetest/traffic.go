@@ -21,6 +21,7 @@ var trafficTests = map[string]func(*testing.T, *link){
 	"a changed packet is dropped":               testIntegrity,
 	"an unknown SPI is dropped":                 testUnknownSPI,
 	"selectors of the very SA are checked":      testSelectors,
+	"an SA has several selectors on each side":  testSeveralSelectors,
 	"the newest SA carries, none is lost":       testRekey,
 	"the one added last carries":                testAddedLast,
 	"first use is told once":                    testFirstUse,
@@ -180,7 +181,7 @@ func testAcquire(t *testing.T, l *link) {
 	for n := range flood {
 		l.send(0, newPacket(0, false, n))
 	}
-	l.send(0, newPacketTo(0, last.Remote[0].First))
+	l.send(0, newPacketBetween(host(net4[0]), last.Remote[0].First))
 	event[ipsec.Acquire](l, 0)
 	l.counter(0, "policy-discard", 1)
 	first, end := 0, l.gw[0].KeepsFirst

@@ -257,6 +257,17 @@ func (p *Plane) inherit(sa *ipsec.SA) {
 	}
 }
 
+// Owner says whose SA it is; ok is false where it is none of the plane's.
+func (p *Plane) Owner(id ipsec.SAID) (connection, tunnel string, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e := p.sas[id]
+	if e == nil {
+		return "", "", false
+	}
+	return e.sa.Connection, e.sa.Tunnel, true
+}
+
 // Changed says that outbound SAs came or went since it was last read.
 func (p *Plane) Changed() <-chan struct{} { return p.changed }
 

@@ -1,7 +1,9 @@
 package kernel
 
 import (
+	"bytes"
 	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -205,12 +207,58 @@ func TestOverrunIsNoticed(t *testing.T) {
 
 func TestUnreadableMessagesAreCounted(t *testing.T) {
 	p := newPlane(t, newNamespace(t))
+	var log bytes.Buffer
+	p.log = slog.New(slog.NewTextHandler(&log, nil))
 	for _, kind := range []uint16{xfrm.MsgAcquire, xfrm.MsgExpire, xfrm.MsgMapping, xfrm.MsgPolExpire, xfrm.MsgMigrate, xfrm.MsgDelSA, xfrm.MsgDelPolicy} {
 		p.notice(netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(kind)}, Data: []byte{1, 2, 3}})
 	}
 	if n := p.Counters()["netlink-unread"]; n != 7 {
 		t.Errorf("%d unread messages counted, want 7", n)
 	}
+	if n := strings.Count(log.String(), "cannot read"); n != 1 {
+		t.Errorf("they are logged %d times, want once:\n%s", n, &log)
+	}
+}
+
+// A datagram of netlink is taken apart, however it lies about its lengths.
+func TestMessagesOfADatagram(t *testing.T) {
+	message := func(kind uint16, payload ...byte) []byte {
+		b := append(make([]byte, headerLen), payload...)
+		putHeader(b, kind, netlink.Multi, 7, 9)
+		return append(b, make([]byte, (4-len(b)%4)%4)...)
+	}
+	whole := append(message(xfrm.MsgNewSA, 1, 2, 3), message(xfrm.MsgDelSA, 4)...)
+	for n := range len(whole) + 1 {
+		var kinds []uint16
+		err := eachMessage(whole[:n], func(m netlink.Message) {
+			kinds = append(kinds, uint16(m.Header.Type))
+			if m.Header.Sequence != 7 || m.Header.PID != 9 || m.Header.Flags != netlink.Multi || len(m.Data) == 0 {
+				t.Errorf("%d octets: %+v", n, m)
+			}
+		})
+		const first, second = headerLen + 3, headerLen + 4 + headerLen + 1 // without padding
+		want := []uint16{xfrm.MsgNewSA, xfrm.MsgDelSA}[:min(n/first, 1)+min(n/second, 1)]
+		complete := n == 0 || n == first || n == first+1 || n >= second
+		if !slices.Equal(kinds, want) || (err == nil) != complete {
+			t.Errorf("%d octets: messages %v, want %v; %v", n, kinds, want, err)
+		}
+	}
+	tooLong := message(xfrm.MsgNewSA, 1)
+	tooLong[0] = 200
+	if err := eachMessage(tooLong, func(netlink.Message) { t.Error("a message that is not there") }); !errors.Is(err, xfrm.ErrShort) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func FuzzDatagram(f *testing.F) {
+	refused := make([]byte, headerLen+4+headerLen+12)
+	putHeader(refused, uint16(netlink.Error), 0x200, 1, 2)
+	copy(refused[headerLen:], []byte{0xef, 0xff, 0xff, 0xff, headerLen})
+	copy(refused[headerLen+4+headerLen:], []byte{9, 0, 1, 0, 'w', 'h', 'y', '?'})
+	f.Add(refused)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_ = eachMessage(b, func(m netlink.Message) { _ = refusal(m) })
+	})
 }
 
 func TestEventsAreOfOursOnly(t *testing.T) {
