@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -130,12 +132,38 @@ func TestXfrmInterface(t *testing.T) {
 	}
 }
 
+// overheard has caponier itself capture ESP of both directions, which the kernel
+// carries.
+func overheard(t *testing.T, n *interop.Network, near *interop.Caponier) {
+	t.Helper()
+	c := &interop.Capture{File: filepath.Join(t.TempDir(), "esp.pcapng")}
+	cmd := n.A.Gateway.Command(t.Context(), os.Getenv(interop.ProgramVariable), "--control", filepath.Join(near.Dir, "control"),
+		"capture", "peer", "--count", "2", "-o", c.File)
+	ended := make(chan error, 1)
+	must(t, cmd.Start())
+	go func() { ended <- cmd.Wait() }()
+	interop.Eventually(t, 20*time.Second, "capture", func() bool { _, err := os.Stat(c.File); return err == nil })
+	interop.Ping(t, n.A.Host, n.B.HostAddr())
+	select {
+	case err := <-ended:
+		must(t, err)
+	case <-time.After(time.Minute):
+		t.Fatal("caponier capture shows no ESP")
+	}
+	for _, direction := range []string{"src", "dst"} {
+		if len(c.Packets(t, fmt.Sprintf("esp and %s %s", direction, n.A.Outside))) == 0 {
+			t.Errorf("a capture of caponier has no ESP with %s %s", direction, n.A.Outside)
+		}
+	}
+}
+
 // TestKilledKernelGateway kills a gateway whose packets the kernel carries, looks
 // what passes, and starts it again.
 func TestKilledKernelGateway(t *testing.T) {
 	n := interop.NewNetwork(t)
 	near, far := pairOf(t, n, "start", false)
 	interop.Eventually(t, time.Minute, "tunnel", func() bool { return interop.Reaches(t, n.A.Host, n.B.HostAddr()) })
+	overheard(t, n, near)
 	near.Crash(t)
 
 	wire := interop.StartCapture(t, n.A.Gateway, interop.Outside)
