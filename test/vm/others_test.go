@@ -97,10 +97,9 @@ func (p *peering) startLibreswan(t *testing.T, n *interop.Network, a authority) 
 		lines = append(lines, "encapsulation=yes")
 	}
 	algorithms := map[string]string{
-		gcm: "esp=aes_gcm256", "aes256-sha256-x25519": "esp=aes256-sha2_256",
-		"sha256-x25519": "ah=sha2_256", "sha512-x25519": "ah=sha2_512",
+		gcm: "aes_gcm256", "aes256-sha256-x25519": "aes256-sha2_256", ahMAC: "sha2_256", "sha512-x25519": "sha2_512",
 	}
-	lines = append(lines, algorithms[p.words])
+	lines = append(lines, "phase2="+p.protocol().String(), "phase2alg="+algorithms[p.words])
 	c := interop.LibreswanConfig{}
 	if a == "" {
 		c.PSK = peerSecret

@@ -295,6 +295,9 @@ func (p *peering) caponier(n *interop.Network, a authority) interop.CaponierConf
 	if a != "" {
 		local = interop.Party{Address: local.Address, ID: caponierID, Cert: a.path("caponier.pem"), Key: a.path("caponier.key")}
 		remote = interop.Party{Address: remote.Address, ID: peerID, CA: a.path("rootca.pem")}
+		if p.key == pki.RSA3072 && p.peer == libreswan {
+			local.Signature = "rsa-pss" // it takes no other from those who know RFC 7427
+		}
 	}
 	tunnels := make(map[string]interop.Tunnel)
 	for _, c := range p.children(n) {
@@ -415,9 +418,10 @@ func (r *negotiated) paths() [][2]place {
 // exercise sends packets of all sizes, which all arrive.
 func (r *negotiated) exercise(t *testing.T) {
 	t.Helper()
+	hidden := r.nat && r.mode == ipsec.Transport // the peer does not know caponier's own address
 	for _, path := range r.paths() {
 		a, b := path[0], path[1]
-		if !r.nat {
+		if !hidden {
 			there, back := exchange(a, b)
 			if there != nil || back != nil {
 				t.Fatalf("from caponier's %s: %v; to it: %v", a.addr, there, back)
@@ -425,7 +429,7 @@ func (r *negotiated) exercise(t *testing.T) {
 		}
 		// A host learns the path MTU from the first packet that is too long.
 		_, _ = a.in.Run(t.Context(), "ping", "-n", "-c", "1", "-W", "1", "-s", "1452", b.addr.String())
-		if !r.nat {
+		if !hidden {
 			_, _ = b.in.Run(t.Context(), "ping", "-n", "-c", "1", "-W", "1", "-s", "1452", a.addr.String())
 		}
 		for _, size := range []int{56, 1300, 4000} {
@@ -440,7 +444,7 @@ func (r *negotiated) exercise(t *testing.T) {
 func (r *negotiated) replaceAll(t *testing.T) {
 	t.Helper()
 	for _, by := range []string{caponierName, r.peer} {
-		unknown := r.near.Counter(t, "sa-not-found")
+		unknown, halfway := r.near.Counter(t, "sa-not-found"), r.halfway(t)
 		var streams []*interop.Stream
 		for i, path := range r.paths() {
 			from, to := path[i%2], path[1-i%2]
@@ -457,14 +461,31 @@ func (r *negotiated) replaceAll(t *testing.T) {
 				t.Errorf("only %d packets were sent", sent)
 			}
 		}
-		early := 0
+		known := r.halfway(t) - halfway
 		if by == caponierName && r.peer == libreswan {
-			early = int(r.near.Counter(t, "sa-not-found") - unknown)
+			known += int(r.near.Counter(t, "sa-not-found") - unknown)
 		}
-		if total > early {
-			t.Errorf("while %s replaced the SAs, %d packets were lost, of which %d came before their SA", by, total, early)
+		if total > known {
+			t.Errorf("while %s replaced the SAs, %d packets were lost, for %d of which the reason is known", by, total, known)
 		}
 	}
+}
+
+// halfway counts the packets of both kernels whose SA was removed when they were
+// about to be sealed with it, which the kernel then drops.
+func (r *negotiated) halfway(t *testing.T) (n int) {
+	t.Helper()
+	for _, s := range []*interop.Site{r.net.A, r.net.B} {
+		out, err := s.Gateway.Run(t.Context(), "cat", "/proc/net/xfrm_stat")
+		must(t, err)
+		_, after, ok := strings.Cut(out, "XfrmOutStateInvalid")
+		var count int
+		if _, err := fmt.Sscan(after, &count); !ok || err != nil {
+			t.Fatalf("the counters of the kernel are %s", out)
+		}
+		n += count
+	}
+	return n
 }
 
 // replaceChild has one end replace one CHILD SA. All others stay.
