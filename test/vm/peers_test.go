@@ -451,6 +451,9 @@ func (r *negotiated) replaceAll(t *testing.T) {
 			streams = append(streams, interop.StartStream(t, from.in, to.in, to.addr))
 		}
 		for _, c := range r.children {
+			if by == libreswan && r.ah {
+				continue // it would delete the old SA as one of ESP with SPI 0, which there is not
+			}
 			r.replaceChild(t, by, c.name)
 		}
 		r.replaceIKE(t, by)

@@ -147,6 +147,9 @@ seal with an SA in the moment when that is removed (`+"`XfrmOutStateInvalid`"+`)
 before the answer is on its way that caponier needs to open it, which RFC 7296, Section 2.8, warns of: when caponier replaces a CHILD SA,
 packets are lost that arrive in that moment (`+"`sa-not-found`"+`).
 
+Libreswan does not replace CHILD SAs of AH here: version 4.10 then deletes the old one as if it were of ESP and had SPI 0, and so keeps
+it. caponier replaces them.
+
 | peer | caponier's plane | between | mode | protocol | algorithms | authentication | caponier is | result |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 `, swan, pluto, len(datagramSizes))
