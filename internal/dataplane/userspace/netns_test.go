@@ -43,6 +43,8 @@ type lab struct {
 	fit     ipsec.Fit
 	share   ipsec.AggfragSA
 
+	unwatch func() // ends looking at the wire, which costs who sends
+
 	mu       sync.Mutex
 	seen     map[string]int // what was on the wire between the gateways
 	tooBig   int
@@ -90,7 +92,8 @@ func newLab(t testing.TB) *lab {
 	}
 	capture, err := l.gws[0].Watch(l.see)
 	must(err)
-	t.Cleanup(func() { capture.Close() })
+	l.unwatch = sync.OnceFunc(func() { capture.Close() })
+	t.Cleanup(l.unwatch)
 	return l
 }
 
