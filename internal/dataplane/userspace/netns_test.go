@@ -440,7 +440,11 @@ func TestTwoGateways(t *testing.T) {
 			if c.capture != "" {
 				for i := range l.plane {
 					n := l.plane[i].Counters()
-					if n["frames-sent"] < 300 || n["frames-by-kernel"] > n["frames-sent"]/4 || n["frames-unsent"] != 0 || n["frames-foreign"] != 0 {
+					carried := n["frames-sent"] >= 300 && n["frames-by-kernel"] <= n["frames-sent"]/4
+					if c.capture == "afxdp" { // what travels as one leaves by the kernel
+						carried = n["frames-sent"] > 0 && n["xdp-inner"]+n["xdp-outer"] > 200
+					}
+					if !carried || n["frames-unsent"] != 0 || n["frames-foreign"] != 0 {
 						t.Errorf("gateway %d: %v", i, n)
 					}
 				}

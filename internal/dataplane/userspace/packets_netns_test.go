@@ -32,11 +32,6 @@ func BenchmarkPackets(b *testing.B) {
 				}
 				l.unwatch()
 				l.packets(b, "10.2.0.2:9000", offered == "carried")
-				if l.capture != "" {
-					if n := l.plane[0].Counters(); n["frames-sent"] < n["frames-by-kernel"] {
-						b.Errorf("%d frames sent, %d by the kernel", n["frames-sent"], n["frames-by-kernel"])
-					}
-				}
 			})
 		}
 	}

@@ -20,7 +20,10 @@ type Mode int
 
 // The modes.
 const (
-	// Auto is native where the driver can, and generic elsewhere.
+	// Auto is native where the driver can, and generic elsewhere. It is generic on a
+	// veth pair as well: there every frame is a buffer of the kernel's already, which
+	// the native mode has to copy, and it would keep the other end from sending
+	// packets of a flow as one, which are longer than a chunk and pass.
 	Auto Mode = iota
 	// Native is in the driver, before the kernel has made anything of a frame.
 	Native

@@ -1,6 +1,7 @@
 package frame
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"net"
@@ -30,6 +31,7 @@ const (
 	writerFrames = 256
 	recentWays   = 64 // a power of two
 	maxTrain     = 64 // datagrams (UDP_MAX_SEGMENTS of older kernels)
+	worthTrain   = 4  // datagrams for which the kernel's way with trains costs less than frames
 )
 
 // frameHeaders is the longest of what is put before ESP: Ethernet with a tag, IPv6
@@ -74,8 +76,9 @@ func newWriter(h *Hub, k WriterKind, lane int, fallback netio.Writer) *Writer {
 	}
 }
 
-// Joins implements netio.Joiner: what the sockets of all ports and the fallback
-// take.
+// Joins implements netio.Joiner: what the fallback takes, and the sockets that take
+// anything joined. What a socket does not take goes by the fallback, where joined
+// packets cost less than frames one by one.
 func (w *Writer) Joins() (tcp, udp bool) {
 	j, ok := w.fallback.(netio.Joiner)
 	if !ok {
@@ -83,12 +86,10 @@ func (w *Writer) Joins() (tcp, udp bool) {
 	}
 	tcp, udp = j.Joins()
 	for _, p := range w.hub.ports {
-		j, ok := w.socket(p).(Joiner)
-		if !ok {
-			return false, false
+		if j, ok := w.socket(p).(Joiner); ok {
+			t, u := j.Joins()
+			tcp, udp = tcp && t, udp && u
 		}
-		t, u := j.Joins()
-		tcp, udp = tcp && t, udp && u
 	}
 	return tcp, udp
 }
@@ -101,6 +102,7 @@ func (w *Writer) socket(p *Port) Socket { return p.Queues[w.lane%len(p.Queues)] 
 func (w *Writer) WriteBatch(pkts []netio.Packet) (int, error) {
 	w.rest, w.frames, w.pieces, w.used, w.port = w.rest[:0], w.frames[:0], w.pieces[:0], 0, nil
 	sent := 0
+	var last error
 	for i := 0; i < len(pkts); {
 		n, ok := 1, false
 		if w.kind == Deliver {
@@ -108,22 +110,31 @@ func (w *Writer) WriteBatch(pkts []netio.Packet) (int, error) {
 		} else {
 			n, ok = w.seal(pkts[i:])
 		}
+		// Only one of the two ways has something that waits, so that packets leave
+		// in their order.
 		if ok {
 			sent += n
+			last = cmp.Or(w.fall(), last)
 		} else {
+			w.flush()
 			w.rest = append(w.rest, pkts[i:i+n]...)
 		}
 		i += n
 	}
 	w.flush()
 	w.hub.counters.framed.Add(uint64(sent))
-	return len(pkts), w.fall()
+	return len(pkts), cmp.Or(w.fall(), last)
 }
 
 // fall gives to the fallback what is left over, and returns its last error.
 func (w *Writer) fall() (last error) {
+	if len(w.rest) == 0 {
+		return nil
+	}
 	w.hub.counters.fellBack.Add(uint64(len(w.rest)))
-	for rest := w.rest; len(rest) > 0; {
+	rest := w.rest
+	w.rest = w.rest[:0]
+	for len(rest) > 0 {
 		if w.fallback == nil {
 			w.hub.counters.unsent.Add(uint64(len(rest)))
 			return last
@@ -189,6 +200,9 @@ func (w *Writer) deliver(p *netio.Packet) bool {
 	}
 	way, mac, ok := w.way(pair)
 	if !ok || w.longest(p) > way.MTU {
+		return false
+	}
+	if p.Segment != 0 && !w.joiner(way) {
 		return false
 	}
 	h := Header{Dst: mac, Src: way.Src, Tagged: way.Tagged, VLAN: way.VLAN, Type: typeOf(b)}
@@ -287,7 +301,13 @@ func (w *Writer) seal(pkts []netio.Packet) (int, bool) {
 	if head+p.Len > way.MTU {
 		return 1, false
 	}
-	n := w.train(pkts, way)
+	n := w.train(pkts)
+	if n > 1 && !w.joinsUDP(way) {
+		if n >= worthTrain && w.fallback != nil {
+			return n, false
+		}
+		n = 1
+	}
 	f, ok := w.make(way, h.Size()+head+p.Len)
 	if !ok {
 		return 1, false
@@ -308,20 +328,33 @@ func (w *Writer) seal(pkts []netio.Packet) (int, bool) {
 	return n, true
 }
 
-// train returns how many datagrams at the start of pkts can travel as one.
-func (w *Writer) train(pkts []netio.Packet, way *Way) int {
-	if w.kind != SealedUDP {
-		return 1
-	}
+// joiner reports whether the socket of the way takes joined packets.
+func (w *Writer) joiner(way *Way) bool {
 	port := w.hub.ports[way.Port]
 	if port == nil {
-		return 1
+		return false
+	}
+	_, ok := w.socket(port).(Joiner)
+	return ok
+}
+
+// joinsUDP reports whether the socket of the way takes trains of datagrams.
+func (w *Writer) joinsUDP(way *Way) bool {
+	port := w.hub.ports[way.Port]
+	if port == nil {
+		return false
 	}
 	j, ok := w.socket(port).(Joiner)
 	if !ok {
-		return 1
+		return false
 	}
-	if _, udp := j.Joins(); !udp {
+	_, udp := j.Joins()
+	return udp
+}
+
+// train returns how many datagrams at the start of pkts can travel as one.
+func (w *Writer) train(pkts []netio.Packet) int {
+	if w.kind != SealedUDP {
 		return 1
 	}
 	first := &pkts[0]
