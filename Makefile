@@ -44,6 +44,7 @@ lint: ## golangci-lint with .golangci.yml
 .PHONY: test-unit
 test-unit: ## unit tests as built for release, in random order, with the allocation tests
 	go test -shuffle on $$(go list ./... | grep -v caponier/test/)
+	GODEBUG=cpu.avx512f=off go test ./internal/lanes ./internal/suite ./internal/esp # without lanes, as on other processors
 
 .PHONY: test-race
 test-race: ## unit tests under the race detector
