@@ -6,6 +6,7 @@
 package kernel
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -47,4 +48,31 @@ func TestStatesServePolicies(t *testing.T) {
 		t.Fatal(err)
 	}
 	shows("action block")
+}
+
+// An SA that cannot have its policies is not left in the kernel: somebody else's
+// policy is in the very place of one that it needs.
+func TestNothingIsHalfInstalled(t *testing.T) {
+	ns := newNamespace(t)
+	p := newPlane(t, ns)
+	set(t, p, lan(true))
+	ipText(t, ns, "xfrm", "policy", "add", "src", "10.1.9.0/24", "dst", "10.2.0.0/16", "dir", "out", "priority", "99999999")
+	before := policiesOf(t, ns)
+	sa := espSA(ipsec.Out, 0x1000)
+	sa.LocalTS = selectors("10.1.9.0/24")
+	err := p.AddSA(sa)
+	if _, is := errors.AsType[*ForeignError](err); !is {
+		t.Errorf("got %v", err)
+	}
+	if states := ipText(t, ns, "xfrm", "state"); strings.Contains(states, "proto esp") || len(p.SAs()) != 0 {
+		t.Errorf("a state is left: %s", states)
+	}
+	if after := policiesOf(t, ns); !slices.Equal(before, after) {
+		t.Errorf("policies changed: %v", after)
+	}
+	// Where it goes, the SA comes.
+	ipText(t, ns, "xfrm", "policy", "delete", "src", "10.1.9.0/24", "dst", "10.2.0.0/16", "dir", "out")
+	if err := p.AddSA(sa); err != nil {
+		t.Error(err)
+	}
 }
