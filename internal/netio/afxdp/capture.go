@@ -20,14 +20,14 @@ type Mode int
 
 // The modes.
 const (
-	// Auto is native where the driver can, and generic elsewhere. It is generic on a
-	// veth pair as well: there every frame is a buffer of the kernel's already, which
-	// the native mode has to copy, and it would keep the other end from sending
-	// packets of a flow as one, which are longer than a chunk and pass.
+	// Auto is native: the generic mode is never chosen unasked.
 	Auto Mode = iota
 	// Native is in the driver, before the kernel has made anything of a frame.
 	Native
-	// Generic is behind the driver, with a copy of each frame: any interface can.
+	// Generic is behind the driver, with a copy of each frame: any interface can. But
+	// the kernel may have joined packets before, and a program does not see that: it
+	// takes a short train of datagrams for one. It is for interfaces where nothing is
+	// joined.
 	Generic
 )
 
@@ -233,23 +233,17 @@ func (c *Capture) Close() error {
 	return errors.Join(errs...)
 }
 
-// attach puts the program on an interface, natively where that is asked for or
-// possible.
+// attach puts the program on an interface.
 func attach(p *ebpf.Program, index int, want Mode) (link.Link, Mode, error) {
-	if want != Generic {
-		l, err := link.AttachXDP(link.XDPOptions{Program: p, Interface: index, Flags: link.XDPDriverMode})
-		if err == nil {
-			return l, Native, nil
-		}
-		if want == Native || taken(err) {
-			return nil, 0, refused(err)
-		}
+	flags, mode := link.XDPDriverMode, Native
+	if want == Generic {
+		flags, mode = link.XDPGenericMode, Generic
 	}
-	l, err := link.AttachXDP(link.XDPOptions{Program: p, Interface: index, Flags: link.XDPGenericMode})
+	l, err := link.AttachXDP(link.XDPOptions{Program: p, Interface: index, Flags: flags})
 	if err != nil {
 		return nil, 0, refused(err)
 	}
-	return l, Generic, nil
+	return l, mode, nil
 }
 
 func taken(err error) bool { return errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) }
@@ -259,7 +253,7 @@ func refused(err error) error {
 	case taken(err):
 		return fmt.Errorf("another XDP program is on the interface (`ip link` shows it): take it off, or capture otherwise: %w", err)
 	case errors.Is(err, unix.ERANGE), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP):
-		return fmt.Errorf("the driver does not run the program, or not with this MTU: %w", err)
+		return fmt.Errorf("the driver does not run XDP programs, or not with this MTU: capture by afpacket: %w", err)
 	default:
 		return needs(fmt.Errorf("attach the program: %w", err), "CAP_NET_ADMIN and CAP_BPF")
 	}

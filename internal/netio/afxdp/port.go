@@ -56,9 +56,6 @@ func openPort(name string, r *rules, o Options) (_ *port, err error) {
 	}, d.queues); err != nil {
 		return nil, err
 	}
-	if d.pair && o.Mode == Auto {
-		o.Mode = Generic
-	}
 	if p.link, p.mode, err = attach(p.program, p.index, o.Mode); err != nil {
 		return nil, err
 	}
@@ -161,7 +158,6 @@ type details struct {
 	queues  int  // that receive
 	strips  bool // it takes VLAN tags off
 	virtual bool // its frames may come from memory, with their checksums unfinished
-	pair    bool // it is one end of a pair in the kernel (veth)
 }
 
 // Requests and flags of linux/ethtool.h.
@@ -185,8 +181,7 @@ func inspect(name string) (details, error) {
 	}
 	defer unix.Close(fd)
 	if info, err := unix.IoctlGetEthtoolDrvinfo(fd, name); err == nil {
-		driver := unix.ByteSliceToString(info.Driver[:])
-		d.virtual, d.pair = virtualDrivers[driver], driver == "veth"
+		d.virtual = virtualDrivers[unix.ByteSliceToString(info.Driver[:])]
 	}
 	var channels struct{ cmd, maxRx, maxTx, maxOther, maxCombined, rx, tx, other, combined uint32 }
 	channels.cmd = ethtoolChannels
