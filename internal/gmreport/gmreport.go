@@ -45,7 +45,7 @@ func Clauses() []Clause {
 		{gmt0022, "version octet 0x11", Unsure, []string{"gm.TestVariants", "ike.TestVersionsApart"}, "0x10 of the edition of 2010 is understood"},
 		{gmt0022, "informational exchange, deletion, dead peers", Judged, []string{"gm.TestLife", "gm.TestPeerDeletesIKE", "v1.TestDeadPeer"}, ""},
 		{gmt0022, "retransmission, late, repeated and crossed messages", Tested, []string{"v1.TestEveryMessageLostOnce", "v1.TestEveryMessageTwice", "v1.TestChaos", "v1.TestCrossedQuickModes", "v1.TestCrossedLate"}, ""},
-		{gmt0022, "nothing secret in clear on the wire", Judged, []string{"gm.TestNothingInClear", "operations.TestGM"}, ""},
+		{gmt0022, "nothing secret in clear on the wire", Judged, []string{"gm.TestNothingInClear", "gm.TestWire", "operations.TestGM"}, ""},
 		{gmt0022, "ESP with SM4-CBC and HMAC-SM3", Judged, []string{"esp.TestSM4AgainstGMSM"}, "the length of the ICV is not negotiated: 32, 16 or 12 octets by configuration"},
 		{gmt0022, "ESP with SM4-GCM (edition of 2023)", Unsure, []string{"gm.TestVariants"}, "one source for its number, 130"},
 		{gmt0022, "AH with HMAC-SM3", Tested, []string{"gm.TestVariants"}, "no other implementation in reach carries it"},

@@ -158,7 +158,14 @@ type gateway struct {
 	events   []event     // what the peer has reported
 	sent     [][]byte
 	received [][]byte
+	wire     []passed
 	nextSPI  uint32
+}
+
+// passed is a message that has passed, ours or the peer's.
+type passed struct {
+	ours bool
+	raw  []byte
 }
 
 // start runs the peer, and makes a connection to it.
@@ -321,6 +328,7 @@ func (g *gateway) until(limit time.Duration, cond func() bool) bool {
 		select {
 		case r := <-g.in:
 			g.received = append(g.received, r.Raw)
+			g.wire = append(g.wire, passed{raw: r.Raw})
 			g.dispatch(r)
 		case e := <-g.reports:
 			if e.text("event") == "crash" {
@@ -366,6 +374,7 @@ func (g *gateway) perform(m *v1.Machine, a step.Action) {
 	switch a := a.(type) {
 	case step.Send:
 		g.sent = append(g.sent, bytes.Clone(a.Data))
+		g.wire = append(g.wire, passed{ours: true, raw: bytes.Clone(a.Data)})
 		g.write(a)
 	case step.Unwrap:
 		key, encoding, err := suite.SM2Decrypt(rand.Reader, g.encrypt, a.Ciphertext)
