@@ -81,7 +81,7 @@ func Picture() string {
   │ %-8[11]s ├───┤ %-8[12]s ╞═════════════╝              │  │ %-9[13]s │
   │ %-8[14]s │   │ %-8[15]s │ %-27[16]s└──┤ %-9[17]s │
   └──────────┘   └──────────┘                               └───────────┘
-  customer B          ═══ carries ESP and IKEv2 only
+  customer B          ═══ carries ESP and IKE only
 `,
 		a.Outside,
 		a.clientName(), a.gatewayName(), a.serverName(),
