@@ -15,6 +15,8 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
+
+	"github.com/emmansun/gmsm/sm2"
 )
 
 // Authentication methods of the AUTH payload that sign with a private key (IANA
@@ -96,7 +98,7 @@ func kindOf(pub crypto.PublicKey) keyKind {
 	case *rsa.PublicKey:
 		return keyRSA
 	case *ecdsa.PublicKey:
-		if IsSM2(pub) {
+		if sm2.IsSM2PublicKey(pub) {
 			return keySM2
 		}
 		return keyECDSA
@@ -255,7 +257,7 @@ func (s SignatureScheme) Sign(signer crypto.Signer, octets []byte) ([]byte, erro
 }
 
 func (s SignatureScheme) sign(signer crypto.Signer, octets []byte) ([]byte, error) {
-	if IsSM2(signer.Public()) {
+	if sm2.IsSM2PublicKey(signer.Public()) {
 		return SM2Sign(rand.Reader, signer, "", SM2Style{Encoding: SM2DER, Digest: SM2WithID}, octets)
 	}
 	input, err := digest(s.Hash, octets)

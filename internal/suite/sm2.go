@@ -60,9 +60,6 @@ const (
 	sm2MaxCiphertext = 1024
 )
 
-// IsSM2 reports whether a public key is one for SM2.
-func IsSM2(public crypto.PublicKey) bool { return sm2.IsSM2PublicKey(public) }
-
 func sm2Public(public crypto.PublicKey) (*ecdsa.PublicKey, error) {
 	k, ok := public.(*ecdsa.PublicKey)
 	if !ok || !sm2.IsSM2PublicKey(k) {

@@ -76,7 +76,7 @@ func TestSM2Signature(t *testing.T) {
 	if _, err := SM2Sign(rand.Reader, other, "", SM2Style{}, nil); !errors.Is(err, ErrSM2) {
 		t.Errorf("a key of another curve: %v", err)
 	}
-	if _, err := SM2Verify(&other.PublicKey, "", nil, nil); !errors.Is(err, ErrSM2) || IsSM2(&other.PublicKey) {
+	if _, err := SM2Verify(&other.PublicKey, "", nil, nil); !errors.Is(err, ErrSM2) || sm2.IsSM2PublicKey(&other.PublicKey) {
 		t.Errorf("a public key of another curve: %v", err)
 	}
 }
