@@ -71,7 +71,7 @@ func connection(gw *config.Gateway, c *config.Connection, creds *credentials, re
 		out.Children = append(out.Children, &v2.Child{
 			Name: t.Name, Mode: t.Mode, Protocol: t.Protocol, Local: t.Local, Remote: t.Remote,
 			Proposals: t.Proposals, ReqID: reqIDs[policyName(c.Name, t.Name)], ReplayWindow: t.ReplayWindow,
-			Outer: t.Outer, Fit: t.Fit, Aggfrag: t.Aggfrag,
+			Outer: t.Outer, Fit: t.Fit, Aggfrag: t.Aggfrag, Pace: t.Pace,
 			Lifetime: t.Lifetime, Start: t.Start == config.StartStart,
 		})
 	}

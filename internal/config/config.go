@@ -165,7 +165,8 @@ type Tunnel struct {
 	Outer         ipsec.Outer
 	Fit           ipsec.Fit
 	Aggfrag       ipsec.Aggfrag
-	ReqID         uint32 // 0: assigned, see ReqIDs
+	Pace          ipsec.Pace // the section iptfs
+	ReqID         uint32     // 0: assigned, see ReqIDs
 }
 
 // Policy is a shunt: traffic that is let through or dropped without IKE.

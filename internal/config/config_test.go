@@ -104,7 +104,8 @@ func TestParseFull(t *testing.T) {
 		{"start", lan.Start, StartTrap},
 		{"outer", lan.Outer, ipsec.Outer{DF: ipsec.ClearDF, DSCP: ipsec.DSCPBoth, NoECN: true}},
 		{"fit", lan.Fit, ipsec.Fit{MSS: 1200, Fragment: ipsec.FragmentAfter}},
-		{"aggfrag", lan.Aggfrag, ipsec.AggfragOn},
+		{"aggfrag", lan.Aggfrag, ipsec.AggfragRequired},
+		{"iptfs", lan.Pace, ipsec.Pace{Rate: 10_000, Size: 1400}},
 		{"protocol", lan.Protocol, ipsec.ESP},
 		{"selector", lan.Local[1].String(), "10.9.0.7/32:tcp/80"},
 		{"words", lan.ProposalWords, []string{"aes256gcm16-x25519"}},
@@ -162,7 +163,7 @@ func TestDiff(t *testing.T) {
 	}
 	for name, yaml := range map[string]string{
 		"same":   text,
-		"rekey":  replace("aes256gcm16-x25519]", "aes128gcm16-x25519]", "level: warn", "level: info"),
+		"rekey":  replace("aes256gcm16-x25519]", "aes128gcm16-x25519]", "level: warn", "level: info", "rate: 10M", "rate: 20M"),
 		"peer":   replace("192.0.2.2", "192.0.2.3", "dpd: 30s", "dpd: 1m", "workers: 2", "workers: 4"),
 		"rename": replace("legacy:", "other:", "      lan:", "      dmz:", "nothing-else", "nothing"),
 	} {
@@ -452,19 +453,20 @@ func TestDocument(t *testing.T) {
 		}
 	}
 	want := map[string][]string{
-		"the file":                      rows(rootKeys),
-		"gateway":                       rows(gatewayKeys),
-		"gateway.ike":                   rows(ikeKeys),
-		"gateway.log":                   rows(logKeys),
-		"connections.NAME":              rows(connectionKeys),
-		"connections.NAME.gm":           rows(gmKeys),
-		"connections.NAME.local":        rows(localKeys),
-		"connections.NAME.remote":       rows(remoteKeys),
-		"connections.NAME.tunnels.NAME": rows(tunnelKeys),
-		"policies":                      rows(policyKeys),
-		"manual":                        rows(manualKeys),
-		"manual.associations.NAME":      rows(associationKeys),
-		"manual.policies.NAME":          rows(manualPolicyKeys),
+		"the file":                            rows(rootKeys),
+		"gateway":                             rows(gatewayKeys),
+		"gateway.ike":                         rows(ikeKeys),
+		"gateway.log":                         rows(logKeys),
+		"connections.NAME":                    rows(connectionKeys),
+		"connections.NAME.gm":                 rows(gmKeys),
+		"connections.NAME.local":              rows(localKeys),
+		"connections.NAME.remote":             rows(remoteKeys),
+		"connections.NAME.tunnels.NAME":       rows(tunnelKeys),
+		"connections.NAME.tunnels.NAME.iptfs": rows(iptfsKeys),
+		"policies":                            rows(policyKeys),
+		"manual":                              rows(manualKeys),
+		"manual.associations.NAME":            rows(associationKeys),
+		"manual.policies.NAME":                rows(manualPolicyKeys),
 	}
 	for _, m := range []map[string][]string{want, documented} {
 		for _, r := range m {

@@ -52,18 +52,47 @@ func (d *decoder) interfaces(v *[]string, n *node, path string) {
 	})
 }
 
-// validateAggfrag checks that packets of the tunnel can share payloads.
+// iptfsKeys say at what rate a tunnel sends.
+var iptfsKeys = []key[ipsec.Pace]{
+	{
+		name: "rate", kind: "bit/s, with k, M or G", required: true, effect: EffectRekey,
+		set: func(d *decoder, v *ipsec.Pace, n *node, _ string) { d.rate(&v.Rate, n) },
+	},
+	{
+		name: "packet-size", kind: "number, 400 to 65535", implied: "what the way takes", effect: EffectRekey,
+		set: func(d *decoder, v *ipsec.Pace, n *node, _ string) { number(d, &v.Size, n, 400, 65535) },
+	},
+}
+
+// rate sets *v to a number of bits in a second.
+func (d *decoder) rate(v *ipsec.Rate, n *node) {
+	if text, ok := d.scalar(n); ok && v.UnmarshalText([]byte(text)) != nil {
+		d.errorf(n, "%q is not a rate from 8k to 100G, such as 10M", text)
+	}
+}
+
+// validateAggfrag checks that packets of the tunnel can share payloads. A constant
+// rate hides nothing where the peer may have the tunnel without it.
 func (d *decoder) validateAggfrag(c *Connection, t *Tunnel, path string) {
+	if t.Pace.Rate != 0 {
+		if !d.set(path) {
+			t.Aggfrag = ipsec.AggfragRequired
+		} else if t.Aggfrag != ipsec.AggfragRequired {
+			d.errorf(d.at(path), "iptfs needs aggfrag: required, which it implies: a peer without it would see the traffic as it is")
+			return
+		}
+		path = strings.TrimSuffix(path, "aggfrag") + "iptfs.rate"
+	}
 	switch {
 	case t.Aggfrag == ipsec.AggfragOff:
 	case c.Version == VersionGM:
-		d.errorf(d.at(path), "aggfrag is negotiated by IKEv2 alone")
+		d.errorf(d.at(path), "AGGFRAG mode is negotiated by IKEv2 alone")
 	case t.Mode == ipsec.Transport:
-		d.errorf(d.at(path), "aggfrag is for mode: tunnel alone (RFC 9347, Section 5.1)")
+		d.errorf(d.at(path), "AGGFRAG mode is for mode: tunnel alone (RFC 9347, Section 5.1)")
 	case t.Protocol != ipsec.ESP || t.WithAH:
-		d.errorf(d.at(path), "aggfrag is for protocol: esp alone: AH carries packets one by one")
+		d.errorf(d.at(path), "AGGFRAG mode is for protocol: esp alone: AH carries packets one by one")
 	case d.cfg.Gateway.DataPlane == DataPlaneKernel:
-		d.errorf(d.at(path), "aggfrag is for dataplane: userspace alone")
+		d.errorf(d.at(path), "AGGFRAG mode is for dataplane: userspace alone")
 	}
 }
 

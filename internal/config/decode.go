@@ -299,7 +299,7 @@ func word[T ~uint8](d *decoder, v *T, n *node, list wordList) {
 }
 
 // number sets *v to a decimal number from low to high.
-func number[T ~int | ~uint32 | ~uint64](d *decoder, v *T, n *node, low, high uint64) {
+func number[T ~int | ~uint16 | ~uint32 | ~uint64](d *decoder, v *T, n *node, low, high uint64) {
 	text, ok := d.scalar(n)
 	if !ok {
 		return
@@ -314,11 +314,7 @@ func number[T ~int | ~uint32 | ~uint64](d *decoder, v *T, n *node, low, high uin
 
 // mss sets *v to what "auto", "off" or a number says.
 func (d *decoder) mss(v *ipsec.MSS, n *node) {
-	text, ok := d.scalar(n)
-	if !ok {
-		return
-	}
-	if v.UnmarshalText([]byte(text)) != nil {
+	if text, ok := d.scalar(n); ok && v.UnmarshalText([]byte(text)) != nil {
 		d.errorf(n, "%q is neither auto, off nor a number of octets from %d to %d", text, ipsec.MinMSS, ipsec.MaxMSS)
 	}
 }

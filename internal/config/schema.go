@@ -412,6 +412,13 @@ func init() {
 			get: func(v *Tunnel) any { return v.Aggfrag },
 		},
 		{
+			name: "iptfs", kind: "section", section: true, effect: EffectRekey,
+			set: func(d *decoder, v *Tunnel, n *node, path string) {
+				decodeSection(d, n, path, iptfsKeys, &v.Pace, true)
+			},
+			get: func(v *Tunnel) any { return v.Pace },
+		},
+		{
 			name: "reqid", kind: "number", implied: "assigned", effect: EffectRenegotiate,
 			set: func(d *decoder, v *Tunnel, n *node, _ string) { number(d, &v.ReqID, n, 1, maxReqID) },
 			get: func(v *Tunnel) any { return v.ReqID },

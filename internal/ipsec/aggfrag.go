@@ -1,5 +1,10 @@
 package ipsec
 
+import (
+	"fmt"
+	"strconv"
+)
+
 // Aggfrag says whether a tunnel uses AGGFRAG mode, in which packets share the
 // payloads of ESP packets (RFC 9347).
 type Aggfrag uint8
@@ -34,4 +39,46 @@ type AggfragSA struct {
 	// Whole says that the peer does not put packets together that are spread over
 	// several payloads (RFC 9347, Section 5.1, the D flag).
 	Whole bool
+	// Pace says at what rate an outbound SA sends.
+	Pace Pace
+}
+
+// Pace is a constant rate to send at, whatever there is to send (RFC 9347, Section
+// 2.4.1). The zero value sends packets when they come.
+type Pace struct {
+	Rate Rate   // of outer packets; 0: none
+	Size uint16 // octets of each outer packet; 0, and too many: what the way takes
+}
+
+// Rate is a rate in kbit/s.
+type Rate uint32
+
+// maxRate is 100 Gbit/s.
+const maxRate = 100_000_000
+
+// Bits returns the rate in bit/s.
+func (r Rate) Bits() uint64 { return uint64(r) * 1000 }
+
+// UnmarshalText reads a number of bits in a second, with k, M or G for powers of
+// 1000.
+func (r *Rate) UnmarshalText(b []byte) error {
+	text := string(b)
+	digits, unit := text, uint64(0)
+	if n := len(text); n > 0 {
+		digits = text[:n-1]
+		switch text[n-1] {
+		case 'k':
+			unit = 1
+		case 'M':
+			unit = 1000
+		case 'G':
+			unit = 1000_000
+		}
+	}
+	x, err := strconv.ParseUint(digits, 10, 32)
+	if err != nil || unit == 0 || x*unit < 8 || x*unit > maxRate {
+		return fmt.Errorf("ipsec: %q is not a rate from 8k to 100G, such as 10M", text)
+	}
+	*r = Rate(x * unit)
+	return nil
 }

@@ -231,3 +231,18 @@ func FuzzParseSelector(f *testing.F) {
 		}
 	})
 }
+
+func TestRate(t *testing.T) {
+	for text, want := range map[string]Rate{"8k": 8, "64k": 64, "10M": 10_000, "100G": 100_000_000} {
+		var got Rate
+		if err := got.UnmarshalText([]byte(text)); got != want || err != nil || got.Bits() != uint64(want)*1000 {
+			t.Errorf("%s: %d, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "k", "7k", "8", "8000", "101G", "1T", "-1M", "1.5M", "4294967295G", "10 M"} {
+		var got Rate
+		if err := got.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q is %d", text, got)
+		}
+	}
+}

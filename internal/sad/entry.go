@@ -245,6 +245,7 @@ type Out struct {
 	path    path
 	fits    atomic.Int32 // octets of the longest inner packet or AGGFRAG payload that fits it
 	anyPort bool         // the selectors look at no port
+	paced   *paced       // nil but for a constant rate
 }
 
 // sealer seals the packets of an SA for one worker: one of the two is there.
@@ -286,6 +287,9 @@ func newOut(sa *ipsec.SA, now time.Time, workers int) (*Out, error) {
 	last := replay.MaxSequence(sa.ESN)
 	if sa.ESN {
 		last -= math.MaxUint32
+	}
+	if rate := sa.Aggfrag.Pace.Rate; sa.Aggfrag.On && rate != 0 {
+		out.paced = &paced{pace: aggfrag.NewPace(rate.Bits())}
 	}
 	out.anyPort = anyPort(sa.LocalTS) && anyPort(sa.RemoteTS)
 	out.first = sa.Sequence

@@ -41,6 +41,9 @@ func (o *Out) measure() {
 	if mtu := o.mtu(); mtu != 0 {
 		n = o.Longest(mtu)
 	}
+	if size := int(o.sa.Aggfrag.Pace.Size); size != 0 {
+		n = min(n, o.Longest(size))
+	}
 	o.fits.Store(int32(n))
 }
 

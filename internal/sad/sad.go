@@ -73,6 +73,8 @@ type DB struct {
 	out  shards[[]*Out] // by ReqID, the newest first
 	tick atomic.Uint64  // grows with each removal; see reclaim.go
 
+	paced atomic.Pointer[[]*Out] // SAs of a constant rate
+
 	mu       sync.Mutex // guards all below
 	ins      map[inKey]*In
 	outs     map[ipsec.SAID]*Out
@@ -177,6 +179,7 @@ func (db *DB) add(sa *ipsec.SA, now time.Time) error {
 			out.inherit(older[0])
 		}
 		out.measure()
+		db.setPaced(out, true)
 		db.lookAt(out.path.ends())
 		db.out.set(uint64(sa.ReqID), slices.Concat([]*Out{out}, older))
 	}
@@ -263,6 +266,7 @@ func (db *DB) remove(id ipsec.SAID) {
 	} else {
 		db.out.set(uint64(out.sa.ReqID), rest)
 	}
+	db.setPaced(out, false)
 	db.retire(out)
 }
 

@@ -14,23 +14,7 @@ import (
 func TestAggfragBetweenGateways(t *testing.T) {
 	t.Parallel()
 	n := NewNetwork(t)
-	config := func(near, far *Site, id, peer string) CaponierConfig {
-		return CaponierConfig{
-			PSK: "correct horse battery staple",
-			Connections: map[string]Peer{connName: {
-				Local:  Party{Address: []string{near.Outside.String()}, ID: id, Auth: "psk", PSKFile: PSKFile},
-				Remote: Party{Address: []string{far.Outside.String()}, ID: peer, Auth: "psk", PSKFile: PSKFile},
-				Tunnels: map[string]Tunnel{tunnelName: {
-					Local:   []string{near.LAN.String(), near.LAN6.String()},
-					Remote:  []string{far.LAN.String(), far.LAN6.String()},
-					Aggfrag: "required", Start: "trap",
-				}},
-			}},
-		}
-	}
-	a := StartCaponier(t, n.A.Gateway, config(n.A, n.B, "a.example", "b.example"))
-	b := StartCaponier(t, n.B.Gateway, config(n.B, n.A, "b.example", "a.example"))
-	a.MustConnect(t, target)
+	a, b := startSharing(t, n, Tunnel{Aggfrag: "required"})
 	exchange := func() {
 		t.Helper()
 		for _, to := range []netip.Addr{n.B.HostAddr(), n.B.HostAddr6()} {
@@ -51,6 +35,65 @@ func TestAggfragBetweenGateways(t *testing.T) {
 	for _, c := range []*Caponier{a, b} {
 		for _, sa := range c.Connection(t, connName).Tunnels[0].SAs {
 			if !sa.Aggfrag || sa.In.Packets == 0 {
+				t.Errorf("an SA is %+v", sa)
+			}
+		}
+	}
+}
+
+// startSharing starts a caponier at both sites, with the same settings of the
+// tunnel, which A has set up.
+func startSharing(t testing.TB, n *Network, tunnel Tunnel) (a, b *Caponier) {
+	t.Helper()
+	config := func(near, far *Site, id, peer string) CaponierConfig {
+		x := tunnel
+		x.Local, x.Remote = []string{near.LAN.String(), near.LAN6.String()}, []string{far.LAN.String(), far.LAN6.String()}
+		x.Start = "trap"
+		return CaponierConfig{
+			PSK: "correct horse battery staple",
+			Connections: map[string]Peer{connName: {
+				Local:   Party{Address: []string{near.Outside.String()}, ID: id, Auth: "psk", PSKFile: PSKFile},
+				Remote:  Party{Address: []string{far.Outside.String()}, ID: peer, Auth: "psk", PSKFile: PSKFile},
+				Tunnels: map[string]Tunnel{tunnelName: x},
+			}},
+		}
+	}
+	a = StartCaponier(t, n.A.Gateway, config(n.A, n.B, "a.example", "b.example"))
+	b = StartCaponier(t, n.B.Gateway, config(n.B, n.A, "b.example", "a.example"))
+	a.MustConnect(t, target)
+	return a, b
+}
+
+// TestConstantRate: with iptfs, what a third party sees of ESP is packets of one
+// length in either direction, also while nothing crosses, and everything crosses.
+func TestConstantRate(t *testing.T) {
+	t.Parallel()
+	n := NewNetwork(t)
+	a, b := startSharing(t, n, Tunnel{IPTFS: &IPTFS{Rate: "4M", PacketSize: 1000}})
+	for _, s := range []*Site{n.A, n.B} {
+		// The device cuts trains, so that the capture sees what a wire would carry.
+		_, err := s.Gateway.Run(t.Context(), "ip", "link", "set", Outside, "gso_max_segs", "1")
+		must(t, err)
+	}
+	outside := StartCapture(t, n.A.Gateway, Outside)
+	for _, size := range []int{0, 56, 1300} {
+		PingSize(t, n.A.Host, n.B.HostAddr(), size)
+		PingSize(t, n.B.Host, n.A.HostAddr6(), size)
+	}
+	a.Rekey(t, target)
+	b.Rekey(t, target)
+	Transfer(t, n.A.Host, n.B.Host, n.B.HostAddr(), 1<<17)
+	outside.Stop(t)
+	for _, from := range []netip.Addr{n.A.Outside, n.B.Outside} {
+		all := "udp port 4500 and udp[8:4] != 0 and src host " + from.String()
+		esp, other := outside.Packets(t, all), outside.Packets(t, all+" and ip[2:2] != 1000")
+		if len(esp) < 100 || len(other) != 0 {
+			t.Errorf("%s sends %d packets, and %d of other lengths, such as %q", from, len(esp), len(other), other[:min(2, len(other))])
+		}
+	}
+	for _, c := range []*Caponier{a, b} {
+		for _, sa := range c.Connection(t, connName).Tunnels[0].SAs {
+			if !sa.Aggfrag {
 				t.Errorf("an SA is %+v", sa)
 			}
 		}

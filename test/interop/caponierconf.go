@@ -62,6 +62,13 @@ type Tunnel struct {
 	Start     string   `json:"start,omitempty"`
 	Lifetime  string   `json:"lifetime,omitempty"`
 	Aggfrag   string   `json:"aggfrag,omitempty"`
+	IPTFS     *IPTFS   `json:"iptfs,omitempty"`
+}
+
+// IPTFS is the constant rate of a Tunnel.
+type IPTFS struct {
+	Rate       string `json:"rate"`
+	PacketSize int    `json:"packet-size,omitempty"`
 }
 
 // write writes the files of c. JSON is YAML too.

@@ -38,6 +38,10 @@ func (l *outbound) payloadRoom(out *sad.Out) int {
 func (l *outbound) share(b []byte, policy *ipsec.Policy, x path) *netio.Packet {
 	room := l.payloadRoom(x.out)
 	spread := !x.out.Aggfrag().Whole
+	if x.out.Paced() {
+		l.offer(b, x.out, spread || aggfrag.HeaderLen+len(b) <= room)
+		return nil
+	}
 	alone := !spread && aggfrag.HeaderLen+len(b) > room
 	if alone {
 		l.finish()
@@ -104,13 +108,18 @@ func (l *outbound) begin(room, rest int) {
 
 // finish adds the payload under way, if there is one, to the run.
 func (l *outbound) finish() {
-	s := &l.sharing
-	if !s.packer.Open() {
-		return
+	if p := &l.sharing.packer; p.Open() {
+		packets := p.Packets()
+		payload := p.Finish()
+		l.run.octets[l.run.n] = len(payload) - aggfrag.HeaderLen
+		l.addPayload(payload, packets)
 	}
-	r := &l.run
-	r.shared[r.n] = s.packer.Packets()
-	payload := s.packer.Finish()
+}
+
+// addPayload adds a payload, in which so many packets end, to the run.
+func (l *outbound) addPayload(payload []byte, packets int) {
+	s, r := &l.sharing, &l.run
+	r.shared[r.n] = packets
 	end := s.start + netio.Headroom + len(payload) + netio.Tailroom
 	if l.used == s.end {
 		l.used = end

@@ -29,6 +29,7 @@ const (
 	aggfragOut    // payloads of AGGFRAG mode that left
 	aggfragIn     // and that came
 	aggfragSpread // packets that were spread over several
+	aggfragIdle   // payloads of a constant rate that held nothing
 
 	dropMalformed
 	dropTruncated
@@ -51,6 +52,7 @@ const (
 	dropAggfragMalformed
 	dropAggfragLost
 	dropAggfragLimit
+	dropAggfragQueue
 
 	eventsLost
 	readErrors
@@ -78,6 +80,7 @@ var counterNames = [espDrops]string{
 	aggfragOut:           "aggfrag-payloads-sent",
 	aggfragIn:            "aggfrag-payloads-received",
 	aggfragSpread:        "aggfrag-spread",
+	aggfragIdle:          "aggfrag-payloads-idle",
 	dropMalformed:        "malformed",
 	dropTruncated:        "truncated",
 	dropNoPolicy:         "no-policy",
@@ -99,6 +102,7 @@ var counterNames = [espDrops]string{
 	dropAggfragMalformed: "aggfrag-malformed",
 	dropAggfragLost:      "aggfrag-piece-lost",
 	dropAggfragLimit:     "aggfrag-piece-limit",
+	dropAggfragQueue:     "aggfrag-queue-full",
 	eventsLost:           "events-lost",
 	readErrors:           "read-errors",
 	panics:               "worker-panics",

@@ -93,7 +93,8 @@ type outbound struct {
 		ep    *sad.Endpoint
 		// Of transport mode: where the packets were parted.
 		seams [batchSize]packet.Seam
-		// Of AH alone: the lengths of the packets without it.
+		// Of AH alone: the lengths of the packets without it. Of AGGFRAG mode: how many
+		// octets of packets each payload holds.
 		octets [batchSize]int
 		// Of AGGFRAG mode: how many packets end in each payload.
 		shared [batchSize]int
@@ -369,7 +370,7 @@ func (l *outbound) sealESP() {
 		p := &r.pkts[i]
 		packets, octets := 1, p.Len
 		if shared {
-			packets, octets = r.shared[i], p.Len-aggfrag.HeaderLen
+			packets, octets = r.shared[i], r.octets[i]
 		}
 		if err := items[i].Err; err != nil {
 			l.tally.add(espDrop(err), uint64(max(packets, 1)))

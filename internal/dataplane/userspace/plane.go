@@ -177,6 +177,11 @@ type Plane struct {
 	closed   atomic.Bool
 	close    sync.Once
 
+	// pacer sends for SAs of a constant rate; wake tells it of a new one.
+	pacer *outbound
+	wake  chan struct{}
+	born  time.Time
+
 	// release carries held packets, for whoever adds an SA.
 	releaseMu sync.Mutex
 	release   *outbound // guarded by releaseMu
@@ -221,9 +226,9 @@ func assemble(opts Options) *Plane {
 		log:    opts.Logger,
 		events: dataplane.NewEventQueue(eventDepth),
 		stop:   make(chan struct{}),
-		// n that own inbound SAs, n that seal, the one that releases, and those that
-		// seal what was captured.
-		sad: sad.New(sad.Config{Workers: 2*n + 1 + opts.Devices.sockets(), Owners: n, Rand: opts.Rand}),
+		// n that own inbound SAs, n that seal, the one that releases, the one that
+		// sends at a constant rate, and those that seal what was captured.
+		sad: sad.New(sad.Config{Workers: 2*n + 2 + opts.Devices.sockets(), Owners: n, Rand: opts.Rand}),
 	}
 	p.policies.Store(new(spd.Table))
 	p.routes.ask = opts.RouteMTU
@@ -235,6 +240,8 @@ func assemble(opts Options) *Plane {
 	}
 	p.release = newOutbound(p, p.sad.Worker(2*n), d.exits(0))
 	p.release.releases = true
+	p.pacer = newOutbound(p, p.sad.Worker(2*n+1), d.exits(0))
+	p.wake, p.born = make(chan struct{}, 1), opts.Now()
 	p.released = netio.NewBatch(holdPackets, opts.MTU)
 	for i := range d.UDP4 {
 		p.in = append(p.in, newInbound(p, ipsec.ESP, true, d.Inner[i]).reading(d.UDP4[i]))
@@ -252,7 +259,7 @@ func assemble(opts Options) *Plane {
 			p.in = append(p.in, newInbound(p, ipsec.AH, false, d.Inner[0]).reading(x))
 		}
 	}
-	p.framedLanes(2*n + 1)
+	p.framedLanes(2*n + 2)
 	for version, x := range map[uint8]netio.Device{4: d.ICMP4, 6: d.ICMP6} {
 		if x != nil {
 			p.heard = append(p.heard, newListener(p, x, version))
@@ -283,6 +290,7 @@ func (p *Plane) start() {
 		p.lanes.Go(func() { p.run("path MTU", l.loop, &l.tally) })
 	}
 	p.lanes.Go(p.ticker)
+	p.lanes.Go(func() { p.run("pace", p.pacing, &p.pacer.tally) })
 }
 
 // run keeps a lane going until its device is closed.
@@ -377,6 +385,12 @@ func (p *Plane) AddSA(sa ipsec.SA) error {
 		// What is known of the way; the SA may be gone meanwhile.
 		_ = p.sad.Update(sa.ID(), p.endpoint(ipsec.Out, sa.Local, sa.Remote, sa.Encap))
 		p.releaseHeld(sa.ReqID)
+		if sa.Aggfrag.Pace.Rate != 0 {
+			select {
+			case p.wake <- struct{}{}:
+			default:
+			}
+		}
 	}
 	return nil
 }
@@ -458,6 +472,7 @@ func (p *Plane) Counters() map[string]uint64 {
 		maps.Copy(sums, f.Counters())
 	}
 	p.release.tally.addTo(sums)
+	p.pacer.tally.addTo(sums)
 	p.held.addTo(sums)
 	sums[counterNames[eventsLost]] += p.events.Lost()
 	return sums

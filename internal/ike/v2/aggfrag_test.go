@@ -89,6 +89,24 @@ func TestAggfragIsRequired(t *testing.T) {
 	}
 }
 
+// TestPaceIsOfOneEnd: each end sends at its own rate, which the other need not know.
+func TestPaceIsOfOneEnd(t *testing.T) {
+	w := newWorld(t, 1)
+	pace := ipsec.Pace{Rate: 10_000, Size: 1000}
+	w.pskPair(func(l, r *Connection) {
+		l.Children[0].Aggfrag, l.Children[0].Pace = ipsec.AggfragRequired, pace
+		r.Children[0].Aggfrag = ipsec.AggfragOn
+	})
+	w.up(Initiate{})
+	for g, want := range map[*gateway]ipsec.Pace{w.left: pace, w.right: {}} {
+		for _, sa := range g.sad {
+			if sa.Direction == ipsec.Out && sa.Aggfrag.Pace != want {
+				t.Errorf("%s sends at %+v", g.name, sa.Aggfrag.Pace)
+			}
+		}
+	}
+}
+
 // TestAggfragFlags: the D flag is for what this end sends, and what requires
 // congestion information is declined, or not accepted.
 func TestAggfragFlags(t *testing.T) {

@@ -17,7 +17,7 @@ func (c *Child) AcceptAggfrag(msg *message.Message) (ipsec.AggfragSA, bool) {
 	if c.Aggfrag == ipsec.AggfragOff || !asked || peer.Congestion {
 		return ipsec.AggfragSA{}, c.Aggfrag != ipsec.AggfragRequired
 	}
-	return ipsec.AggfragSA{On: true, Whole: peer.Whole}, true
+	return ipsec.AggfragSA{On: true, Whole: peer.Whole, Pace: c.Pace}, true
 }
 
 // AgreedAggfrag says what the SA that the response msg is about has of AGGFRAG mode,
@@ -30,7 +30,7 @@ func (c *Child) AgreedAggfrag(msg *message.Message) (ipsec.AggfragSA, bool) {
 	case c.Aggfrag == ipsec.AggfragOff, peer.Congestion:
 		return ipsec.AggfragSA{}, false
 	default:
-		return ipsec.AggfragSA{On: true, Whole: peer.Whole}, true
+		return ipsec.AggfragSA{On: true, Whole: peer.Whole, Pace: c.Pace}, true
 	}
 }
 

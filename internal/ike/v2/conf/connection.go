@@ -94,6 +94,7 @@ type Child struct {
 	Outer         ipsec.Outer
 	Fit           ipsec.Fit
 	Aggfrag       ipsec.Aggfrag // off in transport mode
+	Pace          ipsec.Pace    // of what this end sends, in AGGFRAG mode
 	Lifetime      ipsec.Limit   // before jitter: SAs are rekeyed before it, and end at it
 	// Start says that the tunnel is set up with the IKE SA, without traffic.
 	Start bool
