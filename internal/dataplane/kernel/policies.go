@@ -33,8 +33,20 @@ func (p *Plane) SetPolicies(policies []ipsec.Policy) error {
 	if p.closed {
 		return dataplane.ErrClosed
 	}
+	first := p.policies == nil
 	if err := p.setLocked(slices.Clone(policies)); err != nil {
 		return fmt.Errorf("set policies: %w", err)
+	}
+	if first && len(p.installed) > 0 {
+		// The kernel asks again for a packet that it holds since an earlier run,
+		// maybe before anybody knew the policy: see adopt.
+		if _, err := p.req.states(func(s *xfrm.State) {
+			if s.ID.SPI == 0 {
+				p.reacquire(s)
+			}
+		}); err != nil {
+			p.log.Debug("what waits for SAs is not read", "error", err)
+		}
 	}
 	return nil
 }
