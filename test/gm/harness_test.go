@@ -500,7 +500,7 @@ func (g *gateway) errors() string {
 // the last with ours, key by key.
 func (g *gateway) mustHave(n int) {
 	g.t.Helper()
-	if !g.until(10*time.Second, func() bool {
+	if !g.until(time.Minute, func() bool {
 		return len(g.reported("child")) >= n && g.count(step.ChildUp)+g.count(step.ChildRekeyed) >= n
 	}) {
 		g.t.Fatalf("%d pairs at the peer, notices %+v, want %d:\n%s", len(g.reported("child")), g.notices, n, g.errors())
