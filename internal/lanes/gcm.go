@@ -29,18 +29,26 @@ var ErrAuth = errors.New("lanes: message authentication failed")
 // goroutines at once.
 type GCM struct {
 	rounds int
-	enc    aesKeys
 	// H^34 .. H^1, divided by x and reversed: of a chunk, of the block of lengths
-	// behind it, and of additional data before it
-	pow [gcmPowers + 2][aes.BlockSize]byte
-	_   [48]byte // kernels read a register's worth
+	// behind it, and of additional data before it. Then the round keys, as many as
+	// there are: of 10,000 SAs, each octet counts. Kernels read a register's worth
+	// at the last power, which is all in here.
+	state []byte
 }
+
+const gcmPowersLen = (gcmPowers + 2) * aes.BlockSize
+
+// power returns where the powers of H from the one of number n on are, the highest
+// being 0.
+func (g *GCM) power(n int) unsafe.Pointer { return unsafe.Pointer(&g.state[n*aes.BlockSize]) }
+
+func (g *GCM) keys() unsafe.Pointer { return g.power(gcmPowers + 2) }
 
 var _ cipher.AEAD = (*GCM)(nil)
 
 // gcmCall is what the kernels get. The layout is known to their generator.
 type gcmCall struct {
-	keys    *aesKeys
+	keys    unsafe.Pointer
 	rounds  uint64 // without the first and the last
 	pow     unsafe.Pointer
 	in, out unsafe.Pointer
@@ -57,14 +65,19 @@ func NewGCM(key []byte) (*GCM, error) {
 	if n := len(key); n != 16 && n != 24 && n != 32 {
 		return nil, KeySizeError(n)
 	}
-	g := &GCM{rounds: len(key)/4 + 6, enc: expandAES(key)}
-	end := unsafe.Add(unsafe.Pointer(&g.pow[gcmPowers+1]), aes.BlockSize)
-	kGcmSetup.call(unsafe.Pointer(&gcmCall{keys: &g.enc, rounds: uint64(g.rounds - 1), pow: end}))
+	rounds := len(key)/4 + 6
+	g := &GCM{rounds: rounds, state: make([]byte, gcmPowersLen+(rounds+1)*aes.BlockSize)}
+	enc := expandAES(key)
+	for i := range rounds + 1 {
+		copy(g.state[gcmPowersLen+i*aes.BlockSize:], enc[i][:])
+	}
+	clear(enc[:])
+	kGcmSetup.call(unsafe.Pointer(&gcmCall{keys: g.keys(), rounds: uint64(g.rounds - 1), pow: g.power(gcmPowers + 2)}))
 	return g, nil
 }
 
 // Wipe overwrites the key, which must not be used after it.
-func (g *GCM) Wipe() { *g = GCM{rounds: g.rounds} }
+func (g *GCM) Wipe() { clear(g.state) }
 
 // NonceSize is 12.
 func (*GCM) NonceSize() int { return NonceSize }
@@ -115,7 +128,7 @@ func (g *GCM) run(c *gcmCall, k kernel, out, nonce, in, aad []byte) {
 	if anyOverlap(out, aad) {
 		panic("lanes: invalid buffer overlap of output and additional data")
 	}
-	c.keys, c.rounds, c.pow = &g.enc, uint64(g.rounds-1), unsafe.Pointer(&g.pow[2])
+	c.keys, c.rounds, c.pow = g.keys(), uint64(g.rounds-1), g.power(2)
 	binary.LittleEndian.PutUint64(c.lens[:], uint64(len(in))*8)
 	binary.LittleEndian.PutUint64(c.lens[8:], uint64(len(aad))*8)
 	if n := len(aad); n <= aes.BlockSize {
