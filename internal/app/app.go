@@ -150,6 +150,7 @@ func Run(ctx context.Context, o Options) error {
 		debug.SetGCPercent(gcPercent)
 	}
 	debug.FreeOSMemory() // what the start-up has left
+	releaseProgram()
 	a.slog.Info("gateway started", "name", cfg.Gateway.Name, "version", o.Version, "connections", len(cfg.Connections))
 	stop, err := a.report(ctx)
 	if err != nil {
