@@ -273,10 +273,9 @@ func TestTheNextRunHearsWhatTheLastWasAsked(t *testing.T) {
 	if err := killed.Close(); err != nil { // leaves the policies, and what waits
 		t.Fatal(err)
 	}
+	// What waited is removed, but the kernel may ask again at once for the packet
+	// that it holds: one of the two is heard.
 	p := newPlane(t, ns)
-	if states := ipText(t, ns, "xfrm", "state"); strings.Contains(states, "reqid 7") {
-		t.Errorf("what waited is left: %s", states)
-	}
 	set(t, p, lan(true))
 	speak(t, ns)
 	nextEvent[ipsec.Acquire](t, p)
