@@ -59,6 +59,18 @@ const maxRate = 100_000_000
 // Bits returns the rate in bit/s.
 func (r Rate) Bits() uint64 { return uint64(r) * 1000 }
 
+// String returns the rate with the largest unit that leaves a whole number.
+func (r Rate) String() string {
+	switch n := uint64(r); {
+	case n%1000_000 == 0 && n > 0:
+		return strconv.FormatUint(n/1000_000, 10) + "G"
+	case n%1000 == 0 && n > 0:
+		return strconv.FormatUint(n/1000, 10) + "M"
+	default:
+		return strconv.FormatUint(n, 10) + "k"
+	}
+}
+
 // UnmarshalText reads a number of bits in a second, with k, M or G for powers of
 // 1000.
 func (r *Rate) UnmarshalText(b []byte) error {

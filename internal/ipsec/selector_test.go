@@ -235,7 +235,7 @@ func FuzzParseSelector(f *testing.F) {
 func TestRate(t *testing.T) {
 	for text, want := range map[string]Rate{"8k": 8, "64k": 64, "10M": 10_000, "100G": 100_000_000} {
 		var got Rate
-		if err := got.UnmarshalText([]byte(text)); got != want || err != nil || got.Bits() != uint64(want)*1000 {
+		if err := got.UnmarshalText([]byte(text)); got != want || err != nil || got.Bits() != uint64(want)*1000 || got.String() != text {
 			t.Errorf("%s: %d, %v", text, got, err)
 		}
 	}

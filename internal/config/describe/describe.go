@@ -67,6 +67,8 @@ type TunnelDescription struct {
 	Local     []ipsec.Selector `json:"local"`
 	Remote    []ipsec.Selector `json:"remote"`
 	Proposals string           `json:"proposals"`
+	Aggfrag   string           `json:"aggfrag,omitempty"` // whether packets share ESP packets, unless it is off
+	Pace      string           `json:"pace,omitempty"`    // the constant rate, if there is one
 	Starts    string           `json:"starts"`
 	Lifetime  string           `json:"lifetime"`
 }
@@ -107,6 +109,7 @@ func Config(c *config.Config) *Description {
 			d.Tunnels = append(d.Tunnels, TunnelDescription{
 				Name: t.Name, Mode: t.Mode.String(), Protocol: t.Protocol.String(),
 				Local: t.Local, Remote: t.Remote, Proposals: config.ProposalText(t.Proposals),
+				Aggfrag: aggfragText(t.Aggfrag), Pace: paceText(t.Pace),
 				Starts: startText(t.Start), Lifetime: limitText(t.Lifetime),
 			})
 			out.Policies = append(out.Policies, PolicyDescription{conn.Name + "/" + t.Name, ipsec.Protect.String(), config.PriorityNormal, t.Local, t.Remote})
@@ -189,6 +192,24 @@ func startText(s config.Start) string {
 	}
 }
 
+func aggfragText(a ipsec.Aggfrag) string {
+	if a == ipsec.AggfragOff {
+		return ""
+	}
+	return a.String()
+}
+
+func paceText(p ipsec.Pace) string {
+	switch {
+	case p.Rate == 0:
+		return ""
+	case p.Size == 0:
+		return p.Rate.String() + "bit/s in packets as long as the path takes"
+	default:
+		return p.Rate.String() + "bit/s in packets of " + strconv.Itoa(int(p.Size)) + " octets"
+	}
+}
+
 func limitText(l ipsec.Limit) string {
 	out := config.FormatDuration(l.Time)
 	if l.Bytes > 0 {
@@ -232,6 +253,12 @@ func (d *Description) WriteText(w io.Writer) error {
 		for _, t := range c.Tunnels {
 			fmt.Fprintf(&b, "  tunnel %s\n    protects  %s <-> %s\n", t.Name, selectorText(t.Local), selectorText(t.Remote))
 			fmt.Fprintf(&b, "    by        %s in %s mode, %s\n", t.Protocol, t.Mode, t.Proposals)
+			if t.Aggfrag != "" {
+				fmt.Fprintf(&b, "    aggfrag   %s\n", t.Aggfrag)
+			}
+			if t.Pace != "" {
+				fmt.Fprintf(&b, "    sends     a constant %s\n", t.Pace)
+			}
 			fmt.Fprintf(&b, "    starts    %s, re-keyed before %s\n", t.Starts, t.Lifetime)
 		}
 	}
