@@ -242,6 +242,12 @@ func (a *app) start(creds map[string]*credentials) error {
 	if err := a.host.Set(a.desired(spd)); err != nil {
 		return err
 	}
+	if a.kernel == nil {
+		// The routes protect from here on.
+		if err := a.sweepKernel(); err != nil {
+			return err
+		}
+	}
 	if err := a.host.Watch(); err != nil {
 		return err
 	}

@@ -60,6 +60,15 @@ func openCapture(kind config.Capture, names []string, workers int) (frame.Captur
 // interfacesOf are the interfaces that the configuration names, or all Ethernet
 // interfaces that are up and have an address that others can reach.
 func interfacesOf(gw *config.Gateway) ([]string, error) {
+	for _, name := range gw.Interfaces {
+		i, err := net.InterfaceByName(name)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("capture frames: there is no interface %q: `ip link` lists them", name)
+		case !isEthernet(i):
+			return nil, fmt.Errorf("capture frames: %s is not an Ethernet interface: leave it to capture: tun", name)
+		}
+	}
 	if len(gw.Interfaces) > 0 {
 		return gw.Interfaces, nil
 	}
@@ -69,7 +78,7 @@ func interfacesOf(gw *config.Gateway) ([]string, error) {
 	}
 	var names []string
 	for _, i := range list {
-		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || len(i.HardwareAddr) != 6 {
+		if i.Flags&net.FlagUp == 0 || !isEthernet(&i) {
 			continue
 		}
 		addrs, err := i.Addrs()
@@ -89,18 +98,19 @@ func interfacesOf(gw *config.Gateway) ([]string, error) {
 	return names, nil
 }
 
-// checkCapture says what the system lacks for the capture of cfg.
+func isEthernet(i *net.Interface) bool {
+	return i.Flags&net.FlagLoopback == 0 && len(i.HardwareAddr) == 6
+}
+
+// checkCapture says what the system lacks for the capture that gw names. Whether a
+// driver can do AF_XDP only shows when frames are taken, which is not tried here.
 func checkCapture(gw *config.Gateway) Requirement {
 	r := Requirement{Name: "capture " + gw.Capture.String(), For: "gateway"}
 	c, err := openCapture(gw.Capture, nil, 1)
 	if err == nil {
 		err = c.Close()
 	}
-	for _, name := range gw.Interfaces {
-		if _, missing := net.InterfaceByName(name); missing != nil {
-			err = errors.Join(err, fmt.Errorf("interface %s: %w", name, missing))
-		}
-	}
-	r.err = err
+	_, missing := interfacesOf(gw)
+	r.err = errors.Join(err, missing)
 	return r.settled()
 }

@@ -100,6 +100,19 @@ func (a *app) openKernel() (device string, err error) {
 	return ditch[0].Name(), nil
 }
 
+// sweepKernel removes what an earlier run with the kernel's plane has left: its
+// policies would block IKE, and all that the user-space plane seals.
+func (a *app) sweepKernel() error {
+	left, err := kernel.New(kernel.Options{Logger: a.log.Subsystem("dataplane")})
+	if _, ok := errors.AsType[*kernel.MissingError](err); ok {
+		return nil // nor can it have left anything
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(left.SetPolicies(nil), left.Close())
+}
+
 // follow lets routes follow the state of tunnels, where these have interfaces.
 func (a *app) follow(stop <-chan struct{}) {
 	for {

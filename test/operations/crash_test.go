@@ -2,6 +2,7 @@ package operations
 
 import (
 	"errors"
+	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
@@ -164,4 +165,33 @@ func TestReleaseAfterCrash(t *testing.T) {
 	s.gwA.stop()
 	sameSystem(t, "after a stop that follows a crash", before, snapshot(t, s.gwA.ns))
 	mustPing(t, s.hostA, net4in4.hostA, net4in4.hostB, 1)
+}
+
+// TestTheOtherPlaneLeftPolicies has a gateway start on the user-space plane where
+// one with the kernel's was before: policies that are left would block IKE.
+func TestTheOtherPlaneLeftPolicies(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	// As package kernel numbers them; the last is somebody else's.
+	for _, policy := range []string{
+		"src 192.0.2.1/32 dst 192.0.2.2/32 dir out index 3398434825 action block priority 8470624",
+		"src 192.0.2.2/32 dst 192.0.2.1/32 dir in index 3398434824 action block priority 8470624",
+		"src 203.0.113.0/24 dst 203.0.113.0/24 dir out action block priority 9000000",
+	} {
+		if err := s.gwA.ns.IP(append([]string{"xfrm", "policy", "add"}, strings.Fields(policy)...)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.gwA.configure(nil, peers(nil, through(net4in4, "start: start")))
+	s.gwB.configure(nil, peers(nil, through(net4in4, "start: none")))
+	s.gwB.start()
+	s.gwA.start()
+	eventually(t, 15*time.Second, "the tunnel comes up", func() bool { return len(s.gwA.tunnelSAs("peer", "4in4")) == 1 })
+	out, err := exec.CommandContext(t.Context(), "ip", "-n", s.gwA.ns.Name, "xfrm", "policy").CombinedOutput()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left := string(out); strings.Contains(left, "192.0.2.1/32") || !strings.Contains(left, "203.0.113.0/24") {
+		t.Errorf("not only what was the gateway's is gone:\n%s", left)
+	}
 }
