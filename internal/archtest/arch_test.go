@@ -17,7 +17,7 @@ const module = "caponier"
 // floors lists the packages from the ground up. A package may import the ones
 // on floors below its own, and on its own floor those named before it.
 var floors = [][]string{
-	{"internal/secret", "internal/nearest", "internal/ike/timer", "internal/ipsec", "internal/packet", "internal/dn", "internal/randtest", "internal/gmreport"},
+	{"internal/secret", "internal/buffer", "internal/nearest", "internal/ike/timer", "internal/ipsec", "internal/packet", "internal/dn", "internal/randtest", "internal/gmreport"},
 	{"internal/vasm", "internal/sm/derive", "internal/sm/gen", "internal/sm", "internal/lanes/gen", "internal/lanes", "internal/suite/cbcmac", "internal/suite/modp", "internal/suite", "internal/cert", "internal/keystore"},
 	{"internal/drop", "internal/replay", "internal/aggfrag", "internal/esp", "internal/ah", "internal/ike/message", "internal/ike/isakmp", "internal/ike/keys", "internal/ike/v2/rules", "internal/ike/v2/conf", "internal/ike/step", "internal/ike/v2/fault", "internal/ike/v1/proposal", "internal/ike/v1", "internal/ike/v2", "internal/config/identity", "internal/config/problem", "internal/config/syntax", "internal/config", "internal/config/describe"},
 	{"internal/dataplane/kernel/xfrm", "internal/spd", "internal/sad", "internal/pki"},
@@ -65,7 +65,7 @@ var fences = map[string][]string{
 // pure lists the packages that may not touch the world: no sockets, clocks,
 // processes, files or logs.
 var pure = []string{
-	"internal/secret", "internal/nearest", "internal/ike/timer", "internal/ipsec", "internal/packet", "internal/dn", "internal/randtest", "internal/sm", "internal/lanes", "internal/suite/cbcmac", "internal/suite/modp", "internal/suite", "internal/cert",
+	"internal/secret", "internal/buffer", "internal/nearest", "internal/ike/timer", "internal/ipsec", "internal/packet", "internal/dn", "internal/randtest", "internal/sm", "internal/lanes", "internal/suite/cbcmac", "internal/suite/modp", "internal/suite", "internal/cert",
 	"internal/drop", "internal/replay", "internal/aggfrag", "internal/esp", "internal/ah", "internal/ike/message", "internal/ike/isakmp", "internal/ike/keys", "internal/ike/v2/rules", "internal/ike/v2/conf", "internal/ike/step", "internal/ike/v2/fault", "internal/ike/v1/proposal", "internal/ike/v1", "internal/ike/v2",
 	"internal/spd", "internal/dataplane/kernel/xfrm",
 }

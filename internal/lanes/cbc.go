@@ -2,7 +2,8 @@ package lanes
 
 import (
 	"fmt"
-	"unsafe"
+
+	"caponier/internal/buffer"
 )
 
 // CBCJob is one packet to encrypt. Dst and Src have the same length, a multiple
@@ -24,18 +25,9 @@ func checkCBC(dst, iv, src []byte, block int) {
 		panic("lanes: input not full blocks")
 	case len(dst) < len(src):
 		panic("lanes: output smaller than input")
-	case inexactOverlap(dst[:len(src)], src):
+	case buffer.InexactOverlap(dst[:len(src)], src):
 		panic("lanes: invalid buffer overlap")
 	}
-}
-
-// inexactOverlap reports whether x and y share memory at different indexes.
-func inexactOverlap(x, y []byte) bool {
-	if len(x) == 0 || len(y) == 0 || &x[0] == &y[0] {
-		return false
-	}
-	x0, y0 := uintptr(unsafe.Pointer(&x[0])), uintptr(unsafe.Pointer(&y[0]))
-	return x0 < y0+uintptr(len(y)) && y0 < x0+uintptr(len(x))
 }
 
 // KeySizeError is returned for a key of the wrong length, which is its value.

@@ -8,6 +8,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"unsafe"
+
+	"caponier/internal/buffer"
 )
 
 // Sizes of AES-GCM as ESP uses it, in octets (RFC 4106).
@@ -91,7 +93,7 @@ func (g *GCM) Seal(dst, nonce, plaintext, aad []byte) []byte {
 	if uint64(len(plaintext)) > maxGCM {
 		panic("lanes: message too large for GCM")
 	}
-	all, out := extend(dst, len(plaintext)+TagSize)
+	all, out := buffer.Extend(dst, len(plaintext)+TagSize)
 	var c gcmCall
 	g.run(&c, kGcmSeal, out, nonce, plaintext, aad)
 	copy(out[len(plaintext):], c.tag[:])
@@ -106,7 +108,7 @@ func (g *GCM) Open(dst, nonce, sealed, aad []byte) ([]byte, error) {
 	if n < 0 || uint64(n) > maxGCM {
 		return nil, ErrAuth
 	}
-	all, out := extend(dst, n)
+	all, out := buffer.Extend(dst, n)
 	want := [TagSize]byte(sealed[n:])
 	var c gcmCall
 	g.run(&c, kGcmOpen, out, nonce, sealed[:n], aad)
@@ -122,10 +124,10 @@ func (g *GCM) run(c *gcmCall, k kernel, out, nonce, in, aad []byte) {
 	if len(nonce) != NonceSize {
 		panic("lanes: incorrect nonce length given to GCM")
 	}
-	if inexactOverlap(out, in) {
+	if buffer.InexactOverlap(out, in) {
 		panic("lanes: invalid buffer overlap of output and input")
 	}
-	if anyOverlap(out, aad) {
+	if buffer.Overlap(out, aad) {
 		panic("lanes: invalid buffer overlap of output and additional data")
 	}
 	c.keys, c.rounds, c.pow = g.keys(), uint64(g.rounds-1), g.power(2)
@@ -158,22 +160,6 @@ func (g *GCM) absorb(c *gcmCall, aad []byte) {
 		kGcmAbsorb.call(unsafe.Pointer(&part))
 		c.y = part.y
 	}
-}
-
-func extend(dst []byte, n int) (all, tail []byte) {
-	if total := len(dst) + n; cap(dst) >= total {
-		all = dst[:total]
-	} else {
-		all = make([]byte, total)
-		copy(all, dst)
-	}
-	return all, all[len(dst):]
-}
-
-func anyOverlap(x, y []byte) bool {
-	return len(x) > 0 && len(y) > 0 &&
-		uintptr(unsafe.Pointer(&x[0])) <= uintptr(unsafe.Pointer(&y[len(y)-1])) &&
-		uintptr(unsafe.Pointer(&y[0])) <= uintptr(unsafe.Pointer(&x[len(x)-1]))
 }
 
 // testGCM asks for what crypto/cipher answers.

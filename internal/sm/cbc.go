@@ -3,20 +3,10 @@ package sm
 import (
 	"crypto/subtle"
 	"errors"
-	"unsafe"
 )
 
 // ErrKeySize is returned for a key of the wrong length.
 var ErrKeySize = errors.New("sm: SM4 keys have 16 octets")
-
-// inexactOverlap reports whether x and y share memory at different indexes.
-func inexactOverlap(x, y []byte) bool {
-	if len(x) == 0 || len(y) == 0 || &x[0] == &y[0] {
-		return false
-	}
-	x0, y0 := uintptr(unsafe.Pointer(&x[0])), uintptr(unsafe.Pointer(&y[0]))
-	return x0 < y0+uintptr(len(y)) && y0 < x0+uintptr(len(x))
-}
 
 // CBCEncrypter is an SM4 key for encrypting in CBC mode. It may be used by
 // several goroutines at once.

@@ -4,6 +4,8 @@ import (
 	"crypto/cipher"
 	"crypto/subtle"
 	"encoding/binary"
+
+	"caponier/internal/buffer"
 )
 
 func checkBlocks(dst, src []byte) {
@@ -12,7 +14,7 @@ func checkBlocks(dst, src []byte) {
 		panic("sm: input not full blocks")
 	case len(dst) < len(src):
 		panic("sm: output smaller than input")
-	case inexactOverlap(dst[:len(src)], src):
+	case buffer.InexactOverlap(dst[:len(src)], src):
 		panic("sm: invalid buffer overlap")
 	}
 }
@@ -128,7 +130,7 @@ func (s *ctrStream) XORKeyStream(dst, src []byte) {
 		panic("sm: output smaller than input")
 	}
 	dst = dst[:len(src)]
-	if inexactOverlap(dst, src) {
+	if buffer.InexactOverlap(dst, src) {
 		panic("sm: invalid buffer overlap")
 	}
 	if n := subtle.XORBytes(dst, src, s.rest[BlockSize-s.left:]); n > 0 {

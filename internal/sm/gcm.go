@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"unsafe"
+
+	"caponier/internal/buffer"
 )
 
 // Sizes of SM4-GCM in octets (RFC 8998, Section 3.2).
@@ -70,22 +72,6 @@ func (g *GCM) NonceSize() int { return NonceSize }
 // Overhead is the length of the tag.
 func (g *GCM) Overhead() int { return TagSize }
 
-func extend(dst []byte, n int) (all, tail []byte) {
-	if total := len(dst) + n; cap(dst) >= total {
-		all = dst[:total]
-	} else {
-		all = make([]byte, total)
-		copy(all, dst)
-	}
-	return all, all[len(dst):]
-}
-
-func anyOverlap(x, y []byte) bool {
-	return len(x) > 0 && len(y) > 0 &&
-		uintptr(unsafe.Pointer(&x[0])) <= uintptr(unsafe.Pointer(&y[len(y)-1])) &&
-		uintptr(unsafe.Pointer(&y[0])) <= uintptr(unsafe.Pointer(&x[len(x)-1]))
-}
-
 // Seal is cipher.AEAD's: it encrypts plaintext and appends it with the tag to
 // dst. plaintext[:0] may be dst.
 func (g *GCM) Seal(dst, nonce, plaintext, aad []byte) []byte {
@@ -95,11 +81,11 @@ func (g *GCM) Seal(dst, nonce, plaintext, aad []byte) []byte {
 	if uint64(len(plaintext)) > maxGCM {
 		panic("sm: message too large for GCM")
 	}
-	all, out := extend(dst, len(plaintext)+TagSize)
-	if inexactOverlap(out, plaintext) {
+	all, out := buffer.Extend(dst, len(plaintext)+TagSize)
+	if buffer.InexactOverlap(out, plaintext) {
 		panic("sm: invalid buffer overlap of output and input")
 	}
-	if anyOverlap(out, aad) {
+	if buffer.Overlap(out, aad) {
 		panic("sm: invalid buffer overlap of output and additional data")
 	}
 	g.seal(out, nonce, plaintext, aad)
@@ -117,11 +103,11 @@ func (g *GCM) Open(dst, nonce, ciphertext, aad []byte) ([]byte, error) {
 	if n < 0 || uint64(n) > maxGCM {
 		return nil, ErrAuth
 	}
-	all, out := extend(dst, n)
-	if inexactOverlap(out, ciphertext) {
+	all, out := buffer.Extend(dst, n)
+	if buffer.InexactOverlap(out, ciphertext) {
 		panic("sm: invalid buffer overlap of output and input")
 	}
-	if anyOverlap(out, aad) {
+	if buffer.Overlap(out, aad) {
 		panic("sm: invalid buffer overlap of output and additional data")
 	}
 	var want, got [TagSize]byte

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"sync/atomic"
 	"unsafe"
+
+	"caponier/internal/buffer"
 )
 
 const (
@@ -228,7 +230,7 @@ func (j *CBCJob) check() {
 		panic("sm: input not full blocks")
 	case len(j.Dst) < len(j.Src):
 		panic("sm: output smaller than input")
-	case inexactOverlap(j.Dst[:len(j.Src)], j.Src):
+	case buffer.InexactOverlap(j.Dst[:len(j.Src)], j.Src):
 		panic("sm: invalid buffer overlap")
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"math/bits"
 	"unsafe"
+
+	"caponier/internal/buffer"
 )
 
 // Short packets of one key share a run of the cipher, which takes as long for
@@ -114,7 +116,7 @@ func (l *Lanes) gcmPool(jobs []GCMJob, blocks int, open bool) {
 			dst = dst[:len(src)+TagSize]
 			c.tag = unsafe.Pointer(&dst[len(src)])
 		}
-		if inexactOverlap(dst, j.Src) || anyOverlap(dst, j.AAD) {
+		if buffer.InexactOverlap(dst, j.Src) || buffer.Overlap(dst, j.AAD) {
 			panic("sm: invalid buffer overlap")
 		}
 		binary.LittleEndian.PutUint64(c.lens[:], uint64(len(src))*8)

@@ -4,7 +4,6 @@ import (
 	"crypto/cipher"
 	"encoding/binary"
 	"fmt"
-	"slices"
 )
 
 // explicitIVLen is the length of the IV in the packet, of every combined mode
@@ -60,13 +59,6 @@ func (c *combined) Wipe() {
 	clear(c.nonce)
 	wipe(c.aead)
 	*c = combined{}
-}
-
-// extend returns b with n octets more, and those octets. It allocates only
-// where the capacity of b does not do, as cipher.AEAD asks for.
-func extend(b []byte, n int) (all, more []byte) {
-	all = slices.Grow(b, n)[:len(b)+n]
-	return all, all[len(b):]
 }
 
 // keyLengths are the key lengths of AES in bits, in order of preference.

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"slices"
 
+	"caponier/internal/buffer"
 	"caponier/internal/ipsec"
 	"caponier/internal/suite/cbcmac"
 )
@@ -82,7 +83,7 @@ func (*ccm) NonceSize() int  { return ccmNonceLen }
 func (c *ccm) Overhead() int { return c.icvLen }
 
 func (c *ccm) Seal(dst, nonce, plaintext, aad []byte) []byte {
-	all, out := extend(dst, len(plaintext)+c.icvLen)
+	all, out := buffer.Extend(dst, len(plaintext)+c.icvLen)
 	c.start(nonce)
 	tag := c.icv(nonce, plaintext, aad)
 	c.stream.xor(out, plaintext)
@@ -94,7 +95,7 @@ func (c *ccm) Seal(dst, nonce, plaintext, aad []byte) []byte {
 // where the ICV is wrong.
 func (c *ccm) Open(dst, nonce, sealed, aad []byte) ([]byte, error) {
 	n := len(sealed) - c.icvLen
-	all, out := extend(dst, n)
+	all, out := buffer.Extend(dst, n)
 	c.start(nonce)
 	c.stream.xor(out, sealed[:n])
 	if !hmac.Equal(c.icv(nonce, out, aad), sealed[n:]) {

@@ -6,6 +6,7 @@ import (
 	"crypto/hmac"
 	"slices"
 
+	"caponier/internal/buffer"
 	"caponier/internal/ipsec"
 	"caponier/internal/lanes"
 )
@@ -102,7 +103,7 @@ func (g *shortGCM) NonceSize() int { return g.gcm.NonceSize() }
 func (g *shortGCM) Overhead() int  { return g.icvLen }
 
 func (g *shortGCM) Seal(dst, nonce, plaintext, aad []byte) []byte {
-	all, out := extend(dst, len(plaintext)+g.icvLen)
+	all, out := buffer.Extend(dst, len(plaintext)+g.icvLen)
 	g.scratch = g.gcm.Seal(g.scratch[:0], nonce, plaintext, aad)
 	copy(out, g.scratch)
 	return all

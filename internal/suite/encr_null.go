@@ -5,6 +5,7 @@ import (
 	"crypto/cipher"
 	"fmt"
 
+	"caponier/internal/buffer"
 	"caponier/internal/ipsec"
 )
 
@@ -89,7 +90,7 @@ func (g *gmac) gather(aad, nonce, text []byte) {
 
 func (g *gmac) Seal(dst, nonce, plaintext, aad []byte) []byte {
 	g.gather(aad, nonce, plaintext)
-	all, out := extend(dst, len(plaintext)+g.Overhead())
+	all, out := buffer.Extend(dst, len(plaintext)+g.Overhead())
 	copy(out, plaintext)
 	g.gcm.Seal(out[len(plaintext):len(plaintext)], nonce, nil, g.scratch)
 	return all
@@ -101,7 +102,7 @@ func (g *gmac) Open(dst, nonce, sealed, aad []byte) ([]byte, error) {
 	if _, err := g.gcm.Open(nil, nonce, sealed[n:], g.scratch); err != nil {
 		return nil, err
 	}
-	all, out := extend(dst, n)
+	all, out := buffer.Extend(dst, n)
 	copy(out, sealed)
 	return all, nil
 }
