@@ -22,7 +22,7 @@ var floors = [][]string{
 	{"internal/drop", "internal/replay", "internal/aggfrag", "internal/esp", "internal/ah", "internal/ike/message", "internal/ike/isakmp", "internal/ike/keys", "internal/ike/v2/rules", "internal/ike/v2/conf", "internal/ike/step", "internal/ike/v2/fault", "internal/ike/v1/proposal", "internal/ike/v1", "internal/ike/v2", "internal/config/identity", "internal/config/problem", "internal/config/syntax", "internal/config", "internal/config/describe"},
 	{"internal/dataplane/kernel/xfrm", "internal/spd", "internal/sad", "internal/pki"},
 	{"internal/logging", "internal/netio", "internal/netio/frame", "internal/netio/afxdp", "internal/netio/afpacket", "internal/netio/overhear", "internal/netio/nexthop", "internal/dataplane", "internal/capture", "internal/capture/pcapng", "internal/dataplane/dataplanetest", "internal/dataplane/userspace", "internal/dataplane/kernel", "internal/ike", "internal/host"},
-	{"internal/control", "internal/manual", "internal/diagnose", "internal/lab/netns", "internal/netio/frame/frametest", "internal/lab", "internal/bench/plot", "internal/bench"},
+	{"internal/control", "internal/manual", "internal/diagnose", "internal/lab/netns", "internal/netio/frame/frametest", "internal/lab", "internal/bench/plot", "internal/bench/stream", "internal/bench"},
 	{"internal/app"},
 	{"cmd/caponier"},
 }
@@ -40,7 +40,7 @@ var apart = []struct{ from, to, why string }{
 // fences names the packages that may import a third-party module. Test files
 // are free.
 var fences = map[string][]string{
-	"golang.org/x/sys/unix":           {"internal/netio", "internal/host", "internal/lab/netns", "internal/netio/frame/frametest", "internal/dataplane/kernel"},
+	"golang.org/x/sys/unix":           {"internal/netio", "internal/host", "internal/lab/netns", "internal/netio/frame/frametest", "internal/dataplane/kernel", "internal/bench/stream"},
 	"github.com/spf13/cobra":          {"cmd/caponier"},
 	"github.com/spf13/pflag":          {"cmd/caponier"},
 	"github.com/goccy/go-yaml":        {"internal/config/syntax"},
@@ -55,7 +55,7 @@ var fences = map[string][]string{
 	"github.com/emmansun/go-pkcs12":   {"internal/pki"},
 	"golang.org/x/term":               {"cmd/caponier", "internal/control"},
 	"golang.org/x/crypto":             {"internal/suite", "internal/pki"},
-	"golang.org/x/net":                {"internal/netio", "internal/bench"},
+	"golang.org/x/net":                {"internal/netio"},
 	"github.com/go-analyze/charts":    {"internal/bench/plot"},
 	"golang.org/x/sync":               {},
 	"github.com/google/go-cmp":        {},

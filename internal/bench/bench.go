@@ -18,6 +18,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"caponier/internal/bench/stream"
 )
 
 // Options say what to measure, and how long.
@@ -94,8 +96,8 @@ func (o Options) Check() error {
 		return fmt.Errorf("%w: %d pings in %d rounds", ErrOptions, o.Pings, o.Rounds)
 	case o.PingInterval < 0:
 		return fmt.Errorf("%w: pings every %v", ErrOptions, o.PingInterval)
-	case slices.ContainsFunc(o.Datagrams, func(n int) bool { return n < minDatagram || n > 65507 }):
-		return fmt.Errorf("%w: datagrams hold %d to 65507 octets", ErrOptions, minDatagram)
+	case slices.ContainsFunc(o.Datagrams, func(n int) bool { return n < stream.MinSize || n > stream.MaxSize }):
+		return fmt.Errorf("%w: datagrams hold %d to %d octets", ErrOptions, stream.MinSize, stream.MaxSize)
 	case slices.ContainsFunc(o.MSS, func(n int) bool { return n < 88 || n > 9216 }):
 		return fmt.Errorf("%w: an MSS is 88 to 9216 octets", ErrOptions)
 	case slices.ContainsFunc(o.Echoes, func(n int) bool { return n < minEcho || n > 65000 }):
@@ -230,12 +232,12 @@ func (r *run) bringUp(ctx context.Context, c contender) error {
 		return err
 	}
 	// Both hosts learn the path's MTU before it counts.
-	warmUp := udpLoad{size: 1472, rate: 10e6, duration: 200 * time.Millisecond}
-	_, err := measureUDP(ctx, c.pair.hostA, c.pair.hostB, addrHostB, warmUp)
+	warmUp := stream.Load{Size: 1472, Rate: 10e6, Duration: 200 * time.Millisecond}
+	_, err := stream.Measure(ctx, c.pair.aToB, warmUp)
 	if err != nil {
 		return err
 	}
-	_, err = measureUDP(ctx, c.pair.hostB, c.pair.hostA, addrHostA, warmUp)
+	_, err = stream.Measure(ctx, c.pair.bToA, warmUp)
 	return err
 }
 

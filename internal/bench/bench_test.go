@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"caponier/internal/bench/stream"
+
 	"go.uber.org/goleak"
 )
 
@@ -26,7 +28,7 @@ func TestCheck(t *testing.T) {
 		"too short":        func(o *Options) { o.Duration = time.Millisecond },
 		"too few pings":    func(o *Options) { o.Pings = o.Rounds - 1 },
 		"backwards":        func(o *Options) { o.PingInterval = -1 },
-		"tiny datagram":    func(o *Options) { o.Datagrams = []int{64, minDatagram - 1} },
+		"tiny datagram":    func(o *Options) { o.Datagrams = []int{64, stream.MinSize - 1} },
 		"huge datagram":    func(o *Options) { o.Datagrams = []int{65508} },
 		"tiny segment":     func(o *Options) { o.MSS = []int{87} },
 		"tiny ping":        func(o *Options) { o.Echoes = []int{7} },

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"caponier/internal/bench/stream"
 )
 
 // values are what one measurement gave, by the names of metrics.
@@ -159,13 +161,13 @@ func mssPoints(o Options) []point {
 	return list
 }
 
-func udpPoint(label string, x float64, l udpLoad) point {
-	return point{label: label, x: x, takes: l.duration + 2*drain, run: func(ctx context.Context, p *pair) (values, error) {
+func udpPoint(label string, x float64, l stream.Load) point {
+	return point{label: label, x: x, takes: l.Duration + 2*stream.Drain, run: func(ctx context.Context, p *pair) (values, error) {
 		return costing(p, func() (values, float64, error) {
-			r, err := measureUDP(ctx, p.hostA, p.hostB, addrHostB, l)
+			r, err := stream.Measure(ctx, p.aToB, l)
 			return values{
-				goodput.Name: r.rate, packets.Name: r.packets, loss.Name: r.lossPercent(), reordered.Name: float64(r.reordered),
-			}, float64(r.received) * float64(l.size), err
+				goodput.Name: r.Rate, packets.Name: r.Packets, loss.Name: r.LossPercent(), reordered.Name: float64(r.Reordered),
+			}, float64(r.Received) * float64(l.Size), err
 		})
 	}}
 }
@@ -173,7 +175,7 @@ func udpPoint(label string, x float64, l udpLoad) point {
 func udpPoints(o Options) []point {
 	var list []point
 	for _, size := range o.Datagrams {
-		list = append(list, udpPoint(fmt.Sprint(size), float64(size), udpLoad{size: size, duration: o.Duration}))
+		list = append(list, udpPoint(fmt.Sprint(size), float64(size), stream.Load{Size: size, Duration: o.Duration}))
 	}
 	return list
 }
@@ -184,7 +186,7 @@ const rateDatagram = 1300
 func ratePoints(o Options) []point {
 	var list []point
 	for _, rate := range o.Rates {
-		list = append(list, udpPoint(fmt.Sprintf("%.0f Mb/s", rate/1e6), rate/1e6, udpLoad{size: rateDatagram, rate: rate, duration: o.Duration}))
+		list = append(list, udpPoint(fmt.Sprintf("%.0f Mb/s", rate/1e6), rate/1e6, stream.Load{Size: rateDatagram, Rate: rate, Duration: o.Duration}))
 	}
 	return list
 }
@@ -198,7 +200,7 @@ func packetPoints(o Options) []point {
 		if rate == 0 {
 			label = "unlimited"
 		}
-		list = append(list, udpPoint(label, rate, udpLoad{size: smallDatagram, rate: rate * smallDatagram * 8, duration: o.Duration}))
+		list = append(list, udpPoint(label, rate, stream.Load{Size: smallDatagram, Rate: rate * smallDatagram * 8, Duration: o.Duration}))
 	}
 	return list
 }
@@ -238,7 +240,7 @@ func underLoad(ctx context.Context, p *pair, rate float64, atMost time.Duration,
 	ctx, stop := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() {
-		_, err := measureUDP(ctx, p.hostA, p.hostB, addrHostB, udpLoad{size: rateDatagram, rate: rate, duration: atMost})
+		_, err := stream.Measure(ctx, p.aToB, stream.Load{Size: rateDatagram, Rate: rate, Duration: atMost})
 		done <- err
 	}()
 	time.Sleep(100 * time.Millisecond) // until the load is there

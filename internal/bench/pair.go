@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"caponier/internal/bench/stream"
 	"caponier/internal/lab/netns"
 )
 
@@ -40,7 +42,8 @@ const Picture = `  hostA ── gwA ═══════ gwB ── hostB
 type pair struct {
 	dir                    string // logs and configurations
 	hostA, gwA, gwB, hostB netns.NS
-	gateways               []*process // of A and of B; none where the kernel forwards by itself
+	aToB, bToA             stream.Path // between the hosts
+	gateways               []*process  // of A and of B; none where the kernel forwards by itself
 	others                 []*process
 	iperf                  bool // a server of iperf3 is among them
 }
@@ -90,7 +93,25 @@ func newPair(dir string) (p *pair, err error) {
 			return p, err
 		}
 	}
-	return p, nil
+	if p.aToB, err = path(p.hostA, p.gwA, p.hostB, addrHostA, addrHostB); err != nil {
+		return p, err
+	}
+	p.bToA, err = path(p.hostB, p.gwB, p.hostA, addrHostB, addrHostA)
+	return p, err
+}
+
+// path is the way of datagrams from a host through its gateway.
+func path(from, gw, to netns.NS, src, dst netip.Addr) (stream.Path, error) {
+	p := stream.Path{From: from, To: to, Device: "lan", Src: src, Dst: dst}
+	err := gw.Do(func() error {
+		dev, err := net.InterfaceByName("lan")
+		if err != nil {
+			return fmt.Errorf("the inside interface of %s: %w", gw.Name, err)
+		}
+		p.NextHop = dev.HardwareAddr
+		return nil
+	})
+	return p, err
 }
 
 // close ends what runs in the pair and removes it.

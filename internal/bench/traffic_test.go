@@ -5,8 +5,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-
-	"golang.org/x/net/ipv4"
 )
 
 // The files are what iperf3 3.12 printed.
@@ -29,35 +27,6 @@ func TestParseIperf(t *testing.T) {
 	} {
 		if _, err := parseIperf([]byte(tc.out)); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: %v, want %q", tc.name, err, tc.want)
-		}
-	}
-}
-
-func TestReceiverCountsItsOwnStream(t *testing.T) {
-	datagram := func(stream uint32, seq uint64, size int) ipv4.Message {
-		b := make([]byte, size)
-		binary.BigEndian.PutUint32(b, stream)
-		binary.BigEndian.PutUint64(b[4:], seq)
-		return ipv4.Message{Buffers: [][]byte{b}, N: size}
-	}
-	r := receiver{stream: 7}
-	n := r.count([]ipv4.Message{
-		datagram(7, 1, 64), datagram(7, 3, 64), datagram(7, 2, 64), // one is late
-		datagram(6, 9, 64), datagram(7, 4, 65), // a straggler, another size
-		datagram(7, 4, 64),
-	}, 64)
-	if n != 4 || r.reordered != 1 {
-		t.Errorf("%d datagrams, %d late, want 4 and 1", n, r.reordered)
-	}
-}
-
-func TestLossPercent(t *testing.T) {
-	for _, tc := range []struct {
-		sent, received uint64
-		want           float64
-	}{{0, 0, 0}, {100, 100, 0}, {100, 75, 25}, {100, 101, 0}, {4, 0, 100}} {
-		if got := (udpResult{sent: tc.sent, received: tc.received}).lossPercent(); got != tc.want {
-			t.Errorf("%d of %d: %v %%, want %v", tc.received, tc.sent, got, tc.want)
 		}
 	}
 }

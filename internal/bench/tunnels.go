@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"caponier/internal/bench/stream"
 )
 
 // lanFar is behind host B: single addresses of it are what tunnels are for, but
@@ -164,16 +166,16 @@ func (e *established) load(ctx context.Context, p *pair, n int, d time.Duration)
 		targets[i] = tunnelAddr(i)
 	}
 	// The first packets of each tunnel find the way.
-	l := udpLoad{size: 1300, rate: 150e6, duration: 200*time.Millisecond + time.Duration(n)*150*time.Microsecond, targets: targets}
-	if _, err := measureUDP(ctx, p.hostA, p.hostB, addrHostB, l); err != nil {
+	l := stream.Load{Size: 1300, Rate: 150e6, Duration: 200*time.Millisecond + time.Duration(n)*150*time.Microsecond, Targets: targets}
+	if _, err := stream.Measure(ctx, p.aToB, l); err != nil {
 		return err
 	}
-	l.rate, l.duration = 0, d
-	udp, err := measureUDP(ctx, p.hostA, p.hostB, addrHostB, l)
+	l.Rate, l.Duration = 0, d
+	udp, err := stream.Measure(ctx, p.aToB, l)
 	if err != nil {
 		return err
 	}
-	e.udp = udp.packets
+	e.udp = udp.Packets
 	if !p.iperf {
 		return nil
 	}
