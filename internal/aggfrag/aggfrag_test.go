@@ -96,8 +96,9 @@ func unhex(t *testing.T, s string) []byte {
 	return b
 }
 
-// TestWireFormat has the octets of RFC 9347, Sections 2.2.1 and 6.1, at lengths
-// that can be read.
+// TestWireFormat has the octets of RFC 9347, Section 6.1.1, and its BlockOffsets at
+// lengths that can be read: each says how much of the packet under way is left, be
+// it more than the payload holds (RFC 9347, Section 2.2.3).
 func TestWireFormat(t *testing.T) {
 	a := datagram(4, 20, 1)
 	b := datagram(4, 30, 2)
@@ -145,6 +146,7 @@ func TestWireFormat(t *testing.T) {
 	}
 }
 
+// TestPad: a pad block goes to the end (RFC 9347, Section 6.1.3.3).
 func TestPad(t *testing.T) {
 	var p Packer
 	dst := bytes.Repeat([]byte{0xff}, 64)
@@ -326,6 +328,9 @@ func TestAllPadBetween(t *testing.T) {
 	}
 }
 
+// TestMalformed: reserved bits are ignored (RFC 9347, Section 6.1.1), congestion
+// information is passed over (RFC 9347, Section 6.1.2), and what cannot be is
+// dropped without harm to the rest (RFC 9347, Section 2.5).
 func TestMalformed(t *testing.T) {
 	good := hex.EncodeToString(datagram(4, 20, 1))
 	tests := map[string]struct {
@@ -344,6 +349,8 @@ func TestMalformed(t *testing.T) {
 		"longer than any packet":   {"00000000" + "60000000ffff" + good, 0, 1},
 		"offset past everything":   {"0000ffff" + good, 0, 0},
 		"offset to the very end":   {"00000014" + good, 0, 0},
+		"congestion information":   {"01fd0000" + strings.Repeat("a5", 20) + good, 1, 0},
+		"and nothing else":         {"01000000" + strings.Repeat("a5", 20), 0, 0},
 		"a pad hides what follows": {"00000000" + good + "00" + good, 1, 0},
 	}
 	for name, tt := range tests {

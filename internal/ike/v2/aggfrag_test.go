@@ -65,7 +65,7 @@ func TestAggfragIsAgreedOn(t *testing.T) {
 }
 
 // TestAggfragIsRequired: an end that requires it takes no SA without, whichever end
-// asks, and leaves the peer none.
+// asks, and deletes what the peer has set up (RFC 9347, Section 5.1).
 func TestAggfragIsRequired(t *testing.T) {
 	for _, c := range []struct {
 		left, right         ipsec.Aggfrag
@@ -107,8 +107,9 @@ func TestPaceIsOfOneEnd(t *testing.T) {
 	}
 }
 
-// TestAggfragFlags: the D flag is for what this end sends, and what requires
-// congestion information is declined, or not accepted.
+// TestAggfragFlags: the D flag is for what this end sends. Of a peer that requires
+// more, congestion information or what has no name yet, a request is declined, and
+// its response is no agreement (RFC 9347, Section 5.1; RFC 9347, Section 6.1.4).
 func TestAggfragFlags(t *testing.T) {
 	tunnel := Child{Aggfrag: ipsec.AggfragOn}
 	off, on, whole := ipsec.AggfragSA{}, ipsec.AggfragSA{On: true}, ipsec.AggfragSA{On: true, Whole: true}
@@ -120,11 +121,12 @@ func TestAggfragFlags(t *testing.T) {
 	}{
 		"none":                  {nil, off, off, false},
 		"no flag":               {&message.Notify{Kind: message.UseAggfrag, Data: []byte{0}}, on, on, false},
-		"reserved flags":        {&message.Notify{Kind: message.UseAggfrag, Data: []byte{0xfc}}, on, on, false},
+		"a flag of later times": {&message.Notify{Kind: message.UseAggfrag, Data: []byte{4}}, off, off, true},
+		"and another":           {&message.Notify{Kind: message.UseAggfrag, Data: []byte{0x81}}, off, off, true},
 		"D":                     {&message.Notify{Kind: message.UseAggfrag, Data: []byte{1}}, whole, whole, false},
 		"C":                     {&message.Notify{Kind: message.UseAggfrag, Data: []byte{2}}, off, off, true},
 		"without flags":         {&message.Notify{Kind: message.UseAggfrag}, on, on, false},
-		"two octets":            {&message.Notify{Kind: message.UseAggfrag, Data: []byte{0, 0}}, off, off, false},
+		"two octets":            {&message.Notify{Kind: message.UseAggfrag, Data: []byte{0, 0}}, off, off, true},
 		"another notification":  {&message.Notify{Kind: message.UseTransportMode}, off, off, false},
 		"with a protocol and 0": {&message.Notify{Protocol: message.ProtocolESP, Kind: message.UseAggfrag, Data: []byte{0}}, on, on, false},
 	} {

@@ -11,10 +11,11 @@ import (
 
 // AcceptAggfrag says what the SA that the request msg asks for has of AGGFRAG mode,
 // and false where the tunnel requires it and the peer does not ask for it, or
-// requires congestion information, which this end does not send.
+// requires what this end lacks. Such a requirement is declined, not ignored (RFC
+// 9347, Section 5.1).
 func (c *Child) AcceptAggfrag(msg *message.Message) (ipsec.AggfragSA, bool) {
 	peer, asked := rules.PeerAggfrag(msg)
-	if c.Aggfrag == ipsec.AggfragOff || !asked || peer.Congestion {
+	if c.Aggfrag == ipsec.AggfragOff || !asked || beyond(peer) {
 		return ipsec.AggfragSA{}, c.Aggfrag != ipsec.AggfragRequired
 	}
 	return ipsec.AggfragSA{On: true, Whole: peer.Whole, Pace: c.Pace}, true
@@ -27,12 +28,16 @@ func (c *Child) AgreedAggfrag(msg *message.Message) (ipsec.AggfragSA, bool) {
 	switch {
 	case !took:
 		return ipsec.AggfragSA{}, c.Aggfrag != ipsec.AggfragRequired
-	case c.Aggfrag == ipsec.AggfragOff, peer.Congestion:
+	case c.Aggfrag == ipsec.AggfragOff, beyond(peer):
 		return ipsec.AggfragSA{}, false
 	default:
 		return ipsec.AggfragSA{On: true, Whole: peer.Whole, Pace: c.Pace}, true
 	}
 }
+
+// beyond reports whether the peer requires what this end lacks: congestion
+// information, or what later documents define.
+func beyond(peer rules.Aggfrag) bool { return peer.Congestion || peer.Unknown }
 
 // Answers are what a response says beside the SA and its selectors.
 func (c *Child) Answers(a ipsec.AggfragSA) []message.Payload {

@@ -17,6 +17,8 @@ type Aggfrag struct {
 	Whole bool
 	// Congestion says that it requires congestion information.
 	Congestion bool
+	// Unknown says that it requires what this end has no name for.
+	Unknown bool
 }
 
 // AggfragNotify is the USE_AGGFRAG notification of an end that puts packets
@@ -26,14 +28,21 @@ func AggfragNotify() *message.Notify {
 }
 
 // PeerAggfrag returns what a USE_AGGFRAG notification says, and false without one.
-// Flags that are not known are ignored.
 func PeerAggfrag(msg *message.Message) (a Aggfrag, ok bool) {
 	n, ok := msg.Notify(message.UseAggfrag)
-	if !ok || len(n.Data) > 1 {
+	if !ok {
 		return a, false
 	}
-	if len(n.Data) == 0 { // libreswan has sent none
+	switch len(n.Data) {
+	case 0: // libreswan sends none, up to 5.3 at least
 		return a, true
+	case 1:
+		flags := n.Data[0]
+		return Aggfrag{
+			Whole: flags&aggfragWhole != 0, Congestion: flags&aggfragCongestion != 0,
+			Unknown: flags&^(aggfragWhole|aggfragCongestion) != 0,
+		}, true
+	default:
+		return Aggfrag{Unknown: true}, true
 	}
-	return Aggfrag{Whole: n.Data[0]&aggfragWhole != 0, Congestion: n.Data[0]&aggfragCongestion != 0}, true
 }
