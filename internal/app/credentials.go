@@ -64,7 +64,7 @@ func readCredentials(c *config.Connection) (*credentials, error) {
 			creds.validities = append(creds.validities, validities("remote.ca", certs)...)
 		}
 		var pin *x509.Certificate
-		if !c.Remote.Pin.IsZero() {
+		if c.Remote.Pin != nil {
 			certs, err := pki.LoadCertificates(c.Remote.Pin.Path)
 			if err != nil {
 				return nil, fmt.Errorf("connection %s: %w", c.Name, err)

@@ -125,7 +125,12 @@ func keyFiles(cfg *config.Config) []string {
 		}
 	}
 	for _, c := range cfg.Connections {
-		add(c.Local.Key.Path, c.Local.SignKey.Path, c.Local.EncryptKey.Path, c.Local.PSKFile, c.Remote.PSKFile)
+		for _, f := range []*config.File{c.Local.Key, c.Local.SignKey, c.Local.EncryptKey} {
+			if f != nil {
+				add(f.Path)
+			}
+		}
+		add(c.Local.PSKFile, c.Remote.PSKFile)
 	}
 	for _, x := range cfg.Manual.Associations {
 		add(x.EncrKeyFile, x.IntegKeyFile)

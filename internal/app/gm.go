@@ -36,7 +36,7 @@ func readGM(c *config.Connection) (*gmCredentials, []validity, error) {
 	var all []validity
 	for _, f := range []struct {
 		key       string
-		cert, own config.File
+		cert, own *config.File
 		der       *[]byte
 		signer    func(crypto.Signer) error
 	}{

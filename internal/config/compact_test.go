@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"caponier/internal/config/compact"
 	"caponier/internal/secret"
 )
 
@@ -28,7 +29,7 @@ func TestCompact(t *testing.T) {
 		return c
 	}
 	want, original := read(), read()
-	got := compact(original)
+	got := compact.Of(original)
 	keys := cmp.Comparer(func(a, b secret.Key) bool { return a.Equal(b) })
 	if diff := cmp.Diff(want, got, keys, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
@@ -75,5 +76,28 @@ func memory(v reflect.Value, show func(uintptr)) {
 			}
 		}
 	default:
+	}
+}
+
+// TestAlike makes lists of equal settings one, and no others.
+func TestAlike(t *testing.T) {
+	const text = `
+gateway: { name: a }
+connections:
+  one: { local: { auth: psk, psk-file: k }, remote: { address: 192.0.2.1, id: one, auth: psk }, proposals: [aes128gcm16-prfsha256-x25519], tunnels: { x: { local: [10.1.0.0/16], remote: [10.2.0.0/16] } } }
+  two: { local: { auth: psk, psk-file: k }, remote: { address: 192.0.2.2, id: two, auth: psk }, proposals: [aes128gcm16-prfsha256-x25519], tunnels: { x: { local: [10.1.0.0/16], remote: [10.3.0.0/16] } } }
+`
+	c, _, err := Parse("alike.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := c.Connections[0], c.Connections[1]
+	if &a.Proposals[0] != &b.Proposals[0] || &a.ProposalWords[0] != &b.ProposalWords[0] {
+		t.Error("the proposals of the connections are two lists")
+	}
+	if x, y := a.Tunnels[0], b.Tunnels[0]; &x.Local[0] != &y.Local[0] || &x.Proposals[0] != &y.Proposals[0] {
+		t.Error("the selectors of the local ends, or the proposals of the tunnels, are two lists")
+	} else if x.Remote[0] == y.Remote[0] || a.Remote.Addresses[0] == b.Remote.Addresses[0] {
+		t.Error("what differs became the same")
 	}
 }

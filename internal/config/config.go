@@ -118,14 +118,17 @@ type Party struct {
 	ID   identity.Identity
 	Auth Auth
 
-	Cert File // of the local end with AuthCert: the leaf first, then its chain
-	Key  File // of the local end with AuthCert
-	// With VersionGM, the local end has these two pairs instead.
-	SignCert, SignKey, EncryptCert, EncryptKey File
+	// The files are nil where none is named: of ten thousand connections, most
+	// have hardly one.
 
-	CA  []File // of the remote end with AuthCert: whom to trust
-	Pin File   // of the remote end with AuthCert: exactly this certificate
-	CRL []File // of the remote end with AuthCert: revocation lists
+	Cert *File // of the local end with AuthCert: the leaf first, then its chain
+	Key  *File // of the local end with AuthCert
+	// With VersionGM, the local end has these two pairs instead.
+	SignCert, SignKey, EncryptCert, EncryptKey *File
+
+	CA  []*File // of the remote end with AuthCert: whom to trust
+	Pin *File   // of the remote end with AuthCert: exactly this certificate
+	CRL []*File // of the remote end with AuthCert: revocation lists
 	// Revocation says what to think of a certificate that no current list covers.
 	Revocation Revocation
 
@@ -140,14 +143,11 @@ type Party struct {
 
 // File is a file that the configuration names.
 type File struct {
-	Path string // absolute; empty where none is named
+	Path string // absolute
 	// Digest is the SHA-256 of the contents when they were checked, so that
 	// Diff sees a certificate that was replaced in place.
 	Digest [32]byte
 }
-
-// IsZero reports whether no file is named.
-func (f File) IsZero() bool { return f.Path == "" }
 
 // Tunnel is one pair of CHILD SAs: what is protected, how, and when it starts.
 type Tunnel struct {

@@ -398,6 +398,15 @@ func FormatDuration(v time.Duration) string {
 	return s
 }
 
+// fileAt returns the file that n names, or nil.
+func (d *decoder) fileAt(n *node) *File {
+	f := new(File)
+	if d.path(&f.Path, n); f.Path == "" {
+		return nil
+	}
+	return f
+}
+
 // path sets *v to an absolute path; a relative one starts at the file.
 func (d *decoder) path(v *string, n *node) {
 	text, ok := d.scalar(n)

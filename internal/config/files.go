@@ -25,7 +25,7 @@ const ExpiryWarning = 30 * 24 * time.Hour
 
 // checkFiles reads the files that a connection names.
 func (d *decoder) checkFiles(c *Connection, path string, checks *Checks) {
-	own, key := d.certificate(&c.Local.Cert, path+".local.cert", checks), d.privateKey(&c.Local.Key, path+".local.key")
+	own, key := d.certificate(c.Local.Cert, path+".local.cert", checks), d.privateKey(c.Local.Key, path+".local.key")
 	if own != nil && key != nil {
 		d.belongs(key, own, path+".local.key")
 	}
@@ -33,12 +33,12 @@ func (d *decoder) checkFiles(c *Connection, path string, checks *Checks) {
 		d.checkGMFiles(c, path, checks)
 	}
 	for i := range c.Remote.CA {
-		d.certificate(&c.Remote.CA[i], item(path+".remote.ca", i, len(c.Remote.CA)), checks)
+		d.certificate(c.Remote.CA[i], item(path+".remote.ca", i, len(c.Remote.CA)), checks)
 	}
 	for i := range c.Remote.CRL {
-		d.revocationList(&c.Remote.CRL[i], item(path+".remote.crl", i, len(c.Remote.CRL)), checks)
+		d.revocationList(c.Remote.CRL[i], item(path+".remote.crl", i, len(c.Remote.CRL)), checks)
 	}
-	d.certificate(&c.Remote.Pin, path+".remote.pin", checks)
+	d.certificate(c.Remote.Pin, path+".remote.pin", checks)
 	d.psk(&c.Remote, path+".remote.psk-file", path+".local.psk-file")
 	if c.Local.PSKFile == c.Remote.PSKFile {
 		c.Local.PSK = c.Remote.PSK
@@ -68,7 +68,7 @@ func (d *decoder) read(f *File, n *node) ([]byte, bool) {
 
 // certificate reads and checks a file of certificates and returns the first.
 func (d *decoder) certificate(f *File, path string, checks *Checks) *x509.Certificate {
-	if f.IsZero() {
+	if f == nil {
 		return nil
 	}
 	n := d.at(path)
@@ -116,7 +116,7 @@ func (d *decoder) revocationList(f *File, path string, checks *Checks) {
 
 // privateKey opens a private key as the gateway will.
 func (d *decoder) privateKey(f *File, path string) crypto.Signer {
-	if f.IsZero() {
+	if f == nil {
 		return nil
 	}
 	n := d.at(path)

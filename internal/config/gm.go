@@ -220,8 +220,8 @@ func (d *decoder) validateGMTunnel(t *Tunnel, path string) {
 
 // checkGMFiles reads the two pairs of the local end.
 func (d *decoder) checkGMFiles(c *Connection, path string, checks *Checks) {
-	sign := d.pair(&c.Local.SignCert, &c.Local.SignKey, path+".local.sign-cert", path+".local.sign-key", checks)
-	encrypt := d.pair(&c.Local.EncryptCert, &c.Local.EncryptKey, path+".local.encrypt-cert", path+".local.encrypt-key", checks)
+	sign := d.pair(c.Local.SignCert, c.Local.SignKey, path+".local.sign-cert", path+".local.sign-key", checks)
+	encrypt := d.pair(c.Local.EncryptCert, c.Local.EncryptKey, path+".local.encrypt-cert", path+".local.encrypt-key", checks)
 	if sign == nil || encrypt == nil {
 		return
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"caponier/internal/config/compact"
 	"caponier/internal/config/problem"
 	"caponier/internal/config/syntax"
 )
@@ -99,7 +100,7 @@ func (d *decoder) finish(checks *Checks) (*Config, []*problem.Problem, error) {
 	if len(d.errs) > 0 {
 		return nil, d.warnings, problem.Errors(d.errs)
 	}
-	return compact(&d.cfg), d.warnings, nil
+	return compact.Of(&d.cfg), d.warnings, nil
 }
 
 func fileProblem(name string, err error) *problem.Problem {

@@ -43,10 +43,10 @@ func names[T any](keys []key[T]) []string {
 }
 
 // fileKey is a key that names a file of an end.
-func fileKey(name string, field func(*Party) *File) key[Party] {
+func fileKey(name string, field func(*Party) **File) key[Party] {
 	return key[Party]{
 		name: name, kind: kindPath, effect: EffectReconnect,
-		set: func(d *decoder, v *Party, n *node, _ string) { d.path(&field(v).Path, n) },
+		set: func(d *decoder, v *Party, n *node, _ string) { *field(v) = d.fileAt(n) },
 		get: func(v *Party) any { return *field(v) },
 	}
 }
@@ -288,14 +288,14 @@ func init() {
 		},
 	}
 	localKeys = append(slices.Clone(party),
-		fileKey("cert", func(v *Party) *File { return &v.Cert }), fileKey("key", func(v *Party) *File { return &v.Key }),
+		fileKey("cert", func(v *Party) **File { return &v.Cert }), fileKey("key", func(v *Party) **File { return &v.Key }),
 		key[Party]{
 			name: "signature", kind: signatureWords.String(), implied: "auto", effect: EffectReconnect,
 			set: func(d *decoder, v *Party, n *node, _ string) { word(d, &v.Signature, n, signatureWords) },
 			get: func(v *Party) any { return v.Signature },
 		},
-		fileKey("sign-cert", func(v *Party) *File { return &v.SignCert }), fileKey("sign-key", func(v *Party) *File { return &v.SignKey }),
-		fileKey("encrypt-cert", func(v *Party) *File { return &v.EncryptCert }), fileKey("encrypt-key", func(v *Party) *File { return &v.EncryptKey }),
+		fileKey("sign-cert", func(v *Party) **File { return &v.SignCert }), fileKey("sign-key", func(v *Party) **File { return &v.SignKey }),
+		fileKey("encrypt-cert", func(v *Party) **File { return &v.EncryptCert }), fileKey("encrypt-key", func(v *Party) **File { return &v.EncryptKey }),
 	)
 	find(localKeys, "id").implied = "the certificate's subject, or the address"
 	find(localKeys, "auth").implied = "as the remote end"
@@ -304,20 +304,20 @@ func init() {
 			name: "ca", kind: kindPaths, effect: EffectReconnect,
 			set: func(d *decoder, v *Party, n *node, path string) {
 				d.each(n, path, func(item *node, _ string) {
-					var f File
-					d.path(&f.Path, item)
-					v.CA = append(v.CA, f)
+					if f := d.fileAt(item); f != nil {
+						v.CA = append(v.CA, f)
+					}
 				})
 			}, get: func(v *Party) any { return v.CA },
 		},
-		fileKey("pin", func(v *Party) *File { return &v.Pin }),
+		fileKey("pin", func(v *Party) **File { return &v.Pin }),
 		key[Party]{
 			name: "crl", kind: kindPaths, effect: EffectReconnect,
 			set: func(d *decoder, v *Party, n *node, path string) {
 				d.each(n, path, func(item *node, _ string) {
-					var f File
-					d.path(&f.Path, item)
-					v.CRL = append(v.CRL, f)
+					if f := d.fileAt(item); f != nil {
+						v.CRL = append(v.CRL, f)
+					}
 				})
 			}, get: func(v *Party) any { return v.CRL },
 		},

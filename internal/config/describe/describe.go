@@ -140,9 +140,9 @@ func describeParty(p *config.Party, defaultID string) PartyDescription {
 	switch {
 	case p.Auth == config.AuthPSK:
 		proof = append(proof, "the pre-shared key in "+p.PSKFile)
-	case !p.SignCert.IsZero():
+	case p.SignCert != nil:
 		proof = append(proof, "the pair "+p.SignCert.Path+" for signatures", "the pair "+p.EncryptCert.Path+" for encryption")
-	case !p.Cert.IsZero():
+	case p.Cert != nil:
 		proof = append(proof, "the certificate "+p.Cert.Path+" with the key "+p.Key.Path)
 	default:
 		if len(p.CA) > 0 {
@@ -152,7 +152,7 @@ func describeParty(p *config.Party, defaultID string) PartyDescription {
 			}
 			proof = append(proof, "a certificate that "+strings.Join(paths, " or ")+" leads to")
 		}
-		if !p.Pin.IsZero() {
+		if p.Pin != nil {
 			proof = append(proof, "exactly the certificate "+p.Pin.Path)
 		}
 		for _, f := range p.CRL {
