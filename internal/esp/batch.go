@@ -28,12 +28,12 @@ func (b *batch) release() {
 // Serial reports whether a packet alone is slow, because each of its blocks waits
 // for the one before, and SealBatch and OpenBatch are many times faster. For
 // other suites Seal, SealFrom and Open are as good or better.
-func (f *format) Serial() bool { return f.batcher != nil && !f.combined }
+func (f *format) Serial() bool { return f.minBatch != 0 && !f.combined }
 
 // SealBatch seals each item, side by side where the suite gains from it. One
 // item's failure does not keep others back. No two items overlap in Dst.
 func (o *Outbound) SealBatch(items []SealItem) {
-	if o.batcher == nil || len(items) < o.batcher.MinBatch() {
+	if o.minBatch == 0 || len(items) < int(o.minBatch) {
 		for i := range items {
 			it := &items[i]
 			it.Len, it.Err = o.Seal(it.Dst, it.Inner, it.Seq, it.NextHeader)
@@ -64,14 +64,14 @@ func (b *batch) seal(o *Outbound, items []SealItem) {
 		j.AAD, j.Tail = o.authenticated(dst, it.Seq, &b.extended[m])
 		m++
 	}
-	o.batcher.SealBatch(b.lanes, b.jobs[:m])
+	o.awake().(suite.Batcher).SealBatch(b.lanes, b.jobs[:m])
 	clear(b.jobs[:m])
 }
 
 // OpenBatch opens each item as if in order, side by side where the suite gains
 // from it. No two items overlap.
 func (in *Inbound) OpenBatch(items []OpenItem) {
-	if in.batcher == nil || len(items) < in.batcher.MinBatch() {
+	if in.minBatch == 0 || len(items) < int(in.minBatch) {
 		for i := range items {
 			it := &items[i]
 			it.Inner, it.NextHeader, it.Seq, it.Err = in.Open(it.Packet)
@@ -101,7 +101,7 @@ func (b *batch) open(in *Inbound, items []OpenItem) {
 		j.AAD, j.Tail = in.authenticated(it.Packet, it.Seq, &b.extended[m])
 		m++
 	}
-	in.batcher.OpenBatch(b.lanes, b.jobs[:m])
+	in.awake().(suite.Batcher).OpenBatch(b.lanes, b.jobs[:m])
 	m = 0
 	for i := range items {
 		it := &items[i]

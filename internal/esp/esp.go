@@ -26,6 +26,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"caponier/internal/ipsec"
 	"caponier/internal/suite"
@@ -66,16 +67,23 @@ func PeekSPI(b []byte) (ipsec.SPI, bool) {
 
 // format is what both directions of an SA know of the packet layout.
 type format struct {
-	protector suite.Protector
-	batcher   suite.Batcher // the protector; nil where packets gain nothing from company
+	// protector is nil until a packet needs it, see awake: expanded keys are large,
+	// and of ten thousand SAs many never see one. Until then there are the keys, that
+	// of the cipher, of encrLen octets, before the other's.
+	protector   suite.Protector
+	keys        []byte
+	encr, integ ipsec.Transform
+	encrLen     uint8
+
 	spi       ipsec.SPI
 	esn       bool
 	transport bool // in transport mode, otherwise in tunnel mode
 	aggfrag   bool // carries AGGFRAG payloads
 	combined  bool
-	ivLen     int
-	icvLen    int
-	align     int // of the ciphertext
+	ivLen     uint8
+	icvLen    uint8
+	align     uint8 // of the ciphertext
+	minBatch  uint8 // packets in company that go faster; 0 where none do
 	scratch   extended
 }
 
@@ -98,19 +106,44 @@ func newFormat(sa *ipsec.SA, d ipsec.Direction) (format, error) {
 	if err != nil {
 		return format{}, fmt.Errorf("esp: SA %s: %w", sa.SPI, err)
 	}
-	batcher, _ := p.(suite.Batcher)
-	return format{
-		protector: p,
-		batcher:   batcher,
+	defer p.Wipe()
+	f := format{
+		keys:      slices.Concat(sa.EncrKey.Bytes(), sa.IntegKey.Bytes()),
+		encr:      sa.Encr,
+		integ:     sa.Integ,
+		encrLen:   uint8(sa.EncrKey.Len()),
 		spi:       sa.SPI,
 		esn:       sa.ESN,
 		transport: sa.Mode == ipsec.Transport,
 		aggfrag:   sa.Aggfrag.On,
 		combined:  p.Combined(),
-		ivLen:     p.IVLen(),
-		icvLen:    p.ICVLen(),
-		align:     max(alignment, p.BlockSize()),
-	}, nil
+		ivLen:     uint8(p.IVLen()),
+		icvLen:    uint8(p.ICVLen()),
+		align:     uint8(max(alignment, p.BlockSize())),
+	}
+	if b, ok := p.(suite.Batcher); ok {
+		f.minBatch = uint8(b.MinBatch())
+	}
+	return f, nil
+}
+
+// awake returns the protector. The first packet of an SA makes it, which is all
+// that is ever allocated.
+func (f *format) awake() suite.Protector {
+	if f.protector == nil {
+		f.expand()
+	}
+	return f.protector
+}
+
+func (f *format) expand() {
+	p, err := suite.NewProtector(f.encr, f.integ, f.keys[:f.encrLen], f.keys[f.encrLen:])
+	if err != nil {
+		panic(err) // cannot be: newFormat has made one of these keys
+	}
+	f.protector = p
+	clear(f.keys)
+	f.keys = nil
 }
 
 // authenticated returns what the ICV covers beside IV and ciphertext: aad
@@ -135,11 +168,11 @@ func (f *format) authenticated(header []byte, seq uint64, scratch *extended) (aa
 func (f *format) SPI() ipsec.SPI { return f.spi }
 
 // HeadRoom is the number of octets before the inner packet: ESP header and IV.
-func (f *format) HeadRoom() int { return HeaderLen + f.ivLen }
+func (f *format) HeadRoom() int { return HeaderLen + int(f.ivLen) }
 
 // TailRoom is the largest number of octets after the inner packet: padding,
 // trailer and ICV.
-func (f *format) TailRoom() int { return f.align - 1 + trailerLen + f.icvLen }
+func (f *format) TailRoom() int { return int(f.align) - 1 + trailerLen + int(f.icvLen) }
 
 // Overhead is by how much ESP makes a packet longer at most. Headers outside of
 // ESP come on top.
@@ -147,4 +180,10 @@ func (f *format) Overhead() int { return f.HeadRoom() + f.TailRoom() }
 
 // Wipe overwrites the keys as far as they can be reached. The SA must not be
 // used afterwards.
-func (f *format) Wipe() { f.protector.Wipe() }
+func (f *format) Wipe() {
+	clear(f.keys)
+	f.keys = nil
+	if f.protector != nil {
+		f.protector.Wipe()
+	}
+}

@@ -201,7 +201,7 @@ func TestSealedLenAndMaxInner(t *testing.T) {
 		out, _ := pair(t, a, false)
 		for n := range 200 {
 			size := out.SealedLen(n)
-			if size > n+out.Overhead() || (size-out.HeadRoom()-out.icvLen)%4 != 0 {
+			if size > n+out.Overhead() || (size-out.HeadRoom()-int(out.icvLen))%4 != 0 {
 				t.Fatalf("%s: %d octets need %d", a.name, n, size)
 			}
 			if got := out.MaxInner(size); got < n || out.SealedLen(got) != size || out.SealedLen(got+1) <= size {
@@ -250,7 +250,7 @@ func TestSealRefuses(t *testing.T) {
 // sealRaw seals a body that an honest sender would not make.
 func sealRaw(out *Outbound, seq uint32, body []byte) []byte {
 	head := out.HeadRoom()
-	pkt := make([]byte, head+len(body)+out.icvLen)
+	pkt := make([]byte, head+len(body)+int(out.icvLen))
 	binary.BigEndian.PutUint32(pkt, uint32(out.spi))
 	binary.BigEndian.PutUint32(pkt[4:], seq)
 	out.protector.NextIV(pkt[8:head], uint64(seq))
@@ -469,7 +469,7 @@ func FuzzOpen(f *testing.F) {
 		for _, a := range []algorithms{gcm128, cbc256} {
 			out, in := pair(t, a, false)
 			in.Open(bytes.Clone(raw))
-			body := raw[:len(raw)-len(raw)%out.align]
+			body := raw[:len(raw)-len(raw)%int(out.align)]
 			pkt := sealRaw(out, 77, body)
 			inner, nh, _, err := in.Open(pkt)
 			if err != nil {

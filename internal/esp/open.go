@@ -27,7 +27,7 @@ func NewInbound(sa *ipsec.SA) (*Inbound, error) {
 	}
 	in := &Inbound{format: f}
 	if err := in.window.Init(int(sa.ReplayWindow)); err != nil {
-		f.protector.Wipe()
+		f.Wipe()
 		return nil, fmt.Errorf("esp: SA %s: %w", sa.SPI, err)
 	}
 	return in, nil
@@ -59,7 +59,7 @@ func (in *Inbound) Open(pkt []byte) (inner []byte, nextHeader uint8, seq uint64,
 	head := in.HeadRoom()
 	sealed := pkt[head:]
 	aad, tail := in.authenticated(pkt, seq, &in.scratch)
-	if in.protector.Open(sealed, pkt[HeaderLen:head], sealed, aad, tail) != nil {
+	if in.awake().Open(sealed, pkt[HeaderLen:head], sealed, aad, tail) != nil {
 		return nil, 0, seq, ErrIntegrity
 	}
 	in.window.Update(seq)
@@ -70,8 +70,8 @@ func (in *Inbound) Open(pkt []byte) (inner []byte, nextHeader uint8, seq uint64,
 // expect returns the sequence number of pkt, if it has the form of an ESP packet
 // and may be new.
 func (in *Inbound) expect(pkt []byte) (seq uint64, err error) {
-	bodyLen := len(pkt) - in.HeadRoom() - in.icvLen
-	if bodyLen < in.align || bodyLen%in.align != 0 {
+	bodyLen := len(pkt) - in.HeadRoom() - int(in.icvLen)
+	if align := int(in.align); bodyLen < align || bodyLen%align != 0 {
 		return 0, ErrShort
 	}
 	seq, ok := in.window.Expect(binary.BigEndian.Uint32(pkt[4:]), in.esn)
@@ -83,7 +83,7 @@ func (in *Inbound) expect(pkt []byte) (seq uint64, err error) {
 
 // unwrap returns the packet inside of pkt, which is authentic and decrypted.
 func (in *Inbound) unwrap(pkt []byte) (inner []byte, nextHeader uint8, err error) {
-	body := pkt[in.HeadRoom() : len(pkt)-in.icvLen]
+	body := pkt[in.HeadRoom() : len(pkt)-int(in.icvLen)]
 	padLen := int(body[len(body)-2])
 	nextHeader = body[len(body)-1]
 	end := len(body) - trailerLen - padLen

@@ -34,17 +34,18 @@ type SealItem struct {
 // SealedLen returns the length of the ESP packet for an inner packet of n
 // octets.
 func (o *Outbound) SealedLen(n int) int {
-	return o.HeadRoom() + roundUp(n+trailerLen, o.align) + o.icvLen
+	return o.HeadRoom() + roundUp(n+trailerLen, int(o.align)) + int(o.icvLen)
 }
 
 // MaxInner returns the length of the longest inner packet whose ESP packet has
 // at most n octets, or a negative number if there is none.
 func (o *Outbound) MaxInner(n int) int {
-	n -= o.HeadRoom() + o.icvLen
-	if n < o.align {
+	n -= o.HeadRoom() + int(o.icvLen)
+	align := int(o.align)
+	if n < align {
 		return -1
 	}
-	return n - n%o.align - trailerLen
+	return n - n%align - trailerLen
 }
 
 // MaxSequence is the last sequence number of the SA: 2^32-1, or 2^64-1 with
@@ -111,8 +112,8 @@ func (o *Outbound) fit(dst, inner []byte, seq uint64) (padded, n int, err error)
 	if seq == 0 || seq > o.MaxSequence() {
 		return 0, 0, ErrSequence
 	}
-	padded = roundUp(len(inner)+trailerLen, o.align)
-	n = o.HeadRoom() + padded + o.icvLen
+	padded = roundUp(len(inner)+trailerLen, int(o.align))
+	n = o.HeadRoom() + padded + int(o.icvLen)
 	if n > len(dst) || n > MaxLen {
 		return 0, 0, ErrSpace
 	}
@@ -133,7 +134,7 @@ func putTrailer(b []byte, nextHeader uint8) {
 func (o *Outbound) seal(dst, plain []byte, seq uint64) {
 	iv := o.putHeader(dst, seq)
 	aad, tail := o.authenticated(dst, seq, &o.scratch)
-	o.protector.Seal(dst[o.HeadRoom():], iv, plain, aad, tail)
+	o.awake().Seal(dst[o.HeadRoom():], iv, plain, aad, tail)
 }
 
 // putHeader writes what stands before the ciphertext, and returns the IV.
@@ -141,7 +142,7 @@ func (o *Outbound) putHeader(dst []byte, seq uint64) (iv []byte) {
 	binary.BigEndian.PutUint32(dst, uint32(o.spi))
 	binary.BigEndian.PutUint32(dst[4:], uint32(seq))
 	iv = dst[HeaderLen:o.HeadRoom()]
-	o.protector.NextIV(iv, seq)
+	o.awake().NextIV(iv, seq)
 	return iv
 }
 

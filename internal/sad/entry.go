@@ -21,11 +21,11 @@ import (
 type entry struct {
 	// Constant after Add, except serial, which the writer sets once.
 
-	sa             ipsec.SA // without the keys
-	added          time.Time
-	softAt, hardAt time.Time // zero: never
-	soft, hard     volume
-	serial         uint64
+	sa         About
+	added      time.Time
+	life       [2]time.Duration // soft and hard, from then on; 0: no limit
+	soft, hard volume
+	serial     uint64
 
 	endpoint     atomic.Pointer[Endpoint]
 	used         atomic.Int64 // in seconds since 1970; 0 if never
@@ -38,15 +38,14 @@ type entry struct {
 type volume struct{ bytes, packets uint64 }
 
 func (e *entry) init(sa *ipsec.SA, now time.Time) {
-	e.sa = *sa
-	e.sa.EncrKey, e.sa.IntegKey = secret.Key{}, secret.Key{}
+	e.sa = aboutOf(sa)
 	e.added = now
-	e.soft, e.softAt = limit(sa.Lifetime.Soft, now)
-	e.hard, e.hardAt = limit(sa.Lifetime.Hard, now)
+	e.life = [2]time.Duration{sa.Lifetime.Soft.Time, sa.Lifetime.Hard.Time}
+	e.soft, e.hard = limit(sa.Lifetime.Soft), limit(sa.Lifetime.Hard)
 	e.endpoint.Store(&Endpoint{Local: sa.Local, Remote: sa.Remote, Encap: sa.Encap})
 }
 
-func limit(l ipsec.Limit, now time.Time) (volume, time.Time) {
+func limit(l ipsec.Limit) volume {
 	v := volume{math.MaxUint64, math.MaxUint64}
 	if l.Bytes != 0 {
 		v.bytes = l.Bytes
@@ -54,18 +53,26 @@ func limit(l ipsec.Limit, now time.Time) (volume, time.Time) {
 	if l.Packets != 0 {
 		v.packets = l.Packets
 	}
-	if l.Time == 0 {
-		return v, time.Time{}
+	return v
+}
+
+// softAt and hardAt are when the time of the SA is up; zero: never.
+func (e *entry) softAt() time.Time { return e.after(e.life[0]) }
+
+func (e *entry) hardAt() time.Time { return e.after(e.life[1]) }
+
+func (e *entry) after(d time.Duration) time.Time {
+	if d == 0 {
+		return time.Time{}
 	}
-	return v, now.Add(l.Time)
+	return e.added.Add(d)
 }
 
 // Protocol says whether the SA is of ESP or AH.
 func (e *entry) Protocol() ipsec.Protocol { return e.sa.Protocol }
 
-// SA returns the SA as it was added, without its keys. The addresses in it are
-// the first ones; Endpoint has the present ones.
-func (e *entry) SA() *ipsec.SA { return &e.sa }
+// SA returns what the SA was added with, and keeps.
+func (e *entry) SA() *About { return &e.sa }
 
 // Outer says how outer headers are made and read.
 func (e *entry) Outer() ipsec.Outer { return e.sa.Outer }
@@ -81,13 +88,7 @@ func (e *entry) Transport() bool { return e.sa.Mode == ipsec.Transport }
 func (e *entry) Endpoint() *Endpoint { return e.endpoint.Load() }
 
 // ID returns the name of the SA. That of an outbound SA follows its endpoint.
-func (e *entry) ID() ipsec.SAID {
-	id := e.sa.ID()
-	if id.Direction == ipsec.Out {
-		id.Peer = e.Endpoint().Remote.Addr()
-	}
-	return id
-}
+func (e *entry) ID() ipsec.SAID { return e.sa.id(e.Endpoint().Remote.Addr()) }
 
 // expire returns the event for a limit, once for each kind.
 func (e *entry) expire(hard bool) (ipsec.Expire, bool) {
@@ -339,9 +340,10 @@ func (o *Out) AHLen(version uint8) int { return o.layout.ah.HeaderLen(version) }
 // sealer returns the sealer of worker i.
 func (o *Out) sealer(i int) (sealer, error) {
 	if o.sealers[i] == (sealer{}) {
-		sa := o.sa
-		sa.EncrKey, sa.IntegKey = o.encrKey, o.integKey
-		s, err := newSealer(&sa)
+		s, err := newSealer(&ipsec.SA{
+			SPI: o.sa.SPI, Protocol: o.sa.Protocol, Mode: o.sa.Mode, Direction: o.sa.Direction, ESN: o.sa.ESN,
+			Encr: o.sa.Encr, Integ: o.sa.Integ, EncrKey: o.encrKey, IntegKey: o.integKey, Aggfrag: o.sa.Aggfrag,
+		})
 		if err != nil {
 			return s, drop.NoSA // cannot be: the same SA passed in newOut
 		}

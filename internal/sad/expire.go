@@ -20,14 +20,14 @@ func (db *DB) Expire(now time.Time) []ipsec.Event {
 	db.next = time.Time{}
 	var events []ipsec.Event
 	visit := func(e *entry) {
-		if due(e.hardAt, now) {
+		if due(e.hardAt(), now) {
 			if event, ok := e.expire(true); ok {
 				events = append(events, event)
 			}
 			db.remove(e.ID())
 			return
 		}
-		if due(e.softAt, now) {
+		if due(e.softAt(), now) {
 			if event, ok := e.expire(false); ok {
 				events = append(events, event)
 			}
@@ -50,9 +50,9 @@ func due(at, now time.Time) bool { return !at.IsZero() && !now.Before(at) }
 // schedule makes Expire look at e when its next limit is due.
 func (db *DB) schedule(e *entry) {
 	if !e.softRaised.Load() {
-		db.lookAt(e.softAt)
+		db.lookAt(e.softAt())
 	}
-	db.lookAt(e.hardAt)
+	db.lookAt(e.hardAt())
 }
 
 func (db *DB) lookAt(at time.Time) {
