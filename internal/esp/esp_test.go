@@ -253,8 +253,8 @@ func sealRaw(out *Outbound, seq uint32, body []byte) []byte {
 	pkt := make([]byte, head+len(body)+int(out.icvLen))
 	binary.BigEndian.PutUint32(pkt, uint32(out.spi))
 	binary.BigEndian.PutUint32(pkt[4:], seq)
-	out.protector.NextIV(pkt[8:head], uint64(seq))
-	out.protector.Seal(pkt[head:], pkt[8:head], body, pkt[:8], nil)
+	out.awake().NextIV(pkt[8:head], uint64(seq))
+	out.awake().Seal(pkt[head:], pkt[8:head], body, pkt[:8], nil)
 	return pkt
 }
 
