@@ -61,6 +61,11 @@ type Config struct {
 	MaxSAs int
 	// MaxReserved bounds the SPIs that are allocated but have no SA yet.
 	MaxReserved int
+	// Awaits is told of every inbound SA whose packets may come from now on: of its
+	// SPI when that is reserved, or else before the SA is there; and of those whose
+	// packets are in vain from now on. It must not block, nor call the DB. nil is for
+	// nobody who asks.
+	Awaits func(p ipsec.Protocol, spi ipsec.SPI, may bool)
 }
 
 // DB is the database. Its methods are the writer's: they may be called from
@@ -97,6 +102,9 @@ func New(cfg Config) *DB {
 	}
 	if cfg.MaxReserved == 0 {
 		cfg.MaxReserved = DefaultMaxReserved
+	}
+	if cfg.Awaits == nil {
+		cfg.Awaits = func(ipsec.Protocol, ipsec.SPI, bool) {}
 	}
 	db := &DB{
 		cfg:      cfg,
@@ -160,6 +168,7 @@ func (db *DB) add(sa *ipsec.SA, now time.Time) error {
 			delete(db.reserved, key)
 		} else {
 			db.load[db.Owner(sa.SPI)]++
+			db.cfg.Awaits(key.protocol, key.spi, true)
 		}
 		db.ins[key] = in
 		db.in.set(key.number(), in)
@@ -254,6 +263,7 @@ func (db *DB) remove(id ipsec.SAID) {
 		delete(db.ins, key)
 		db.load[db.Owner(id.SPI)]--
 		db.in.unset(key.number())
+		db.cfg.Awaits(key.protocol, key.spi, false)
 		db.retire(in)
 		return
 	}
@@ -316,6 +326,9 @@ func (db *DB) Close() {
 	}
 	for id := range db.outs {
 		db.remove(id)
+	}
+	for key := range db.reserved {
+		db.cfg.Awaits(key.protocol, key.spi, false)
 	}
 	clear(db.reserved)
 	clear(db.load)

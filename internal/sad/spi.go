@@ -53,6 +53,7 @@ func (db *DB) AllocateSPI(p ipsec.Protocol) (ipsec.SPI, error) {
 		}
 		db.reserved[key] = struct{}{}
 		db.load[owner]++
+		db.cfg.Awaits(p, key.spi, true)
 		return key.spi, nil
 	}
 	return 0, fmt.Errorf("allocate SPI: none found in %d attempts: %w", spiAttempts, ErrLimit)
@@ -67,5 +68,6 @@ func (db *DB) ReleaseSPI(p ipsec.Protocol, spi ipsec.SPI) {
 	if _, ok := db.reserved[key]; ok {
 		delete(db.reserved, key)
 		db.load[db.Owner(spi)]--
+		db.cfg.Awaits(p, spi, false)
 	}
 }

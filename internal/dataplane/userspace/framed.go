@@ -1,6 +1,9 @@
 package userspace
 
 import (
+	"errors"
+	"net"
+
 	"caponier/internal/ipsec"
 	"caponier/internal/netio"
 	"caponier/internal/netio/frame"
@@ -39,6 +42,35 @@ func (p *Plane) framedLanes(first int) {
 			esp:    newInbound(p, ipsec.ESP, false, inside),
 			ah:     newInbound(p, ipsec.AH, false, inside),
 		})
+	}
+}
+
+// awaits returns what tells the capture of frames which inbound SAs there are; nil
+// where nothing is captured.
+func (o *Options) awaits() func(ipsec.Protocol, ipsec.SPI, bool) {
+	hub, log := o.Devices.Frames, o.Logger
+	if hub == nil {
+		return nil
+	}
+	return func(p ipsec.Protocol, spi ipsec.SPI, may bool) {
+		sa := frame.SA{Protocol: p, SPI: spi}
+		if !may {
+			hub.Dismiss(sa)
+		} else if err := hub.Admit(sa); err != nil {
+			log.Warn("packets of unknown SAs are not dropped early for now", "error", err)
+		}
+	}
+}
+
+// sift has packets of unknown SAs dropped where they arrive, unless somebody
+// captures packets, and may want to see them.
+func (p *Plane) sift() {
+	hub := p.opts.Devices.Frames
+	if hub == nil || p.closed.Load() {
+		return
+	}
+	if err := hub.Sift(p.opts.Tap.Listeners() == nil); err != nil && !errors.Is(err, net.ErrClosed) {
+		p.log.Warn("cannot change which packets are dropped early", "error", err)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"caponier/internal/capture"
 	"caponier/internal/host"
 	"caponier/internal/ipsec"
 	"caponier/internal/lab/netns"
@@ -39,6 +40,8 @@ type lab struct {
 	host  [2]*host.Host
 
 	capture string      // tun if empty
+	tap     capture.Tap // of both gateways
+	tick    time.Duration
 	outer   ipsec.Outer // of the SAs
 	fit     ipsec.Fit
 	share   ipsec.AggfragSA
@@ -196,7 +199,9 @@ func (l *lab) start(workers int, without netio.Offload) {
 			if d.Frames != nil {
 				steer = d.Frames.Steer
 			}
-			if l.plane[i], err = New(Options{Devices: d, Rand: rand.Reader, RouteMTU: l.routeMTU(i)}); err != nil {
+			if l.plane[i], err = New(Options{
+				Devices: d, Rand: rand.Reader, RouteMTU: l.routeMTU(i), Tap: &l.tap, Tick: l.tick,
+			}); err != nil {
 				return err
 			}
 			if err := l.plane[i].SetPolicies(l.policies(i)); err != nil {

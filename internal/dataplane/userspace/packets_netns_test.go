@@ -31,14 +31,15 @@ func BenchmarkPackets(b *testing.B) {
 					b.Fatal(err)
 				}
 				l.unwatch()
-				l.packets(b, "10.2.0.2:9000", offered == "carried")
+				l.packets(b, "10.2.0.2:9000", offered == "carried", nil)
 			})
 		}
 	}
 }
 
-// packets carries b.N datagrams.
-func (l *lab) packets(b *testing.B, address string, paced bool) {
+// packets carries b.N datagrams. Where beside is not nil, it is called with the
+// number of those that have arrived since the last call.
+func (l *lab) packets(b *testing.B, address string, paced bool, beside func(n int)) {
 	const batch, window, size = 64, 1024, 64
 	var to *net.UDPConn
 	if err := l.hosts[1].Do(func() error {
@@ -91,6 +92,9 @@ func (l *lab) packets(b *testing.B, address string, paced bool) {
 		}
 		n += k
 		arrived.Add(int64(k))
+		if beside != nil {
+			beside(k)
+		}
 	}
 	b.StopTimer()
 	b.ReportMetric(float64((cpuTime()-begin).Nanoseconds())/float64(b.N), "cpu-ns/packet")

@@ -27,7 +27,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
 	"net/netip"
 	"runtime/debug"
@@ -213,6 +212,7 @@ func New(opts Options) (*Plane, error) {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	p := assemble(opts)
+	p.sift()
 	p.start()
 	return p, nil
 }
@@ -228,7 +228,7 @@ func assemble(opts Options) *Plane {
 		stop:   make(chan struct{}),
 		// n that own inbound SAs, n that seal, the one that releases, the one that
 		// sends at a constant rate, and those that seal what was captured.
-		sad: sad.New(sad.Config{Workers: 2*n + 2 + opts.Devices.sockets(), Owners: n, Rand: opts.Rand}),
+		sad: sad.New(sad.Config{Workers: 2*n + 2 + opts.Devices.sockets(), Owners: n, Rand: opts.Rand, Awaits: opts.awaits()}),
 	}
 	p.policies.Store(new(spd.Table))
 	p.routes.ask = opts.RouteMTU
@@ -349,6 +349,7 @@ func (p *Plane) tick() {
 		p.events.Push(e)
 	}
 	p.remeasure(now)
+	p.sift()
 	p.held.tick()
 	p.events.Flush()
 }
@@ -469,7 +470,9 @@ func (p *Plane) Counters() map[string]uint64 {
 		l.addTo(sums)
 	}
 	if f := p.opts.Devices.Frames; f != nil {
-		maps.Copy(sums, f.Counters())
+		for name, n := range f.Counters() {
+			sums[name] += n // what is dropped early as well
+		}
 	}
 	p.release.tally.addTo(sums)
 	p.pacer.tally.addTo(sums)

@@ -58,11 +58,12 @@ type Capture struct {
 	mu sync.Mutex
 	// Guarded by mu.
 	steered map[netip.Prefix]uint32 // what is in the tries
+	sieve   sieve
 	closed  bool
 	last    map[string]uint64 // counters, after Close
 }
 
-var _ frame.Capture = (*Capture)(nil)
+var _ frame.Sifter = (*Capture)(nil)
 
 // Open captures the interfaces of these names. Until Steer says so, it takes
 // nothing.
@@ -73,9 +74,10 @@ func Open(names []string, o Options) (_ *Capture, err error) {
 			c.Close()
 		}
 	}()
-	if c.rules, err = newRules(); err != nil {
+	if c.rules, err = newRules(maxSAs); err != nil {
 		return nil, err
 	}
+	c.sieve = newSieve(&c.rules)
 	for _, name := range names {
 		p, err := openPort(name, &c.rules, o)
 		if err != nil {
@@ -89,7 +91,8 @@ func Open(names []string, o Options) (_ *Capture, err error) {
 // maxPrefixes bounds the tries, which grow as they are filled.
 const maxPrefixes = 1 << 20
 
-func newRules() (r rules, err error) {
+// newRules makes the maps, with room for so many SAs.
+func newRules(sas uint32) (r rules, err error) {
 	trie := func(name string, key uint32) *ebpf.MapSpec {
 		return &ebpf.MapSpec{
 			Name: name, Type: ebpf.LPMTrie, KeySize: 4 + key, ValueSize: 4, MaxEntries: maxPrefixes, Flags: unix.BPF_F_NO_PREALLOC,
@@ -101,7 +104,10 @@ func newRules() (r rules, err error) {
 	}{
 		{&r.prefixes4, trie("caponier_ipv4", 4)},
 		{&r.prefixes6, trie("caponier_ipv6", 16)},
-		{&r.ports, &ebpf.MapSpec{Name: "caponier_port", Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}},
+		{&r.sas, &ebpf.MapSpec{
+			Name: "caponier_sas", Type: ebpf.Hash, KeySize: saKeyLen, ValueSize: 1, MaxEntries: sas, Flags: unix.BPF_F_NO_PREALLOC,
+		}},
+		{&r.words, &ebpf.MapSpec{Name: "caponier_words", Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: wordCount}},
 	} {
 		if *m.to, err = ebpf.NewMap(m.spec); err != nil {
 			r.close()
@@ -112,7 +118,7 @@ func newRules() (r rules, err error) {
 }
 
 func (r *rules) close() {
-	for _, m := range []*ebpf.Map{r.prefixes4, r.prefixes6, r.ports} {
+	for _, m := range []*ebpf.Map{r.prefixes4, r.prefixes6, r.sas, r.words} {
 		if m != nil {
 			m.Close()
 		}
@@ -166,7 +172,7 @@ func (c *Capture) Steer(s frame.Steering) error {
 	for _, a := range s.Addresses {
 		want[netip.PrefixFrom(a.Unmap().WithZone(""), a.Unmap().BitLen())] = verdictOwn
 	}
-	if err := c.rules.ports.Put(uint32(0), uint32(uint16(network(s.Port)))); err != nil {
+	if err := c.rules.words.Put(wordPort, uint32(uint16(network(s.Port)))); err != nil {
 		return fmt.Errorf("steer frames: UDP port: %w", err)
 	}
 	for p, v := range want {
@@ -188,6 +194,35 @@ func (c *Capture) Steer(s frame.Steering) error {
 		delete(c.steered, p)
 	}
 	return nil
+}
+
+// Admit implements frame.Sifter.
+func (c *Capture) Admit(sa frame.SA) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil // nothing is dropped any more
+	}
+	return c.sieve.admit(sa)
+}
+
+// Dismiss implements frame.Sifter.
+func (c *Capture) Dismiss(sa frame.SA) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed {
+		c.sieve.dismiss(sa)
+	}
+}
+
+// Sift implements frame.Sifter.
+func (c *Capture) Sift(on bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return net.ErrClosed
+	}
+	return c.sieve.sift(on)
 }
 
 func (c *Capture) trie(p netip.Prefix) *ebpf.Map {
@@ -213,6 +248,7 @@ func (c *Capture) countLocked() map[string]uint64 {
 	for _, p := range c.ports {
 		p.addTo(sums)
 	}
+	sums["xdp-sa-no-room"] = c.sieve.noRoom
 	return sums
 }
 

@@ -13,6 +13,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"caponier/internal/drop"
+	"caponier/internal/ipsec"
 	"caponier/internal/netio/frame"
 )
 
@@ -108,6 +110,7 @@ func (p *port) addTo(sums map[string]uint64) {
 	for i, name := range [tallies]string{
 		tallyInner: "xdp-inner", tallyOuter: "xdp-outer",
 		tallyNoSocket: "xdp-drop-no-socket", tallyOuterPassed: "xdp-pass-no-socket",
+		tallyNoSA: drop.NoSA.Name(ipsec.ESP), tallyReserved: "reserved-spi", // as the data plane counts them
 	} {
 		var each []uint64
 		if p.tally == nil || p.tally.Lookup(uint32(i), &each) != nil {

@@ -6,6 +6,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 
+	"caponier/internal/ipsec"
 	"caponier/internal/netio/frame"
 	"caponier/internal/packet"
 )
@@ -21,8 +22,16 @@ const (
 // them, but for sockets.
 type rules struct {
 	prefixes4, prefixes6 *ebpf.Map // LPM tries of verdicts
-	ports                *ebpf.Map // one entry: the UDP port in the order of the network
+	sas                  *ebpf.Map // a hash of inbound SAs, by saKey
+	words                *ebpf.Map // what is constant for a time, by index
 }
+
+// What rules.words holds.
+const (
+	wordPort uint32 = iota // the UDP port in the order of the network
+	wordSift               // whether packets of SAs that are not in the hash are dropped
+	wordCount
+)
 
 // Verdicts in the tries. What has none is not the gateway's.
 const (
@@ -37,6 +46,8 @@ const (
 	tallyOuter                     // outer packets redirected
 	tallyNoSocket                  // inner packets dropped because their queue has no socket
 	tallyOuterPassed               // outer packets left to the kernel for the same reason
+	tallyNoSA                      // outer packets dropped because there is no SA of their SPI
+	tallyReserved                  // outer packets dropped because no SA can have their SPI
 	tallies
 )
 
@@ -70,7 +81,8 @@ const (
 //	if (end - at > longest) pass;
 //	Ethernet header to this interface, one tag at most;
 //	IPv4 of 20 octets, or IPv6: v = trie[destination];
-//	if (v == own)  { not a fragment; ESP, AH, or UDP to the port with a SPI: redirect or pass }
+//	if (v == own)  { not a fragment; ESP, AH, or UDP to the port with a SPI:
+//	                 if (sifting && no SA of protocol and SPI) drop; redirect or pass }
 //	if (v == take) { time to live above 1: redirect or drop }
 //	pass
 //
@@ -224,12 +236,20 @@ func (b *builder) lookup(m *ebpf.Map, key int32) {
 	)
 }
 
-// outer judges what follows the IP header of a packet to the gateway.
+// Places on the stack for what follows the IP header of a packet to the gateway.
+const (
+	stackSPI      = -8 // with the protocol behind it, the key in the hash of SAs
+	stackProtocol = -4
+	stackIndex    = -12
+)
+
+// outer judges what follows the IP header of a packet to the gateway. One that is
+// too short to name an SA is left to the data plane.
 func (b *builder) outer(r *rules) {
 	b.label("outer")
 	b.add(
-		asm.JEq.Imm(next, int32(packet.ProtocolESP), "sealed"),
-		asm.JEq.Imm(next, int32(packet.ProtocolAH), "sealed"),
+		asm.JEq.Imm(next, int32(packet.ProtocolESP), "esp"),
+		asm.JEq.Imm(next, int32(packet.ProtocolAH), "ah"),
 		asm.JNE.Imm(next, int32(packet.ProtocolUDP), "pass"),
 	)
 	// The UDP header, and the SPI or the zeros of the non-ESP marker.
@@ -237,15 +257,67 @@ func (b *builder) outer(r *rules) {
 	b.add(
 		asm.LoadMem(asm.R2, at, packet.UDPHeaderLen, asm.Word),
 		asm.JEq.Imm(asm.R2, 0, "pass"),
+		asm.StoreMem(asm.RFP, stackSPI, asm.R2, asm.Word),
 		asm.LoadMem(next, at, 2, asm.Half),
-		asm.StoreImm(asm.RFP, -4, 0, asm.Word),
-		asm.LoadMapPtr(asm.R1, r.ports.FD()),
+	)
+	b.word(r, wordPort, "pass")
+	b.add(
+		asm.JNE.Reg(asm.R0, next, "pass"),
+		asm.StoreImm(asm.RFP, stackProtocol, int64(ipsec.ESP), asm.Word),
+		asm.Ja.Label("sift"),
+	)
+	for _, x := range []struct {
+		name     string
+		protocol ipsec.Protocol
+		spi      int16
+	}{{"esp", ipsec.ESP, 0}, {"ah", ipsec.AH, 4}} {
+		b.label(x.name)
+		b.add(
+			asm.Mov.Reg(asm.R2, at),
+			asm.Add.Imm(asm.R2, int32(x.spi)+4),
+			asm.JGT.Reg(asm.R2, end, "sealed"),
+			asm.LoadMem(asm.R2, at, x.spi, asm.Word),
+			asm.StoreMem(asm.RFP, stackSPI, asm.R2, asm.Word),
+			asm.StoreImm(asm.RFP, stackProtocol, int64(x.protocol), asm.Word),
+			asm.Ja.Label("sift"),
+		)
+	}
+	b.sift(r)
+}
+
+// sift drops what asks for an SA that there is not.
+func (b *builder) sift(r *rules) {
+	b.label("sift")
+	b.add(
+		asm.LoadMapPtr(asm.R1, r.sas.FD()),
 		asm.Mov.Reg(asm.R2, asm.RFP),
-		asm.Add.Imm(asm.R2, -4),
+		asm.Add.Imm(asm.R2, stackSPI),
 		asm.FnMapLookupElem.Call(),
-		asm.JEq.Imm(asm.R0, 0, "pass"),
-		asm.LoadMem(asm.R2, asm.R0, 0, asm.Word),
-		asm.JNE.Reg(asm.R2, next, "pass"),
+		asm.JNE.Imm(asm.R0, 0, "sealed"),
+	)
+	b.word(r, wordSift, "sealed")
+	b.add(
+		asm.JEq.Imm(asm.R0, 0, "sealed"),
+		asm.Mov.Imm(at, xdpDrop),
+		asm.Mov.Imm(next, int32(tallyReserved)),
+		asm.LoadMem(asm.R2, asm.RFP, stackSPI, asm.Word),
+		asm.HostTo(asm.BE, asm.R2, asm.Word),
+		asm.JLT.Imm(asm.R2, int32(ipsec.MinSPI), "count"),
+		asm.Mov.Imm(next, int32(tallyNoSA)),
+		asm.Ja.Label("count"),
+	)
+}
+
+// word loads an entry of the words into R0.
+func (b *builder) word(r *rules, index uint32, without string) {
+	b.add(
+		asm.StoreImm(asm.RFP, stackIndex, int64(index), asm.Word),
+		asm.LoadMapPtr(asm.R1, r.words.FD()),
+		asm.Mov.Reg(asm.R2, asm.RFP),
+		asm.Add.Imm(asm.R2, stackIndex),
+		asm.FnMapLookupElem.Call(),
+		asm.JEq.Imm(asm.R0, 0, without),
+		asm.LoadMem(asm.R0, asm.R0, 0, asm.Word),
 	)
 }
 

@@ -50,6 +50,31 @@ func (h *Hub) Steer(s Steering) error {
 	return h.capture.Steer(s)
 }
 
+// Admit says that there is an inbound SA from now on, before its peer may send. An
+// error says why captures do not drop the packets of strangers any more.
+func (h *Hub) Admit(sa SA) error {
+	if s, ok := h.capture.(Sifter); ok {
+		return s.Admit(sa)
+	}
+	return nil
+}
+
+// Dismiss says that an inbound SA is gone.
+func (h *Hub) Dismiss(sa SA) {
+	if s, ok := h.capture.(Sifter); ok {
+		s.Dismiss(sa)
+	}
+}
+
+// Sift has sealed packets for which no SA was admitted dropped where they arrive, if
+// the capture can, or ends that.
+func (h *Hub) Sift(on bool) error {
+	if s, ok := h.capture.(Sifter); ok {
+		return s.Sift(on)
+	}
+	return nil
+}
+
 // Readers returns one for each socket.
 func (h *Hub) Readers() []*Reader { return h.readers }
 
