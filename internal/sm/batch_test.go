@@ -124,44 +124,88 @@ func TestHMACBatches(t *testing.T) {
 	})
 }
 
+// sealedOf makes packets of the given lengths in blocks with so many cipher keys,
+// a part of them changed on the way, and their plaintexts; those of the changed
+// ones are nil. The portable code seals them.
+func sealedOf(r *rand.Rand, e *engine, blocks []int, keys int) (jobs []OpenJob, plain [][]byte) {
+	var encrypters []*CBCEncrypter
+	var decrypters []*CBCDecrypter
+	for range keys {
+		key := random(r, KeySize)
+		c, _ := newCBCEncrypter(&portableEngine, key)
+		d, _ := newCBCDecrypter(e, key)
+		encrypters, decrypters = append(encrypters, c), append(decrypters, d)
+	}
+	for _, n := range blocks {
+		k, p := r.IntN(keys), random(r, 16*n)
+		j := OpenJob{
+			Cipher: decrypters[k], MAC: NewHMACKey(random(r, 32)), Head: random(r, []int{8, 8, 8, 8, 8, 20}[r.IntN(6)]), IV: random(r, 16),
+			Src: make([]byte, len(p)), Tail: random(r, []int{0, 0, 4, 9, 31, 40}[r.IntN(6)]), ICV: make([]byte, []int{32, 16, 12}[r.IntN(3)]),
+		}
+		encrypters[k].portable.encryptCBC(j.Src, j.IV, p)
+		var sum [HashSize]byte
+		j.MAC.Sum(&sum, j.Head, j.IV, j.Src, j.Tail)
+		copy(j.ICV, sum[:])
+		if r.IntN(4) == 0 {
+			parts := [][]byte{j.Head, j.IV, j.ICV}
+			for _, part := range [][]byte{j.Src, j.Tail} {
+				if len(part) > 0 {
+					parts = append(parts, part)
+				}
+			}
+			part := parts[r.IntN(len(parts))]
+			part[r.IntN(len(part))] ^= 1 << r.IntN(8)
+			p = nil
+		}
+		if r.IntN(2) == 0 {
+			j.Dst = j.Src
+		} else {
+			j.Dst = make([]byte, len(j.Src)+r.IntN(3)*16)
+		}
+		jobs, plain = append(jobs, j), append(plain, p)
+	}
+	return jobs, plain
+}
+
+// checkOpen opens what sealedOf has made.
+func checkOpen(t *testing.T, l *Lanes, jobs []OpenJob, plain [][]byte) {
+	t.Helper()
+	var before [][]byte
+	for _, j := range jobs {
+		before = append(before, bytes.Clone(j.Dst))
+	}
+	l.Open(jobs)
+	for i, j := range jobs {
+		n := len(j.Src)
+		switch {
+		case !bytes.Equal(j.Dst[n:], before[i][n:]):
+			t.Fatalf("packet %d of %d: wrote behind %d octets", i, len(jobs), n)
+		case plain[i] == nil && j.Err != ErrAuth:
+			t.Fatalf("changed packet %d of %d: %v", i, len(jobs), j.Err)
+		case plain[i] == nil && !bytes.Equal(j.Dst, before[i]) && !bytes.Equal(j.Dst[:n], make([]byte, n)):
+			t.Fatalf("changed packet %d of %d has left something", i, len(jobs))
+		case plain[i] != nil && (j.Err != nil || !bytes.Equal(j.Dst[:n], plain[i])):
+			t.Fatalf("packet %d of %d, %d octets: %v", i, len(jobs), n, j.Err)
+		}
+	}
+}
+
 func TestOpenBatches(t *testing.T) {
 	forEach(t, func(t *testing.T, e *engine) {
 		r := rand.New(rand.NewPCG(15, 16))
 		l := newLanes(e)
-		for round := range 40 {
-			var jobs []OpenJob
-			var plain [][]byte
-			var bad []bool
-			for range r.IntN(40) {
-				key := random(r, 16)
-				c, _ := newCBCEncrypter(e, key)
-				d, _ := newCBCDecrypter(e, key)
-				p := random(r, 16*r.IntN(30))
-				s := SealJob{Cipher: c, MAC: NewHMACKey(random(r, 32)), Head: random(r, []int{8, 8, 8, 20}[r.IntN(4)]), IV: random(r, 16), Src: p, Dst: make([]byte, len(p)), Tail: random(r, r.IntN(6)), ICV: make([]byte, []int{32, 16, 12}[r.IntN(3)])}
-				l.Seal([]SealJob{s})
-				j := OpenJob{Cipher: d, MAC: s.MAC, Head: s.Head, IV: s.IV, Src: s.Dst, Dst: make([]byte, len(p)), Tail: s.Tail, ICV: s.ICV}
-				spoil := r.IntN(4) == 0
-				if spoil {
-					parts := [][]byte{j.Head, j.IV, j.ICV}
-					if len(p) > 0 {
-						parts = append(parts, j.Src)
-					}
-					part := parts[r.IntN(len(parts))]
-					part[r.IntN(len(part))] ^= 1 << r.IntN(8)
-				}
-				if r.IntN(2) == 0 && !spoil {
-					j.Dst = j.Src
-				}
-				jobs, plain, bad = append(jobs, j), append(plain, p), append(bad, spoil)
+		for _, keys := range []int{1, 3} {
+			for _, blocks := range shapes(r) {
+				jobs, plain := sealedOf(r, e, blocks, keys)
+				checkOpen(t, l, jobs, plain)
 			}
-			l.Open(jobs)
-			for i, j := range jobs {
-				switch {
-				case bad[i] && (j.Err != ErrAuth || !bytes.Equal(j.Dst, make([]byte, len(j.Dst)))):
-					t.Fatalf("round %d: changed packet %d opened: %v", round, i, j.Err)
-				case !bad[i] && (j.Err != nil || !bytes.Equal(j.Dst, plain[i])):
-					t.Fatalf("round %d: packet %d: %v", round, i, j.Err)
+			for range 20 {
+				blocks := make([]int, r.IntN(100))
+				for i := range blocks {
+					blocks[i] = r.IntN(30)
 				}
+				jobs, plain := sealedOf(r, e, blocks, keys)
+				checkOpen(t, l, jobs, plain)
 			}
 		}
 	})

@@ -200,7 +200,7 @@ func BenchmarkOpen(b *testing.B) {
 	r := rand.New(rand.NewPCG(1, 1))
 	key, mac, iv, head := random(r, 16), random(r, 32), random(r, 16), random(r, 8)
 	const size = 1408
-	for _, batch := range []int{1, 8, 16, 32} {
+	for _, batch := range []int{1, 2, 3, 4, 8, 16, 32, 44, 46, 48, 64, 92} {
 		for _, e := range engines() {
 			b.Run(fmt.Sprintf("batch=%d/impl=%s", batch, e.name), func(b *testing.B) {
 				c, _ := newCBCEncrypter(e, key)

@@ -18,6 +18,7 @@ func candidates() []*engine {
 			hash:  [2]kernel{kSm3Lanes16AVX512, kSm3Lanes32AVX512},
 			outer: [2]kernel{kSm3Outer16AVX512, kSm3Outer32AVX512},
 			fused: [2]kernel{kFusedLanes16AVX512, kFusedLanes32AVX512},
+			open:  kOpenLanes16AVX512,
 			units: []unit{
 				{16, kCtr16AVX512, kSeal16AVX512, kOpen16AVX512, kBlocks16AVX512, false},
 				{32, kCtr32AVX512, kSeal32AVX512, kOpen32AVX512, kBlocks32AVX512, false},
@@ -28,6 +29,7 @@ func candidates() []*engine {
 			powers:  kPowersAVX512,
 			pooled:  [2]kernel{kSealPooledAVX512, kOpenPooledAVX512},
 			minHash: 2,
+			minOpen: 5,
 		})
 	}
 	if x.HasAVX2 && x.HasPCLMULQDQ {

@@ -1,7 +1,6 @@
 package sm
 
 import (
-	"crypto/subtle"
 	"encoding/binary"
 	"unsafe"
 )
@@ -158,65 +157,4 @@ func (l *Lanes) sealApart(jobs []SealJob) {
 	}
 	clear(l.cbc[:])
 	clear(l.mac[:])
-}
-
-// OpenJob is one packet to check and to decrypt: the inverse of SealJob. Dst and
-// Src are the same octets or do not overlap. ICV is the code to compare with, in
-// the length that was agreed on. Err is the result.
-type OpenJob struct {
-	Cipher   *CBCDecrypter
-	MAC      *HMACKey
-	Head     []byte
-	IV       []byte
-	Dst, Src []byte
-	Tail     []byte
-	ICV      []byte
-	Err      error
-}
-
-// Open checks a batch of packets and decrypts those that are genuine; the others
-// get ErrAuth, their Dst is not written. It panics where crypto/cipher's CBC
-// decrypter does, and for a code that is empty or longer than HashSize.
-func (l *Lanes) Open(jobs []OpenJob) {
-	for i := range jobs {
-		j := &jobs[i]
-		if len(j.IV) != BlockSize {
-			panic("sm: IV length must equal block size")
-		}
-		if len(j.ICV) == 0 || len(j.ICV) > HashSize {
-			panic("sm: wrong length of an integrity check value")
-		}
-		checkBlocks(j.Dst, j.Src)
-	}
-	for len(jobs) > 0 {
-		n := min(len(jobs), maxLanes)
-		for i := range n {
-			l.mac[i] = l.openMAC(i, &jobs[i])
-		}
-		l.HMAC(l.mac[:n])
-		for i := range n {
-			j := &jobs[i]
-			j.Err = ErrAuth
-			if subtle.ConstantTimeCompare(l.sums[i][:len(j.ICV)], j.ICV) == 1 {
-				j.Err = nil
-				j.Cipher.key.crypt(j.Dst[:len(j.Src)], j.Src, j.IV)
-			}
-		}
-		jobs = jobs[n:]
-	}
-	clear(l.mac[:])
-}
-
-func (l *Lanes) openMAC(i int, j *OpenJob) MACJob {
-	m := MACJob{Key: j.MAC, Body: j.Src, Tail: j.Tail, Sum: l.sums[i][:]}
-	if len(j.Head) == fusedHead {
-		h := &l.head[i]
-		copy(h[:], j.Head)
-		copy(h[fusedHead:], j.IV)
-		m.Head = h[:]
-		return m
-	}
-	j.MAC.Sum(&l.sums[i], j.Head, j.IV, j.Src, j.Tail)
-	m.Key, m.Body, m.Tail, m.Sum = j.MAC, nil, nil, nil // done: an empty message, whose code nobody takes
-	return m
 }

@@ -44,12 +44,15 @@ func FuzzBatch(f *testing.F) {
 		}
 		for _, e := range engines() {
 			jobs, want, codes := batchOf(rand.New(rand.NewPCG(seed, 0)), e, blocks, true)
-			newLanes(e).Seal(jobs)
+			l := newLanes(e)
+			l.Seal(jobs)
 			for i := range jobs {
 				if !bytes.Equal(jobs[i].Dst, want[i]) || !bytes.Equal(jobs[i].ICV, codes[i]) {
 					t.Fatalf("%s: packet %d of shape %v is wrong", e.name, i, blocks)
 				}
 			}
+			sealed, plain := sealedOf(rand.New(rand.NewPCG(seed, 1)), e, blocks, 1+int(seed%2))
+			checkOpen(t, l, sealed, plain)
 		}
 	})
 }

@@ -77,8 +77,8 @@ func TestBuffersAtTheEdgeOfMemory(t *testing.T) {
 				}
 				iv := edge(16)
 				var jobs []SealJob
-				for i := range 3 {
-					src := plain[:n-min(n, 16*i)]
+				for i := range 6 {
+					src := plain[:n-min(n, 16*(i%3))]
 					j := SealJob{Cipher: c, MAC: mac, Head: edge(8), IV: iv, Src: clone(t, src, before), Dst: edge(len(src)), Tail: edge(4), ICV: edge(12)}
 					jobs = append(jobs, j)
 				}
@@ -86,6 +86,28 @@ func TestBuffersAtTheEdgeOfMemory(t *testing.T) {
 				d.Decrypt(out, iv, jobs[0].Dst)
 				if !bytes.Equal(out, plain) {
 					t.Fatalf("CBC of %d octets", n)
+				}
+				for _, count := range []int{1, len(jobs)} { // apart and together
+					var open []OpenJob
+					for _, j := range jobs[:count] {
+						open = append(open, OpenJob{
+							Cipher: d, MAC: mac, Head: j.Head, IV: j.IV, Src: clone(t, j.Dst, before), Dst: edge(len(j.Dst)),
+							Tail: j.Tail, ICV: j.ICV,
+						})
+					}
+					for _, inPlace := range []bool{false, true} {
+						for i := range open {
+							if inPlace {
+								open[i].Dst = open[i].Src
+							}
+						}
+						l.Open(open)
+						for i := range open {
+							if open[i].Err != nil || !bytes.Equal(open[i].Dst, jobs[i].Src) {
+								t.Fatalf("open packet %d of %d octets: %v", i, n, open[i].Err)
+							}
+						}
+					}
 				}
 				var macs []MACJob
 				for range 5 {

@@ -40,6 +40,7 @@ type laneCall struct {
 	in     [maxLanes]unsafe.Pointer
 	out    [maxLanes]unsafe.Pointer
 	stride [maxLanes]uint64 // stepSize, or 0 for lanes that stand still
+	key    *wideKey         // of all packets that are opened
 }
 
 // engine is a set of kernels. Those that take a pointer work on a laneCall; the
@@ -51,6 +52,7 @@ type engine struct {
 	hash  [2]kernel
 	outer [2]kernel
 	fused [2]kernel // none: CBC of all packets, then HMAC
+	open  kernel    // 16 lanes with one cipher key; none: HMAC of all packets, then CBC
 	// Kernels for one packet, smallest unit first; none: portable.
 	units  []unit
 	whole  bool // they take whole units only, and hash apart
@@ -59,6 +61,7 @@ type engine struct {
 	powers kernel
 	// How many messages make a batch worthwhile.
 	minHash int
+	minOpen int                   // where open is set
 	spare   atomic.Pointer[Lanes] // for packets that come alone
 }
 
@@ -82,7 +85,7 @@ type Lanes struct {
 	one    [1]CBCJob
 	cbc    [maxLanes]CBCJob
 	mac    [maxLanes]MACJob
-	sums   [maxLanes][HashSize]byte
+	sums   [maxOpen][HashSize]byte
 	pool   [(poolBlocks + 4) * BlockSize]byte // kernels read a register's worth
 	head   [maxLanes][fusedHead + BlockSize]byte
 }

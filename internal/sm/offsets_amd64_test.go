@@ -20,6 +20,7 @@ var layout = map[string]uintptr{
 	"laneCall.in":       24,
 	"laneCall.out":      280,
 	"laneCall.stride":   536,
+	"laneCall.key":      792,
 	"wideKey.rounds":    0,
 	"wideKey.cin":       176,
 	"wideKey.ix":        192,

@@ -92,6 +92,9 @@ func (e *engine) testLanes(l *Lanes, d *CBCDecrypter, key, text []byte) error {
 		}
 		for _, seal := range []func([]SealJob){l.Seal, l.sealApart} {
 			seal(jobs)
+			if err := l.testOpen(d, jobs); err != nil {
+				return err
+			}
 			for _, j := range jobs {
 				want, back := make([]byte, len(j.Src)), make([]byte, len(j.Src))
 				slow.encryptCBC(want, j.IV, j.Src)
@@ -103,6 +106,30 @@ func (e *engine) testLanes(l *Lanes, d *CBCDecrypter, key, text []byte) error {
 				}
 				clear(j.Dst)
 				clear(j.ICV)
+			}
+		}
+	}
+	return nil
+}
+
+// testOpen opens what has been sealed, and refuses it once changed.
+func (l *Lanes) testOpen(d *CBCDecrypter, sealed []SealJob) error {
+	for _, change := range []byte{0, 1} {
+		var jobs []OpenJob
+		for _, s := range sealed {
+			jobs = append(jobs, OpenJob{
+				Cipher: d, MAC: s.MAC, Head: s.Head, IV: s.IV, Src: s.Dst, Dst: make([]byte, len(s.Dst)), ICV: bytes.Clone(s.ICV),
+			})
+			jobs[len(jobs)-1].ICV[HashSize-1] ^= change
+		}
+		l.Open(jobs)
+		for i, j := range jobs {
+			want := sealed[i].Src
+			if change != 0 {
+				want = make([]byte, len(j.Dst))
+			}
+			if (j.Err == nil) != (change == 0) || !bytes.Equal(j.Dst, want) {
+				return errKnownAnswer
 			}
 		}
 	}

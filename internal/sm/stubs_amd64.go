@@ -29,6 +29,9 @@ func sm3Outer32AVX512(p unsafe.Pointer)
 func fusedLanes32AVX512(p unsafe.Pointer)
 
 //go:noescape
+func openLanes16AVX512(p unsafe.Pointer)
+
+//go:noescape
 func ctr16AVX512(p unsafe.Pointer)
 
 //go:noescape
@@ -167,6 +170,7 @@ const (
 	kSm3Lanes32AVX512
 	kSm3Outer32AVX512
 	kFusedLanes32AVX512
+	kOpenLanes16AVX512
 	kCtr16AVX512
 	kCtr32AVX512
 	kCtr64AVX512
@@ -231,6 +235,8 @@ func (k kernel) call(p unsafe.Pointer) {
 		sm3Outer32AVX512(p)
 	case kFusedLanes32AVX512:
 		fusedLanes32AVX512(p)
+	case kOpenLanes16AVX512:
+		openLanes16AVX512(p)
 	case kCtr16AVX512:
 		ctr16AVX512(p)
 	case kCtr32AVX512:

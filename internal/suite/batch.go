@@ -13,7 +13,8 @@ type Batcher interface {
 	MinBatch() int
 	// SealBatch does what Seal does to each packet.
 	SealBatch(l *Lanes, jobs []Job)
-	// OpenBatch does what Open does to each packet. Err is the result.
+	// OpenBatch does what Open does to each packet. Err is the result. SM4-CBC with
+	// HMAC-SM3 decrypts while it checks, and clears Dst where the check fails.
 	OpenBatch(l *Lanes, jobs []Job)
 }
 

@@ -29,7 +29,7 @@ func fused512(f *vasm.File, k *B, groups int) {
 		base := groupBase[g]
 		x, prev, s = append(x, b.cell(5, false)), append(prev, b.cell(4, true)), append(s, b.cell(8, false))
 		v, w = append(v, b.Mem(16*row)), append(w, b.Mem(68*row))
-		h = append(h, &hash{b: b, w: func(i int) string { return fmt.Sprintf("%d(%s)(DX*1)", w[g]+i*row, vasm.Scratch) }, t: constantWalk("R8")})
+		h = append(h, &hash{b: b, w: func(i int) string { return fmt.Sprintf("%d(%s)(DX*1)", w[g]+i*row, vasm.Scratch) }, t: constantWalk})
 		c.freshIV(base, prev[g])
 		for i := range 16 {
 			b.Save(b.Load(vasm.At(base, lanePend+i*row)), b.At(w[g]+i*row))

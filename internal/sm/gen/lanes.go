@@ -27,6 +27,7 @@ const (
 	callIn     = 24
 	callOut    = callIn + 256
 	callStride = callOut + 256
+	callKey    = callStride + 256
 )
 
 const row = 64 // bytes of a row of 16 lanes

@@ -33,6 +33,7 @@ func outputs() map[string]string {
 			sm3Outer(f, k, g, 'Z', true, fmt.Sprintf("sm3Outer%dAVX512", 16*g))
 			fused512(f, k, g)
 		}
+		open512(f, k)
 	})
 	assemble("wide512_amd64.s", func(f *vasm.File) {
 		for _, m := range []mode{plain, sealing, opening} {
@@ -115,6 +116,7 @@ var layout = []struct {
 	{"laneCall.in", callIn},
 	{"laneCall.out", callOut},
 	{"laneCall.stride", callStride},
+	{"laneCall.key", callKey},
 	{"wideKey.rounds", keyRounds},
 	{"wideKey.cin", keyCin},
 	{"wideKey.ix", keyIX},

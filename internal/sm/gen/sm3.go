@@ -108,9 +108,7 @@ func walking(m int) func(i int) string {
 	return func(i int) string { return fmt.Sprintf("%d(%s)(R12*1)", m+i*row, vasm.Scratch) }
 }
 
-func constantWalk(base string) func(i int) string {
-	return func(i int) string { return vasm.At(base, 4*i) }
-}
+func constantWalk(i int) string { return vasm.At("R8", 4*i) }
 
 // compress runs the 64 rounds over all parts; R12 walks through the words, R8
 // through the constants.
@@ -209,7 +207,7 @@ func sm3Lanes(f *vasm.File, k *B, groups int, width byte, evex bool, name string
 			var h []*hash
 			for n, p := range pass {
 				w := wmem + n*68*row
-				part := &hash{b: b, w: walking(w), t: constantWalk("R8")}
+				part := &hash{b: b, w: walking(w), t: constantWalk}
 				h = append(h, part)
 				for off := 0; off < 64; off += b.Bytes() {
 					rows := b.packetRows(ptrs, p.first, off)
@@ -285,7 +283,7 @@ func sm3Outer(f *vasm.File, k *B, groups int, width byte, evex bool, name string
 			}
 			b.Save(b.Broadcast32(b.File.Const(vasm.Words(0x80000000, 0))), b.At(w+8*row))
 			b.Save(b.Broadcast32(b.File.Const(vasm.Words(96*8, 0))), b.At(w+15*row))
-			s, h = append(s, c), append(h, &hash{b: b, w: walking(w), t: constantWalk("R8")})
+			s, h = append(s, c), append(h, &hash{b: b, w: walking(w), t: constantWalk})
 		}
 		compress(b, s, h)
 		for n, p := range pass {
