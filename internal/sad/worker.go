@@ -73,6 +73,13 @@ func (w *Worker) Inbound(p ipsec.Protocol, spi ipsec.SPI) *In {
 	return in
 }
 
+// Knows reports whether any worker has an inbound SA of that SPI: what nobody has
+// need not wait for its owner.
+func (w *Worker) Knows(p ipsec.Protocol, spi ipsec.SPI) bool {
+	_, ok := w.db.in.get(inKey{p, spi}.number())
+	return ok
+}
+
 // Outbound finds the newest outbound SA of the protocol and reqID whose selectors
 // cover the packet, or nil. It is not to be kept past End.
 func (w *Worker) Outbound(protocol ipsec.Protocol, reqID uint32, p *packet.Info) *Out {

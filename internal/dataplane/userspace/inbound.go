@@ -55,6 +55,12 @@ type inbound struct {
 		in   *sad.In
 		info packet.Info
 	}
+	// latest is the SA that was found last, for packets come in runs of one SA too.
+	// It does not outlive the owner's turn.
+	latest struct {
+		in  *sad.In
+		spi ipsec.SPI
+	}
 	// run are packets of one SA that follow one another, to be opened together.
 	// It does not outlive the owner's turn.
 	run struct {
@@ -220,7 +226,7 @@ func (l *inbound) open(pkts []netio.Packet, index int) []netio.Packet {
 	defer o.mu.Unlock()
 	o.w.Begin(l.plane.coarseNow())
 	defer func() {
-		l.admitted.in = nil
+		l.latest.in, l.admitted.in = nil, nil
 		l.run.in, l.run.n = nil, 0
 		l.plane.report(o.w.End())
 	}()
@@ -230,18 +236,26 @@ func (l *inbound) open(pkts []netio.Packet, index int) []netio.Packet {
 		if !ok {
 			continue
 		}
-		if l.plane.sad.Owner(spi) != index {
-			l.openRun(o.w)
-			return pkts[i:]
+		in := l.latest.in
+		if in == nil || spi != l.latest.spi {
+			// A stranger among the owner's packets is dropped here, as any owner
+			// would: it does not break the run.
+			if l.plane.sad.Owner(spi) != index && o.w.Knows(l.protocol, spi) {
+				l.openRun(o.w)
+				return pkts[i:]
+			}
+			if in = o.w.Inbound(l.protocol, spi); in != nil {
+				l.latest.in, l.latest.spi = in, spi
+			}
 		}
-		l.openOne(o.w, p, spi, l.outside(len(pkts)-i))
+		l.openOne(o.w, p, in, l.outside(len(pkts)-i))
 	}
 	l.openRun(o.w)
 	return nil
 }
 
-func (l *inbound) openOne(w *sad.Worker, p *netio.Packet, spi ipsec.SPI, outside uint32) {
-	in := w.Inbound(l.protocol, spi)
+// openOne opens a packet of the SA in, which is nil where there is none.
+func (l *inbound) openOne(w *sad.Worker, p *netio.Packet, in *sad.In, outside uint32) {
 	if l.listeners != nil && l.protocol == l.carries {
 		l.showSealed(p, in)
 	}
