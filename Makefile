@@ -79,7 +79,7 @@ test-vm: ## the planes and their peers in a virtual machine with Debian's kernel
 	go test -count 1 -timeout 60m ./test/vm -update
 
 .PHONY: bench
-bench: build bench-peers ## this program beside its peers, for an hour (root); rewrites docs/benchmarks
+bench: build bench-peers ## this program beside its peers, for half an hour (root); rewrites docs/benchmarks
 	scripts/setup.sh bench
 	$(BIN) bench --out docs/benchmarks
 

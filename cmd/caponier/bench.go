@@ -34,7 +34,9 @@ func (c *cli) bench() *cobra.Command {
 		Long: "Builds a pair of gateways with a host behind each for every peer, in network\n" +
 			"namespaces that it makes and removes, sends traffic through them in turn, several\n" +
 			"rounds interleaved, and reports medians with their spread. It needs root, and\n" +
-			"takes about an hour; less with --quick, or with fewer measures.\n\n" + bench.Picture + "\n" +
+			"takes less than half an hour; two minutes with --quick. Without --peers, the\n" +
+			"variants of this program that are for small packets take part where these are\n" +
+			"measured.\n\n" + bench.Picture + "\n" +
 			"Peers:    " + strings.Join(bench.PeerNames(), ", ") + ",\n" +
 			"          caponier:PROPOSAL for another ESP proposal than " + bench.DefaultESP + ",\n" +
 			"          caponier:aggfrag or caponier:PROPOSAL+aggfrag with small packets that share ESP packets\n" +

@@ -83,7 +83,7 @@ func TestSelection(t *testing.T) {
 func TestMissingPeer(t *testing.T) {
 	o := Full()
 	o.PeerDir = t.TempDir()
-	peers, infos, err := choose(t.Context(), o)
+	peers, infos, err := choose(t.Context(), o, measures())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,12 +91,58 @@ func TestMissingPeer(t *testing.T) {
 	if i < 0 || !strings.Contains(infos[i].Missing, "make bench-peers") {
 		t.Errorf("nothing says how to get wireguard-go: %+v", infos)
 	}
-	if slices.ContainsFunc(peers, func(p peer) bool { return p.about().Name == WireGuard }) {
+	if slices.ContainsFunc(peers, func(c contender) bool { return c.name == WireGuard }) {
 		t.Error("a peer that is missing takes part")
 	}
 	o.Peers = []string{WireGuard}
-	if _, _, err := choose(t.Context(), o); err == nil || !strings.Contains(err.Error(), "make bench-peers") {
+	if _, _, err := choose(t.Context(), o, measures()); err == nil || !strings.Contains(err.Error(), "make bench-peers") {
 		t.Errorf("asked for: %v", err)
+	}
+}
+
+// Where no peers are named, all take part, and variants only where packets are
+// small; who is named takes part in everything that it can.
+func TestWhoTakesPart(t *testing.T) {
+	o := Full()
+	o.PeerDir, o.Program = t.TempDir(), "/bin/true"
+	part := func(measure string, tunnels, round int) string {
+		chosen, _, err := selectMeasures(Options{Measures: []string{measure}, Datagrams: o.Datagrams, Flows: o.Flows, Tunnels: []int{tunnels}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		peers, _, err := choose(t.Context(), o, chosen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := run{Options: o, contenders: peers}
+		var names []string
+		for _, c := range r.who(chosen[0], chosen[0].list[0], round) {
+			names = append(names, c.name)
+		}
+		return strings.Join(names, " ")
+	}
+	o.Peers = nil
+	for _, tc := range []struct {
+		measure        string
+		tunnels, round int
+		want           string
+	}{
+		{"udp", 1, 0, "caponier caponier:aggfrag caponier:capture=afxdp strongswan plain"},
+		{"tcp", 1, 0, "caponier strongswan plain"},
+		{"tunnels", 1000, 4, "caponier strongswan"},
+		{"tunnels", 10000, 1, "caponier"},
+		{"tunnels", 10000, 2, ""},
+	} {
+		if got := part(tc.measure, tc.tunnels, tc.round); got != tc.want {
+			t.Errorf("%s of %d in round %d: %q, want %q", tc.measure, tc.tunnels, tc.round, got, tc.want)
+		}
+	}
+	o.Peers = []string{"caponier:aggfrag", StrongSwan}
+	if got := part("tcp", 1, 0); got != "caponier:aggfrag strongswan" {
+		t.Errorf("named: %q take part", got)
+	}
+	if got := part("tunnels", 10000, 0); got != "caponier:aggfrag strongswan" {
+		t.Errorf("named, many tunnels: %q take part", got)
 	}
 }
 

@@ -18,6 +18,10 @@ type point struct {
 	label string
 	x     float64       // on the axis, where the measure has one
 	takes time.Duration // about
+	// rounds is in how many it is measured: 0 is in all. ours says that it would
+	// take others too long: they take part where they are asked for.
+	rounds int
+	ours   bool
 	// Either run measures a pair that is up, or alone builds what it needs.
 	run   func(ctx context.Context, p *pair) (values, error)
 	alone func(ctx context.Context, r *run, g gatherer) (values, error)
@@ -29,8 +33,11 @@ type measure struct {
 	axis        string // what x is; empty: the labels say it all
 	metrics     []Metric
 	iperf       bool // needs iperf3
-	points      func(o Options) []point
-	list        []point // of this run
+	// highest is the label of one more point, which has of each round the point
+	// with the best first metric; empty: there is none.
+	highest string
+	points  func(o Options) []point
+	list    []point // of this run
 }
 
 // The metrics. The first of a measure is the one it is plotted by.
@@ -82,6 +89,7 @@ func measures() []measure {
 		{
 			name: "pps", title: "UDP from A to B, datagrams of 64 octets, by offered packets per second",
 			metrics: append([]Metric{packets, loss, reordered}, costs...), points: packetPoints,
+			highest: "the highest of these",
 		},
 		{
 			name: "echo", title: "Round trip from host A to host B, idle, by size", axis: "octets of data in a ping",

@@ -35,6 +35,32 @@ const (
 // PeerNames lists the peers in the order of reports.
 func PeerNames() []string { return []string{Caponier, Tailscale, WireGuard, StrongSwan, Plain} }
 
+// entry is a peer of a run, and the measures that it takes part in: all where none
+// are named.
+type entry struct {
+	name string
+	only []string
+}
+
+// lineup is who takes part where the peers are not named: they all, and what this
+// program does otherwise with small packets.
+func lineup() []entry {
+	var list []entry
+	for _, name := range PeerNames() {
+		list = append(list, entry{name: name})
+		if name == Caponier {
+			small := []string{"udp", "pps"}
+			list = append(list, entry{Caponier + ":" + Aggfrag, small}, entry{Caponier + ":" + Capture + "afxdp", small})
+		}
+	}
+	return list
+}
+
+// takesPart reports whether the entry is for a measure.
+func (e entry) takesPart(measure string) bool {
+	return len(e.only) == 0 || slices.Contains(e.only, measure)
+}
+
 // DefaultESP is the proposal for ESP that caponier and strongSwan are measured
 // with.
 const DefaultESP = "aes128gcm16"
@@ -93,19 +119,27 @@ func newPeer(name string, o Options) (peer, error) {
 
 // choose finds the peers of a run. Those that were asked for by name must be
 // there; of all others, the infos say what is missing.
-func choose(ctx context.Context, o Options) ([]peer, []PeerInfo, error) {
-	names, asked := o.Peers, len(o.Peers) > 0
-	if !asked {
-		names = PeerNames()
-	}
-	var (
-		peers []peer
-		infos []PeerInfo
-	)
-	for i, name := range names {
-		if slices.Contains(names[:i], name) {
+func choose(ctx context.Context, o Options, measures []measure) ([]contender, []PeerInfo, error) {
+	var entries []entry
+	asked := len(o.Peers) > 0
+	for i, name := range o.Peers {
+		if slices.Contains(o.Peers[:i], name) {
 			return nil, nil, fmt.Errorf("peer %q is named twice", name)
 		}
+		entries = append(entries, entry{name: name})
+	}
+	if !asked {
+		entries = lineup()
+	}
+	var (
+		peers []contender
+		infos []PeerInfo
+	)
+	for _, e := range entries {
+		if !slices.ContainsFunc(measures, func(m measure) bool { return e.takesPart(m.name) }) {
+			continue
+		}
+		name := e.name
 		p, err := newPeer(name, o)
 		if err != nil {
 			return nil, nil, err
@@ -114,7 +148,7 @@ func choose(ctx context.Context, o Options) ([]peer, []PeerInfo, error) {
 		info.Version, err = p.find(ctx)
 		switch {
 		case err == nil:
-			peers = append(peers, p)
+			peers = append(peers, contender{entry: e, peer: p})
 		case asked:
 			return nil, nil, fmt.Errorf("peer %s: %w", name, err)
 		default:

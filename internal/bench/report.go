@@ -109,6 +109,29 @@ func (s samples) add(point int, peer string, round int, v values, err error) {
 	s[key].rounds[round] = v
 }
 
+// highest makes one more point of the first n: of each round what was best by a
+// metric.
+func (s samples) highest(n int, m Metric) {
+	for key, from := range s {
+		if key.point >= n {
+			continue
+		}
+		for round, v := range from.rounds {
+			best := s[sampleKey{n, key.peer}]
+			if best == nil || best.rounds[round] == nil || better(v[m.Name], best.rounds[round][m.Name], m.Better) {
+				s.add(n, key.peer, round, v, nil)
+			}
+		}
+	}
+}
+
+func better(a, b float64, by Better) bool {
+	if by == Lower {
+		return a < b
+	}
+	return a > b
+}
+
 // metric returns the values of one metric by round.
 func (s *sample) metric(name string) map[int]float64 {
 	out := make(map[int]float64)
@@ -123,7 +146,12 @@ func (s *sample) metric(name string) map[int]float64 {
 // report makes the series of a measure. peers are in the order of the report.
 func (m measure) report(s samples, peers []string) Series {
 	out := Series{Name: m.name, Title: m.title, Axis: m.axis, Metrics: m.metrics}
-	for i, pt := range m.list {
+	list := m.list
+	if m.highest != "" && len(list) > 1 {
+		s.highest(len(list), m.metrics[0])
+		list = append(slices.Clone(list), point{label: m.highest})
+	}
+	for i, pt := range list {
 		p := Point{Label: pt.label, X: pt.x}
 		var ours *sample
 		for _, name := range peers {

@@ -102,6 +102,41 @@ func TestReportCompares(t *testing.T) {
 	}
 }
 
+// The highest point has the best setting of each round and peer, with all that was
+// measured there.
+func TestHighest(t *testing.T) {
+	m := measure{
+		metrics: []Metric{packets, loss}, highest: "the highest of these",
+		list: []point{{label: "50 k/s"}, {label: "unlimited"}},
+	}
+	s := make(samples)
+	s.add(0, Caponier, 0, values{"packets": 50e3, "loss": 0}, nil)
+	s.add(0, Caponier, 1, values{"packets": 49e3, "loss": 2}, nil)
+	s.add(1, Caponier, 0, values{"packets": 40e3, "loss": 60}, nil)
+	s.add(1, Caponier, 1, values{"packets": 90e3, "loss": 50}, nil)
+	s.add(0, Plain, 0, values{"packets": 25e3, "loss": 50}, nil)
+	s.add(1, Plain, 1, values{"packets": 30e3, "loss": 80}, nil)
+	got := m.report(s, []string{Caponier, Plain}).Points
+	want := Point{Label: "the highest of these", Results: []Result{
+		{Peer: Caponier, Metrics: map[string]Summary{
+			"packets": summarise([]float64{50e3, 90e3}), "loss": summarise([]float64{0, 50}),
+		}},
+		{Peer: Plain, Metrics: map[string]Summary{
+			"packets": summarise([]float64{25e3, 30e3}), "loss": summarise([]float64{50, 80}),
+		}, Advantage: map[string]float64{"packets": 2.5}},
+	}}
+	if len(got) != 3 {
+		t.Fatalf("%d points", len(got))
+	}
+	if diff := cmp.Diff(want, got[2], cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("the highest point (-want +got):\n%s", diff)
+	}
+	m.list = m.list[:1]
+	if n := len(m.report(s, []string{Caponier}).Points); n != 1 {
+		t.Errorf("%d points of one setting", n)
+	}
+}
+
 func TestWriteFiles(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "benchmarks")
 	r := sampleReport()

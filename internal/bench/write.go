@@ -23,7 +23,8 @@ const method = `Each peer joins two hosts through two gateways, in four network 
 All run on one machine at the same time, and share its processors with the traffic generators: figures compare only within
 this run. At every setting the peers follow each other directly, and each round takes them in another order. A cell is the
 median of the rounds, with the extremes in parentheses. "×" is how many times better caponier is: the median of the ratios
-of single rounds. CPU is the time of a gateway's process, user and system, for 10^9 octets of goodput; what the kernel does for it in
+of single rounds. "The highest of these" has of each round the setting that passed most packets (maximum forwarding rate, RFC 2285,
+Section 3.6.3), for each peer its own. CPU is the time of a gateway's process, user and system, for 10^9 octets of goodput; what the kernel does for it in
 interrupt context is not in it. Memory is resident. TCP is made by iperf3, UDP and pings by caponier itself; sizes are octets of
 data, without headers; pings are answered by the kernel of host B. A generator of traffic must cost less than what it measures: frames
 of UDP go to host A's interface past its stack, one datagram each, and host B looks for datagrams a thousand times a second.
