@@ -5,6 +5,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"encoding/binary"
+	"math"
 	"unsafe"
 )
 
@@ -140,7 +141,7 @@ func (l *Lanes) Wipe() {
 	l.dirtyAES, l.dirtyHash, l.dirtyDES = false, false, false
 }
 
-const forever = 1 << 62 // steps of an idle lane
+const forever = math.MaxInt // steps of an idle lane
 
 // EncryptCBC encrypts a batch of packets of any lengths. It panics where
 // crypto/cipher's CBC encrypter does.
