@@ -22,7 +22,7 @@ demo: setup-demo build ## the two-customer lab: build it, show traffic crossing 
 	$(BIN) lab test; status=$$?; $(BIN) lab down; exit $$status
 
 .PHONY: test
-test: setup vet lint test-unit test-race test-fuzz test-system ## everything: vet, lint, race tests, fuzz smoke, the program against real peers
+test: setup vet lint test-unit test-race test-arm64 test-fuzz test-system ## everything: vet, lint, race tests, fuzz smoke, the program against real peers
 
 .PHONY: setup
 setup: ## install the system packages that the tests need (Debian, as root)
@@ -49,6 +49,17 @@ test-unit: ## unit tests as built for release, in random order, with the allocat
 .PHONY: test-race
 test-race: ## unit tests under the race detector
 	CGO_ENABLED=1 go test -race -short -shuffle on $$(go list ./... | grep -v caponier/test/)
+
+# The first arm64 has instructions for SM3 and SM4, the second those for AES only.
+.PHONY: test-arm64
+test-arm64: ## other processors, emulated: the ciphers and what uses them, and that the program starts
+	GOARCH=arm64 go test -exec "qemu-aarch64-static -cpu max" ./internal/sm ./internal/lanes ./internal/suite/... ./internal/esp ./internal/keystore ./internal/pki
+	GOARCH=arm64 go test -exec "qemu-aarch64-static -cpu cortex-a53" ./internal/sm ./internal/esp
+	GOARCH=ppc64le go test -exec qemu-ppc64le-static ./internal/sm
+	GOARCH=arm go test -exec qemu-arm-static ./internal/sm ./internal/esp
+	GOARCH=arm64 go build -o bin/caponier-arm64 ./cmd/caponier
+	qemu-aarch64-static bin/caponier-arm64 version
+	qemu-aarch64-static bin/caponier-arm64 gm selftest
 
 .PHONY: test-fuzz
 test-fuzz: ## every fuzz target with FUZZ inputs (5000x), or for FUZZ each (10m)

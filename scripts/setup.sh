@@ -12,7 +12,7 @@ bench=("${demo[@]}" iperf3 strongswan-swanctl charon-systemd libcharon-extra-plu
 vm=("${bench[@]}" strongswan-pki qemu-system-x86 busybox-static kmod cpio gzip
   iptables libnss3-tools libcurl3-nss libevent-core-2.1-7 libevent-pthreads-2.1-7
   libldns3 libunbound8 libldap-2.5-0 libcap-ng0 dns-root-data bind9-host)
-test=("${vm[@]}"
+test=("${vm[@]}" qemu-user-static
   tshark python3-scapy python3-cryptography tcpdump nftables openssl gcc libc6-dev)
 
 case "${1:-}" in

@@ -51,7 +51,7 @@ var fences = map[string][]string{
 	"github.com/gaissmai/bart":        {"internal/spd"},
 	"golang.org/x/sys/cpu":            {"internal/sm", "internal/lanes"},
 	"github.com/cilium/ebpf":          {"internal/netio/afxdp", "internal/netio/afpacket"},
-	"github.com/emmansun/gmsm":        {"internal/cert", "internal/keystore", "internal/pki", "internal/suite"},
+	"github.com/emmansun/gmsm":        {"internal/cert", "internal/keystore", "internal/pki", "internal/sm", "internal/suite"},
 	"github.com/emmansun/go-pkcs12":   {"internal/pki"},
 	"golang.org/x/term":               {"cmd/caponier", "internal/control"},
 	"golang.org/x/crypto":             {"internal/suite", "internal/pki"},

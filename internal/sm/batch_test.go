@@ -31,7 +31,7 @@ func batchOf(r *rand.Rand, e *engine, blocks []int, tails bool) (jobs []SealJob,
 			j.Dst = random(r, 16*n+r.IntN(3)*16)[:16*n]
 		}
 		out := make([]byte, 16*n)
-		slow[k].portable.encryptCBC(out, j.IV, j.Src)
+		slow[k].portable.planes.encryptCBC(out, j.IV, j.Src)
 		var sum [HashSize]byte
 		j.MAC.Sum(&sum, j.Head, j.IV, out, j.Tail)
 		jobs, want, codes = append(jobs, j), append(want, out), append(codes, sum[:len(j.ICV)])
@@ -142,7 +142,7 @@ func sealedOf(r *rand.Rand, e *engine, blocks []int, keys int) (jobs []OpenJob, 
 			Cipher: decrypters[k], MAC: NewHMACKey(random(r, 32)), Head: random(r, []int{8, 8, 8, 8, 8, 20}[r.IntN(6)]), IV: random(r, 16),
 			Src: make([]byte, len(p)), Tail: random(r, []int{0, 0, 4, 9, 31, 40}[r.IntN(6)]), ICV: make([]byte, []int{32, 16, 12}[r.IntN(3)]),
 		}
-		encrypters[k].portable.encryptCBC(j.Src, j.IV, p)
+		encrypters[k].portable.planes.encryptCBC(j.Src, j.IV, p)
 		var sum [HashSize]byte
 		j.MAC.Sum(&sum, j.Head, j.IV, j.Src, j.Tail)
 		copy(j.ICV, sum[:])

@@ -13,7 +13,7 @@ var ErrKeySize = errors.New("sm: SM4 keys have 16 octets")
 type CBCEncrypter struct {
 	engine   *engine
 	key      wordKey
-	portable *portableKey // where lanes do not work on folded keys
+	portable *softKey // where lanes do not work on folded keys
 }
 
 // NewCBCEncrypter expands a key of KeySize octets.
@@ -24,14 +24,14 @@ func newCBCEncrypter(e *engine, key []byte) (*CBCEncrypter, error) {
 		return nil, ErrKeySize
 	}
 	c := &CBCEncrypter{engine: e}
+	if e.cbc[0] == 0 {
+		c.portable = newSoftKey(e, key, false)
+		return c, nil
+	}
 	rk := schedule(key)
-	switch {
-	case e.cbc[0] == 0:
-		c.portable = new(portableKey)
-		c.portable.spread(&rk)
-	case e.keys == keysRounds:
+	if e.keys == keysRounds {
 		c.key.rounds = rk
-	default:
+	} else {
 		c.key.fold(&rk)
 		if e.keys == keysKappa {
 			c.key.rounds = c.key.kappa
@@ -45,7 +45,7 @@ func newCBCEncrypter(e *engine, key []byte) (*CBCEncrypter, error) {
 func (c *CBCEncrypter) Wipe() {
 	c.key = wordKey{}
 	if c.portable != nil {
-		*c.portable = portableKey{}
+		c.portable.wipe()
 	}
 }
 

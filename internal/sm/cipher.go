@@ -31,9 +31,7 @@ func newCBCDecrypter(e *engine, key []byte) (*CBCDecrypter, error) {
 		return nil, ErrKeySize
 	}
 	d := &CBCDecrypter{}
-	rk := reverse(schedule(key))
-	d.key.init(e, &rk)
-	clear(rk[:])
+	d.key.init(e, key, true)
 	return d, nil
 }
 
@@ -64,11 +62,8 @@ func newCipher(e *engine, key []byte) (*Cipher, error) {
 		return nil, ErrKeySize
 	}
 	c := &Cipher{}
-	rk := schedule(key)
-	c.enc.init(e, &rk)
-	rk = reverse(rk)
-	c.dec.init(e, &rk)
-	clear(rk[:])
+	c.enc.init(e, key, false)
+	c.dec.init(e, key, true)
 	return c, nil
 }
 

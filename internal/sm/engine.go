@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+
+	"golang.org/x/sys/cpu"
 )
 
 // keyForm is what a kernel's lanes take for a round: what remains of the round
@@ -20,6 +22,9 @@ const (
 type kernel uint8
 
 var portableEngine = engine{name: "portable"}
+
+// goEngines returns the engines whose modes are written in Go.
+func goEngines() []*engine { return append(gmsmEngines(), &portableEngine) }
 
 // engines returns the engines that work, fastest first.
 var engines = sync.OnceValue(func() []*engine {
@@ -56,6 +61,11 @@ func SelfTest() error {
 	for _, e := range candidates() {
 		if err := e.test(); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", e.name, err))
+		}
+	}
+	if cpu.ARM64.HasSM3 {
+		if err := gmsmHashTest(); err != nil {
+			errs = append(errs, fmt.Errorf("gmsm, SM3: %w", err))
 		}
 	}
 	return errors.Join(errs...)

@@ -72,7 +72,7 @@ func candidates() []*engine {
 			})
 		}
 	}
-	return append(es, &portableEngine)
+	return append(es, goEngines()...)
 }
 
 const gfni = 1 << 8 // in ECX of CPUID's leaf 7

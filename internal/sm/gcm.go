@@ -27,8 +27,9 @@ const maxGCM = (1<<32 - 2) * BlockSize
 // GCM is SM4-GCM with nonces of 12 octets and tags of 16. It may be used by
 // several goroutines at once.
 type GCM struct {
-	key  blockKey
-	hash ghashPortable
+	key   blockKey
+	hash  ghashPortable
+	whole cipher.AEAD // all of it by gmsm
 	// H^128 .. H^1, divided by x and reversed
 	pow [powers][16]byte
 	_   [64]byte // what points behind the table still points into GCM
@@ -44,9 +45,12 @@ func newGCM(e *engine, key []byte) (*GCM, error) {
 		return nil, ErrKeySize
 	}
 	g := &GCM{}
-	rk := schedule(key)
-	g.key.init(e, &rk)
-	clear(rk[:])
+	g.key.init(e, key, false)
+	if p := g.key.portable; p != nil && p.gmsm != nil {
+		if g.whole = p.gmsm.gcm(); g.whole != nil {
+			return g, nil
+		}
+	}
 	var h [16]byte
 	g.key.ecb(h[:], h[:])
 	if e.ghash == 0 {
@@ -62,6 +66,9 @@ func newGCM(e *engine, key []byte) (*GCM, error) {
 // Wipe overwrites the key, which must not be used after it.
 func (g *GCM) Wipe() {
 	g.key.wipe()
+	if g.whole != nil {
+		wipeObject(g.whole)
+	}
 	g.hash = ghashPortable{}
 	clear(g.pow[:])
 }
@@ -109,6 +116,13 @@ func (g *GCM) Open(dst, nonce, ciphertext, aad []byte) ([]byte, error) {
 	}
 	if buffer.Overlap(out, aad) {
 		panic("sm: invalid buffer overlap of output and additional data")
+	}
+	if g.whole != nil {
+		if _, err := g.whole.Open(out[:0], nonce, ciphertext, aad); err != nil {
+			clear(out)
+			return nil, ErrAuth
+		}
+		return all, nil
 	}
 	var want, got [TagSize]byte
 	copy(want[:], ciphertext[n:])
@@ -221,6 +235,10 @@ func (g *GCM) absorb(c *wideCall, text []byte) {
 }
 
 func (g *GCM) seal(out, nonce, text, aad []byte) {
+	if g.whole != nil {
+		g.whole.Seal(out[:0], nonce, text, aad)
+		return
+	}
 	if g.key.portable != nil {
 		g.sealPortable(out, nonce, text, aad)
 		return
@@ -237,25 +255,34 @@ func (g *GCM) open(tag *[TagSize]byte, out, nonce, text, aad []byte) {
 }
 
 func (g *GCM) sealPortable(out, nonce, text, aad []byte) {
-	n := [12]byte(nonce)
-	g.key.ctrPortable(out, text, &n, 2)
-	var tag [TagSize]byte
-	g.tagPortable(&tag, &n, out[:len(text)], aad)
-	copy(out[len(text):], tag[:])
+	var mask, tag [TagSize]byte
+	g.cryptPortable(&mask, out, nonce, text)
+	g.hashPortable(&tag, out[:len(text)], aad)
+	subtle.XORBytes(out[len(text):], tag[:], mask[:])
 }
 
 func (g *GCM) openPortable(tag *[TagSize]byte, out, nonce, text, aad []byte) {
-	n := [12]byte(nonce)
-	g.tagPortable(tag, &n, text, aad)
-	g.key.ctrPortable(out, text, &n, 2)
+	var mask [TagSize]byte
+	g.hashPortable(tag, text, aad)
+	g.cryptPortable(&mask, out, nonce, text)
+	subtle.XORBytes(tag[:], tag[:], mask[:])
 }
 
-func (g *GCM) tagPortable(tag *[TagSize]byte, nonce *[12]byte, text, aad []byte) {
-	var y, lens [16]byte
-	g.hash.blocks(&y, aad)
-	g.hash.blocks(&y, text)
+// cryptPortable encrypts or decrypts a text, and makes the block that hides the
+// tag in the same run.
+func (g *GCM) cryptPortable(mask *[TagSize]byte, out, nonce, text []byte) {
+	n, iv := min(len(text), (softBlocks-1)*BlockSize), [12]byte(nonce)
+	g.key.ctrFew(out[:n], text[:n], mask, &iv, 1)
+	g.key.ctrPortable(out[n:len(text)], text[n:], &iv, 1+softBlocks)
+}
+
+// hashPortable is GHASH of a packet.
+func (g *GCM) hashPortable(y *[TagSize]byte, text, aad []byte) {
+	var lens [BlockSize]byte
+	*y = [TagSize]byte{}
+	g.hash.blocks(y, aad)
+	g.hash.blocks(y, text)
 	binary.BigEndian.PutUint64(lens[:], uint64(len(aad))*8)
 	binary.BigEndian.PutUint64(lens[8:], uint64(len(text))*8)
-	g.hash.blocks(&y, lens[:])
-	g.key.ctrPortable(tag[:], y[:], nonce, 1)
+	g.hash.blocks(y, lens[:])
 }

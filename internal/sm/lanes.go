@@ -2,6 +2,7 @@ package sm
 
 import (
 	"encoding/binary"
+	"math"
 	"sync/atomic"
 	"unsafe"
 
@@ -48,14 +49,15 @@ type laneCall struct {
 type engine struct {
 	name  string
 	keys  keyForm
-	cbc   [2]kernel // none: portable
+	cbc   [2]kernel // none: in Go
 	hash  [2]kernel
 	outer [2]kernel
 	fused [2]kernel // none: CBC of all packets, then HMAC
 	open  kernel    // 16 lanes with one cipher key; none: HMAC of all packets, then CBC
-	// Kernels for one packet, smallest unit first; none: portable.
+	// Kernels for one packet, smallest unit first; none: in Go.
 	units  []unit
-	whole  bool // they take whole units only, and hash apart
+	gmsm   gmsmPath // whether gmsm has the blocks for what is in Go
+	whole  bool     // they take whole units only, and hash apart
 	ghash  kernel
 	pooled [2]kernel // none: packets of GCM one at a time
 	powers kernel
@@ -130,7 +132,7 @@ func (l *Lanes) reset() {
 	}
 }
 
-const forever = 1 << 62 // steps of an idle lane
+const forever = math.MaxInt // steps of an idle lane
 
 func (l *Lanes) park(i int) {
 	l.job[i], l.todo[i] = -1, forever
@@ -245,10 +247,7 @@ func (l *Lanes) EncryptCBC(jobs []CBCJob) {
 		jobs[i].check()
 	}
 	if l.engine.cbc[0] == 0 {
-		for i := range jobs {
-			j := &jobs[i]
-			j.Key.portable.encryptCBC(j.Dst, j.IV, j.Src)
-		}
+		l.cbcSoft(jobs)
 		return
 	}
 	l.reset()

@@ -48,7 +48,7 @@ func (d *digest) absorb(p []byte) {
 		sm3Blocks(&d.s, d.buf[:])
 	}
 	whole := len(p) &^ (HashBlockSize - 1)
-	sm3Blocks(&d.s, p[:whole])
+	hashBlocks(&d.s, p[:whole])
 	copy(d.buf[:], p[whole:])
 }
 

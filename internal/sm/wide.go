@@ -80,26 +80,30 @@ func runPart(k kernel, c *wideCall, dst, src []byte) {
 type blockKey struct {
 	engine   *engine
 	wide     wideKey
-	portable *portableKey
+	portable *softKey
 }
 
-func (k *blockKey) init(e *engine, rk *[32]uint32) {
+func (k *blockKey) init(e *engine, key []byte, inverse bool) {
 	k.engine = e
 	if len(e.units) == 0 {
-		k.portable = new(portableKey)
-		k.portable.spread(rk)
+		k.portable = newSoftKey(e, key, inverse)
 		return
 	}
-	k.wide.fold(rk)
-	if e.keys == keysRounds {
-		k.wide.wordKey = wordKey{rounds: *rk, kappa: *rk}
+	rk := schedule(key)
+	if inverse {
+		rk = reverse(rk)
 	}
+	k.wide.fold(&rk)
+	if e.keys == keysRounds {
+		k.wide.wordKey = wordKey{rounds: rk, kappa: rk}
+	}
+	clear(rk[:])
 }
 
 func (k *blockKey) wipe() {
 	k.wide = wideKey{}
 	if k.portable != nil {
-		*k.portable = portableKey{}
+		k.portable.wipe()
 	}
 }
 
@@ -136,11 +140,11 @@ func (k *blockKey) cryptPortable(dst, src, iv []byte) {
 	var before, next [BlockSize]byte
 	copy(before[:], iv)
 	for len(src) > 0 {
-		n := min(len(src), portableBlocks*BlockSize)
+		n := min(len(src), softBlocks*BlockSize)
 		if iv == nil {
 			k.portable.crypt(dst[:n], src[:n])
 		} else {
-			var c [portableBlocks * BlockSize]byte
+			var c [softBlocks * BlockSize]byte
 			copy(c[:], before[:])
 			copy(c[BlockSize:], src[:n-BlockSize])
 			copy(next[:], src[n-BlockSize:])
@@ -172,17 +176,31 @@ func (k *blockKey) ctr(dst, src []byte, nonce *[12]byte, ctr uint32) {
 }
 
 func (k *blockKey) ctrPortable(dst, src []byte, nonce *[12]byte, ctr uint32) {
-	var ks [portableBlocks * BlockSize]byte
 	for len(src) > 0 {
-		n := min(len(src), len(ks))
-		blocks := (n + BlockSize - 1) / BlockSize
-		for i := range blocks {
-			copy(ks[BlockSize*i:], nonce[:])
-			binary.BigEndian.PutUint32(ks[BlockSize*i+12:], ctr)
-			ctr++
-		}
-		k.portable.crypt(ks[:blocks*BlockSize], ks[:blocks*BlockSize])
-		subtle.XORBytes(dst[:n], src[:n], ks[:n])
+		n := min(len(src), softBlocks*BlockSize)
+		k.ctrFew(dst[:n], src[:n], nil, nonce, ctr)
+		ctr += softBlocks
 		dst, src = dst[n:], src[n:]
 	}
+}
+
+// ctrFew is ctr for at most softBlocks. The first of them is mask, unless it is
+// nil.
+func (k *blockKey) ctrFew(dst, src []byte, mask *[BlockSize]byte, nonce *[12]byte, ctr uint32) {
+	var ks [softBlocks * BlockSize]byte
+	first := 0
+	if mask != nil {
+		first = BlockSize
+	}
+	used := ks[:(first+len(src)+BlockSize-1)&^(BlockSize-1)]
+	for b := used; len(b) > 0; b = b[BlockSize:] {
+		copy(b, nonce[:])
+		binary.BigEndian.PutUint32(b[12:], ctr)
+		ctr++
+	}
+	k.portable.crypt(used, used)
+	if mask != nil {
+		*mask = [BlockSize]byte(ks[:])
+	}
+	subtle.XORBytes(dst, src, used[first:])
 }
