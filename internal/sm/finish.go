@@ -105,7 +105,7 @@ func (l *Lanes) HMAC(jobs []MACJob) {
 	for busy < maxLanes && l.startMAC(busy, jobs, &next) {
 		busy++
 	}
-	for active := busy; busy > 0; {
+	for active := busy; busy > 0; active = l.narrow(active) {
 		steps := l.steps(active)
 		l.call.steps = uint64(steps)
 		l.engine.hash[width(active)].call(unsafe.Pointer(&l.call))

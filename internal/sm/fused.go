@@ -53,7 +53,7 @@ func (l *Lanes) Seal(jobs []SealJob) {
 		busy++
 	}
 	fresh := busy
-	for active := busy; busy > 0; {
+	for active := busy; busy > 0; active = l.narrow(active) {
 		steps := l.steps(active)
 		l.call.steps, l.call.cold = uint64(steps), 0
 		if fresh == busy {

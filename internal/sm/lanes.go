@@ -203,6 +203,16 @@ func (l *Lanes) goOn(i int, in, out []byte) bool {
 	return false
 }
 
+// narrow returns how many of the active lanes remain, without those at the end
+// that have become idle: a batch that does not fill the lanes again may go on in
+// the narrower kernel.
+func (l *Lanes) narrow(active int) int {
+	for active > 0 && l.job[active-1] < 0 {
+		active--
+	}
+	return active
+}
+
 // width returns which of the two kernel sizes n lanes need.
 func width(n int) int {
 	if n > groupLanes {
@@ -255,7 +265,7 @@ func (l *Lanes) EncryptCBC(jobs []CBCJob) {
 	for busy < maxLanes && l.startCBC(busy, jobs, &next) {
 		busy++
 	}
-	for active := busy; busy > 0; {
+	for active := busy; busy > 0; active = l.narrow(active) {
 		steps := l.steps(active)
 		l.call.steps = uint64(steps)
 		l.engine.cbc[width(active)].call(unsafe.Pointer(&l.call))

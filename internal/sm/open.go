@@ -117,7 +117,7 @@ func (l *Lanes) openTogether(jobs []OpenJob) {
 	for busy < groupLanes && l.startOpen(busy, jobs, &next) {
 		busy++
 	}
-	for active := busy; busy > 0; {
+	for active := busy; busy > 0; active = l.narrow(active) {
 		steps := l.steps(active)
 		l.call.steps = uint64(steps)
 		l.engine.open.call(unsafe.Pointer(&l.call))
