@@ -1,9 +1,6 @@
 package sm
 
-import (
-	"encoding/binary"
-	"unsafe"
-)
+import "unsafe"
 
 // maxTail is how much may follow the body of a message in a batch, so that what
 // a lane leaves over fits two blocks with the padding.
@@ -19,20 +16,21 @@ type finisher struct {
 	two   bool // some message has two blocks left
 	tail  [maxLanes][2 * HashBlockSize]byte
 	dst   [maxLanes][]byte
+	keys  [maxLanes]*HMACKey // whose outer states the lanes have
 }
 
 func (f *finisher) init() {
 	f.store = make([]byte, unsafe.Sizeof([2]group{})+stepSize)
 	off := -uintptr(unsafe.Pointer(&f.store[0])) % stepSize
 	f.call.groups = (*[2]group)(unsafe.Pointer(&f.store[off]))
-	f.reset()
+	for i := range f.call.in {
+		f.call.in[i] = unsafe.Pointer(&f.tail[i])
+	}
 }
 
 func (f *finisher) reset() {
 	f.n, f.two = 0, false
-	for i := range f.call.in {
-		f.call.in[i], f.call.stride[i] = unsafe.Pointer(&f.tail[i]), 0
-	}
+	f.call.stride = [maxLanes]uint64{}
 	for g := range f.call.groups {
 		f.call.groups[g].hold = laneRow{}
 	}
@@ -45,8 +43,11 @@ func (f *finisher) end(have int, total uint64, key *HMACKey, dst []byte) {
 	f.n++
 	f.dst[n] = dst
 	g, lane := &f.call.groups[n/groupLanes], n%groupLanes
-	for i, v := range &key.outer {
-		g.pend[i][lane] = v
+	if f.keys[n] != key {
+		f.keys[n] = key
+		for i, v := range &key.outer {
+			g.pend[i][lane] = v
+		}
 	}
 	if pad(&f.tail[n], have, total) == 2*HashBlockSize {
 		f.call.stride[n] = stepSize
@@ -73,15 +74,15 @@ func (f *finisher) flush(e *engine) {
 	e.hash[w].call(unsafe.Pointer(&f.call))
 	e.outer[w].call(unsafe.Pointer(&f.call))
 	for i := range f.n {
-		g, lane := &f.call.groups[i/groupLanes], i%groupLanes
-		var sum [HashSize]byte
-		for w := range g.state {
-			binary.BigEndian.PutUint32(sum[4*w:], g.state[w][lane])
-		}
-		copy(f.dst[i], sum[:])
+		copy(f.dst[i], f.call.groups[i/groupLanes].code(i%groupLanes))
 		f.dst[i] = nil
 	}
 	f.reset()
+}
+
+// code is the HMAC of a lane of the finisher.
+func (g *group) code(lane int) []byte {
+	return (*[groupLanes][stepSize]byte)(unsafe.Pointer(&g.rounds))[lane][:HashSize]
 }
 
 // MACJob is one message to authenticate: Head, Body and Tail one after another.
@@ -184,10 +185,14 @@ func (l *Lanes) endMAC(i int, j *MACJob, head, rest []byte) {
 	f := l.collect(g, lane)
 	t := f.tail[f.n][:]
 	n := 0
-	for _, part := range [...][]byte{head, rest, j.Tail} {
-		if len(part) > 0 {
-			n += copy(t[n:], part)
-		}
+	if len(head) > 0 {
+		n = copy(t, head)
+	}
+	if len(rest) > 0 {
+		n += copy(t[n:], rest)
+	}
+	if len(j.Tail) > 0 {
+		n += copy(t[n:], j.Tail)
 	}
 	f.end(n, HashBlockSize+uint64(len(j.Head)+len(j.Body)+len(j.Tail)), j.Key, j.Sum)
 }
@@ -198,6 +203,7 @@ func (l *Lanes) collect(g *group, lane int) *finisher {
 	if f.n == maxLanes {
 		f.flush(l.engine)
 	}
+	f.tail[f.n] = [2 * HashBlockSize]byte{}
 	to, n := &f.call.groups[f.n/groupLanes], f.n%groupLanes
 	for w := range g.state {
 		to.state[w][n] = g.state[w][lane]

@@ -21,7 +21,7 @@ type laneRow [groupLanes]uint32
 // group is the state of 16 lanes, a word of each in a row. The layout is known
 // to the generator of the kernels.
 type group struct {
-	rounds [32]laneRow
+	rounds [32]laneRow // of the finisher: the codes, 32 octets at the beginning of each lane's 64
 	chain  [4]laneRow
 	out    [4]laneRow
 	cout   [4]laneRow
@@ -114,6 +114,7 @@ func (l *Lanes) Wipe() {
 	clear(l.block[:])
 	clear(l.finish.tail[:])
 	clear(l.finish.store)
+	clear(l.finish.keys[:])
 }
 
 func (l *Lanes) lane(i int) (*group, int) { return &l.call.groups[i/groupLanes], i % groupLanes }

@@ -204,7 +204,11 @@ func (l *Lanes) endOpen(i int, j *OpenJob, at int) {
 		binary.BigEndian.PutUint32(t[4*w:], g.carry[w][lane])
 	}
 	n := 4 * len(g.carry)
-	n += copy(t[n:], j.Src[at:])
-	n += copy(t[n:], j.Tail)
+	if at < len(j.Src) {
+		n += copy(t[n:], j.Src[at:])
+	}
+	if len(j.Tail) > 0 {
+		n += copy(t[n:], j.Tail)
+	}
 	f.end(n, HashBlockSize+uint64(fusedHead+BlockSize+len(j.Src)+len(j.Tail)), j.MAC, l.sums[l.job[i]][:])
 }

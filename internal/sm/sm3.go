@@ -66,15 +66,14 @@ func (d *digest) finish(out *[HashSize]byte) {
 	putState(out, &d.s)
 }
 
-// pad ends a message of total octets whose last have are in tail, and returns
-// how much of tail is to be hashed.
+// pad ends a message of total octets whose last have are in tail, which is zero
+// behind them, and returns how much of tail is to be hashed.
 func pad(tail *[2 * HashBlockSize]byte, have int, total uint64) int {
 	tail[have] = 0x80
 	end := HashBlockSize
 	if have+9 > HashBlockSize {
 		end = 2 * HashBlockSize
 	}
-	clear(tail[have+1 : end-8])
 	binary.BigEndian.PutUint64(tail[end-8:end], total*8)
 	return end
 }

@@ -10,6 +10,7 @@ import (
 // group of 16 lanes and the call that names groups and packets.
 const (
 	laneKey   = 0
+	laneCodes = laneKey // with sm3Outer
 	laneChain = 2048
 	laneOut   = laneChain + 256
 	laneIn    = laneOut + 256

@@ -253,7 +253,8 @@ func sm3Lanes(f *vasm.File, k *B, groups int, width byte, evex bool, name string
 }
 
 // sm3Outer generates the last compression of HMAC: the message is the state and
-// 32 bytes of padding, the new state starts from the rows in pend.
+// 32 bytes of padding, the new state starts from the rows in pend. The codes take
+// the place of round keys, of which there are none.
 func sm3Outer(f *vasm.File, k *B, groups int, width byte, evex bool, name string) {
 	b := builder(f, name, width, evex, withGFNI, k)
 	b.Raw("MOVQ %s, SI", vasm.At("DI", callGroups))
@@ -287,11 +288,35 @@ func sm3Outer(f *vasm.File, k *B, groups int, width byte, evex bool, name string
 		}
 		compress(b, s, h)
 		for n, p := range pass {
-			for i, v := range s[n].open() {
-				b.Save(b.Xor(vasm.At(groupBase[p.group], lanePend+i*row+p.off), v), vasm.At(groupBase[p.group], laneState+i*row+p.off))
-			}
+			b.codes(p, s[n].open())
 		}
 	}
 	b.Ret()
 	b.Done()
+}
+
+// codes adds the state before the compression to the one after it and stores the
+// sums as octets, one lane's after another, in a row each.
+func (b *B) codes(p part, v []vasm.V) {
+	swap := b.Row(vasm.Swap32)
+	for i := range v {
+		v[i] = b.Shuf(swap, b.Xor(vasm.At(groupBase[p.group], lanePend+i*row+p.off), v[i]))
+	}
+	lane := func(i, off int) string { return vasm.At(groupBase[p.group], laneCodes+(p.off/4+i)*row+off) }
+	if b.Width == 'Y' {
+		b.Square(v, false)
+		for i := range v {
+			b.Save(v[i], lane(i, 0))
+		}
+		return
+	}
+	for half := range 2 {
+		w := v[4*half : 4*half+4]
+		b.T4(w)
+		for i := range w {
+			for l := range 4 {
+				b.Store("VEXTRACTI32X4", fmt.Sprintf("$%d", l), w[i], lane(4*l+i, 16*half))
+			}
+		}
+	}
 }
