@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -92,23 +91,10 @@ type app struct {
 	destroyed bool
 }
 
-// gcPercent is how much garbage there may be beside what lives, in percent, and
-// ballast is what counts as living besides: memory that nobody touches, and which
-// is therefore none. Together they leave room for some megabytes of garbage in a
-// small gateway, which else would collect all the time while peers, or attackers,
-// keep IKE busy, and for a tenth in one with ten thousand tunnels. Packets make
-// none. While the gateway starts it is startPercent: to read ten thousand
-// connections makes a gigabyte of garbage.
-const (
-	gcPercent    = 10
-	startPercent = 50
-	ballast      = 48 << 20
-)
-
 // Run runs the gateway until ctx ends. It returns an error that names the cause
 // where the gateway cannot start; then nothing of it is left behind.
 func Run(ctx context.Context, o Options) error {
-	frugal := os.Getenv("GOGC") == ""
+	frugal := isFrugal()
 	if frugal {
 		defer debug.SetGCPercent(debug.SetGCPercent(startPercent))
 		defer runtime.KeepAlive(make([]byte, ballast))
@@ -150,6 +136,9 @@ func Run(ctx context.Context, o Options) error {
 		debug.SetGCPercent(gcPercent)
 	}
 	debug.FreeOSMemory() // what the start-up has left
+	if frugal {
+		a.serving.Go(func() { saveMemory(a.stop) })
+	}
 	releaseProgram()
 	a.slog.Info("gateway started", "name", cfg.Gateway.Name, "version", o.Version, "connections", len(cfg.Connections))
 	stop, err := a.report(ctx)
