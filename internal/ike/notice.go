@@ -25,17 +25,33 @@ func (d *Daemon) noticed(s *sa, n v2.Notice) {
 		return
 	}
 	d.failed(s, n)
-	stranger, doomed := d.book(s, n)
+	stranger, x := d.book(s, n)
 	d.logNotice(s, n, stranger)
-	if len(doomed) > 0 {
+	if len(x.closed)+len(x.lost) > 0 {
 		// Not from here: a shard that waits for another's inbox could wait for ever.
-		d.wg.Go(func() { closeAll(doomed) })
+		d.wg.Go(x.end)
+	}
+}
+
+// doomed are the IKE SAs that a notice about another ends.
+type doomed struct {
+	closed []*sa // in good order, by a Delete
+	// lost are those that the peer has lost: they end at once. A Delete could only
+	// be repeated until this end has given up, perhaps behind a check of liveness
+	// under way, and the data plane would use their SAs meanwhile.
+	lost []*sa
+}
+
+func (x doomed) end() {
+	closeAll(x.closed)
+	for _, s := range x.lost {
+		s.shard.post(s, v2.Destroy{})
 	}
 }
 
 // book enters a notice in the tables. It reports whether it is about a peer that
-// called us and has not authenticated, and returns the IKE SAs to be closed.
-func (d *Daemon) book(s *sa, n v2.Notice) (stranger bool, doomed []*sa) {
+// called us and has not authenticated, and returns the IKE SAs that are to end.
+func (d *Daemon) book(s *sa, n v2.Notice) (stranger bool, x doomed) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if conf := s.machine.Connection(); conf != nil && s.conn == "" {
@@ -51,17 +67,17 @@ func (d *Daemon) book(s *sa, n v2.Notice) (stranger bool, doomed []*sa) {
 		d.releaseInitLocked(s)
 		switch {
 		case n.InitialContact && (c == nil || c.cfg.Unique != v2.UniqueNever):
-			doomed = d.forgottenLocked(s)
+			x.lost = d.forgottenLocked(s)
 		default:
-			for _, x := range d.eldersLocked(s) {
-				s.shard.tell(x, step.Yield{To: s.machine, Unproven: true})
+			for _, elder := range d.eldersLocked(s) {
+				s.shard.tell(elder, step.Yield{To: s.machine, Unproven: true})
 			}
 		}
 		if c != nil {
 			c.sas.add(s)
 		}
 		if c == nil || c.cfg != s.machine.Connection() {
-			doomed = append(doomed, s) // the configuration changed during the set-up
+			x.closed = append(x.closed, s) // the configuration changed during the set-up
 		}
 	case v2.IKEDown, v2.IKEFailed:
 		s.closing = true
@@ -73,17 +89,17 @@ func (d *Daemon) book(s *sa, n v2.Notice) (stranger bool, doomed []*sa) {
 	case v2.ChildUp:
 		s.children.change(n.Child, 1)
 		if !s.v1() {
-			doomed = d.replacedLocked(s)
+			x.closed = d.replacedLocked(s)
 		}
 	case v2.ChildDown:
 		s.children.change(n.Child, -1)
 	default:
 	}
-	for _, x := range doomed {
-		x.closing = true
+	for _, end := range slices.Concat(x.closed, x.lost) {
+		end.closing = true
 	}
 	if c == nil {
-		return stranger, doomed
+		return stranger, x
 	}
 	if c.sas.has(s) {
 		s.notices = append(s.notices, n)
@@ -91,15 +107,15 @@ func (d *Daemon) book(s *sa, n v2.Notice) (stranger bool, doomed []*sa) {
 	} else if stranger && c.carrier() == nil { // of one that is up it says nothing
 		d.bookFailure(c, n)
 	}
-	return stranger, doomed
+	return stranger, x
 }
 
 // forgottenLocked returns the IKE SAs that the peer of s has lost, as its
 // INITIAL_CONTACT says (RFC 7296, Section 2.4): those between the same two
 // identities that were up before s began. When both ends initiate at once,
 // neither IKE SA is older than the other in this sense, and both stay: to close
-// one of them could close both. They are closed by a Delete and not just
-// forgotten, so that a peer that has not lost them after all hears of it.
+// one of them could close both. Where no request is under way, a Delete goes out
+// with each, so that a peer that has not lost them after all hears of it.
 func (d *Daemon) forgottenLocked(s *sa) []*sa {
 	var out []*sa
 	for _, x := range d.byEnds[s.identities] {

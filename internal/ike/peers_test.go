@@ -84,6 +84,33 @@ func TestRestartOfThePeer(t *testing.T) {
 	})
 }
 
+// What INITIAL_CONTACT ends goes at once, also where a check of liveness is under
+// way that nobody will answer.
+func TestRestartDuringLivenessCheck(t *testing.T) {
+	simulate(t, func(t *testing.T, n *network) {
+		dpd := func(c *v2.Connection) { c.DPD = 10 * time.Second }
+		l := n.gateway(t, leftAddr, []*v2.Connection{changed(end("site", true), dpd)})
+		r := n.gateway(t, rightAddr, []*v2.Connection{end("site", false)})
+		l.connect("site", "lan")
+		before, ike := l.spis("site", "lan"), l.ikeSPIs("site")
+		r.die(n)
+		pass(11 * time.Second)
+		r = n.gateway(t, rightAddr, []*v2.Connection{end("site", false)})
+		r.connect("site", "lan")
+		pass(time.Second)
+		mustMirror(t, l, r, 1)
+		if now := l.spis("site", "lan"); slices.Contains(now, before[0]) {
+			t.Errorf("SPIs were %v and are %v", before, now)
+		}
+		if now := l.ikeSPIs("site"); len(now) != 1 || now[0] == ike[0] {
+			t.Errorf("IKE SAs were %v and are %v", ike, now)
+		}
+		if got := l.failure("site"); got != "" {
+			t.Errorf("status says %q", got)
+		}
+	})
+}
+
 // Several connections to one peer do not end each other by INITIAL_CONTACT, and
 // those that a restart has lost all go.
 func TestRestartWithSeveralConnections(t *testing.T) {

@@ -176,15 +176,18 @@ func TestLife(t *testing.T) {
 	t.Run("strongSwan-restarts", func(t *testing.T) {
 		record(t, "strongSwan crashes, starts again and calls: caponier forgets the old SAs", "responder")
 		t.Parallel()
-		p := directSetup(t).start(t)
+		s := directSetup(t)
+		s.peer(func(p *Peer) { p.DPD = "1s" })
+		p := s.start(t)
 		p.up(t, initiator)
 		old := p.ike(t)
 		p.s.Crash(t)
+		time.Sleep(2 * time.Second) // caponier asks whether it lives
 		p.s = StartStrongSwan(t, p.Far.Gateway, p.StrongSwan)
 		p.s.MustInitiate(t, tunnelName)
 		p.reachable(t)
-		// caponier tells of the old SAs that it deletes them, which nobody answers.
-		Eventually(t, 30*time.Second, "only the new SAs are left", func() bool {
+		// Nobody answers the check, which would go on for 45 s.
+		Eventually(t, 10*time.Second, "only the new SAs are left", func() bool {
 			sas := p.ikeSAs(t)
 			return len(sas) == 1 && sas[0].InitiatorSPI != old.InitiatorSPI && len(p.c.SAs(t)) == 2
 		})
