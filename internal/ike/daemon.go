@@ -356,7 +356,7 @@ func (d *Daemon) respond(h message.Header, ev v2.Received) {
 	if !d.admit(h, ev) {
 		return
 	}
-	m := v2.NewResponder(d.env, candidates, ev.Local, ev.Remote)
+	m := v2.NewResponder(&d.env, candidates, ev.Local, ev.Remote)
 	d.adoptResponder(m, d.shardFor(m), h, ev)
 }
 

@@ -188,7 +188,7 @@ func TestCloseWithSilentPeer(t *testing.T) {
 func initRequest(src, dst netip.AddrPort, proposals string) []byte {
 	c := end("stranger", true)
 	c.Proposals = []ipsec.Proposal{must(suite.ParseIKE(proposals))}
-	m := v2.NewInitiator(v2.Env{Rand: rand.Reader}, c, src, dst)
+	m := v2.NewInitiator(&v2.Env{Rand: rand.Reader}, c, src, dst)
 	for _, a := range m.Step(time.Now(), v2.Initiate{}) {
 		if s, ok := a.(v2.Send); ok {
 			return s.Data

@@ -34,7 +34,7 @@ func (d *Daemon) newInitiator(c *v2.Connection, local, remote netip.AddrPort) (s
 	if c.GM != nil {
 		return v1.NewInitiator(d.env, c, local, remote), d.shardOfPeer(remote.Addr())
 	}
-	m := v2.NewInitiator(d.env, c, local, remote)
+	m := v2.NewInitiator(&d.env, c, local, remote)
 	return m, d.shardFor(m)
 }
 

@@ -31,8 +31,13 @@ type compactor struct {
 	lists    map[backing]reflect.Value
 	alike    map[content]reflect.Value
 	texts    map[string]string
+	block    strings.Builder      // of texts: octets among others of their size would leave holes
 	keys     map[*byte]secret.Key // by the first octet
 }
+
+// blockSize is that of a block of texts, in octets. One text that is still in use
+// keeps all of a block.
+const blockSize = 4096
 
 // backing names a slice.
 type backing struct {
@@ -93,12 +98,7 @@ func (x *compactor) copy(dst, src reflect.Value) {
 			}
 		}
 	case reflect.String:
-		text, ok := x.texts[src.String()]
-		if !ok {
-			text = strings.Clone(src.String())
-			x.texts[text] = text
-		}
-		dst.SetString(text)
+		dst.SetString(x.text(src.String()))
 	default:
 	}
 }
@@ -142,6 +142,22 @@ func contentOf(list reflect.Value) (content, bool) {
 		array := list.Convert(reflect.ArrayOf(list.Len(), elem))
 		return content{list.Type(), array.Interface()}, array.Comparable()
 	}
+}
+
+func (x *compactor) text(original string) string {
+	if done, ok := x.texts[original]; ok {
+		return done
+	}
+	start := x.block.Len()
+	if start+len(original) > x.block.Cap() {
+		x.block = strings.Builder{}
+		x.block.Grow(max(blockSize, len(original)))
+		start = 0
+	}
+	x.block.WriteString(original)
+	done := x.block.String()[start:]
+	x.texts[done] = done
+	return done
 }
 
 func (x *compactor) key(k secret.Key) secret.Key {

@@ -78,6 +78,7 @@ func (s *Session) Rest() {
 func (s *Session) ForgetAuthKeys() {
 	s.Keys.Pi.Wipe()
 	s.Keys.Pr.Wipe()
+	s.Keys.Pi, s.Keys.Pr = secret.Key{}, secret.Key{}
 }
 
 // Wipe overwrites all keys.

@@ -34,13 +34,13 @@ type task interface {
 // exchanges are the two windows of an IKE SA, both of size 1 (RFC 7296, Section
 // 2.3), and what waits for the outer one.
 type exchanges struct {
-	sendID      uint32     // message ID of our next request, or of the outstanding one
-	recvID      uint32     // message ID of the peer's next request
-	fragments   bool       // both sides can fragment messages (RFC 7383)
-	requests    reassembly // of request recvID
-	responses   reassembly // of the response to request sendID
-	answered    answer     // to request recvID-1
-	pending     *Received  // the request that is being worked on, or nil
+	sendID      uint32      // message ID of our next request, or of the outstanding one
+	recvID      uint32      // message ID of the peer's next request
+	fragments   bool        // both sides can fragment messages (RFC 7383)
+	requests    *reassembly // of request recvID, or nil
+	responses   *reassembly // of the response to request sendID, or nil
+	answered    answer      // to request recvID-1
+	pending     *Received   // the request that is being worked on, or nil
 	outstanding *exchange
 	queue       []waiting
 	// deletedEarly are SPIs that the peer deleted while our request for a CHILD SA
@@ -61,6 +61,14 @@ type answer struct {
 type reassembly struct {
 	message.Assembly
 	first []byte // fragment 1 as it was received
+}
+
+// Total is like Assembly's, and 0 for nil.
+func (r *reassembly) Total() int {
+	if r == nil {
+		return 0
+	}
+	return r.Assembly.Total()
 }
 
 // exchange is our request that waits for its response.

@@ -18,7 +18,7 @@ import (
 // Machine is one IKE SA with its CHILD SAs.
 type Machine struct {
 	// Constant after NewInitiator, NewResponder or a rekeying.
-	env       Env
+	env       *Env
 	initiator bool // this side is the original initiator (RFC 7296, Section 2.2)
 	broken    error
 
@@ -55,8 +55,8 @@ type Machine struct {
 // NewInitiator makes the machine that sets up an IKE SA with remote as soon as
 // it is given Initiate. Both addresses are concrete, for the peer compares them
 // with what it sees. A remote port other than 500 is spoken to from port 4500,
-// with the non-ESP marker, from the start.
-func NewInitiator(env Env, c *Connection, local, remote netip.AddrPort) *Machine {
+// with the non-ESP marker, from the start. env is kept.
+func NewInitiator(env *Env, c *Connection, local, remote netip.AddrPort) *Machine {
 	m := &Machine{env: env, initiator: true, conn: c, local: local, remote: remote}
 	if remote.Port() != ikePort && local.Port() == ikePort {
 		m.local = netip.AddrPortFrom(local.Addr(), natPort)
@@ -69,7 +69,7 @@ func NewInitiator(env Env, c *Connection, local, remote netip.AddrPort) *Machine
 // given to Step as Received. candidates are the connections that allow these
 // addresses, in order of preference; the identities in IKE_AUTH choose among
 // them.
-func NewResponder(env Env, candidates []*Connection, local, remote netip.AddrPort) *Machine {
+func NewResponder(env *Env, candidates []*Connection, local, remote netip.AddrPort) *Machine {
 	m := &Machine{env: env, candidates: candidates, local: local, remote: remote}
 	m.spiR, m.broken = m.newSPI()
 	return m

@@ -300,7 +300,7 @@ func TestInvalidKEPayload(t *testing.T) {
 func TestInvalidKEPayloadIsBounded(t *testing.T) {
 	w := newWorld(t, 1)
 	l, _ := w.pskPair()
-	m := NewInitiator(w.left.env, l, netip.AddrPortFrom(leftAddr, 500), netip.AddrPortFrom(rightAddr, 500))
+	m := NewInitiator(&w.left.env, l, netip.AddrPortFrom(leftAddr, 500), netip.AddrPortFrom(rightAddr, 500))
 	sent := 0
 	step := func(e Event) {
 		for _, a := range m.Step(w.now, e) {
@@ -725,7 +725,7 @@ func TestEncapsulation(t *testing.T) {
 func TestCustomPort(t *testing.T) {
 	w := newWorld(t, 1)
 	l, _ := w.pskPair()
-	m := NewInitiator(w.left.env, l, netip.AddrPortFrom(leftAddr, 500), netip.AddrPortFrom(rightAddr, 4500))
+	m := NewInitiator(&w.left.env, l, netip.AddrPortFrom(leftAddr, 500), netip.AddrPortFrom(rightAddr, 4500))
 	w.left.machines = append(w.left.machines, m)
 	w.left.step(m, Initiate{})
 	w.run(10 * time.Second)
@@ -794,7 +794,7 @@ func TestKeysAreWiped(t *testing.T) {
 	w.up(Initiate{})
 	old := w.left.machine()
 	k := old.session.Keys
-	if slices.Max(k.Pi.Bytes()) != 0 || slices.Max(k.D.Bytes()) == 0 {
+	if !k.Pi.IsZero() || !k.Pr.IsZero() || slices.Max(k.D.Bytes()) == 0 {
 		t.Error("SK_p is kept, or SK_d is not")
 	}
 	w.left.order1(RekeyIKE{})

@@ -144,7 +144,7 @@ func (m *Machine) answerSyntax(kind message.ExchangeType, f *fault.Fault) {
 // open decrypts a message, or puts a fragment to the others in. It returns false
 // for one that is dropped or not complete, and a failure for one that is
 // authentic and malformed. Of a message in fragments, r becomes the first.
-func (m *Machine) open(msg *message.Message, r *Received, in *reassembly) (*fault.Fault, bool) {
+func (m *Machine) open(msg *message.Message, r *Received, in **reassembly) (*fault.Fault, bool) {
 	fragment := msg.Encrypted != nil && msg.Encrypted.IsFragment()
 	switch {
 	case len(msg.Payloads) > 0:
@@ -160,9 +160,12 @@ func (m *Machine) open(msg *message.Message, r *Received, in *reassembly) (*faul
 	var err error
 	if fragment {
 		number := msg.Encrypted.Fragment
-		complete, err = msg.OpenFragment(r.Raw, m.session.Open(), &in.Assembly)
+		if *in == nil {
+			*in = new(reassembly)
+		}
+		complete, err = msg.OpenFragment(r.Raw, m.session.Open(), &(*in).Assembly)
 		if err == nil && number == 1 {
-			in.first = r.Raw
+			(*in).first = r.Raw
 		}
 	} else {
 		err = msg.Open(r.Raw, m.session.Open())
@@ -181,10 +184,10 @@ func (m *Machine) open(msg *message.Message, r *Received, in *reassembly) (*faul
 	if !complete && !malformed {
 		return nil, false
 	}
-	if in.first != nil {
-		r.Raw = in.first
+	if *in != nil && (*in).first != nil {
+		r.Raw = (*in).first
 	}
-	*in = reassembly{}
+	*in = nil
 	msg.Payloads = m.env.Numbers.Incoming(msg.Payloads)
 	if malformed {
 		return &fault.Fault{Code: limitOr(fault.CodeOf(kind), err), Err: err, Notify: kind}, true

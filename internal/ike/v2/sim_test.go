@@ -253,7 +253,7 @@ func (g *gateway) receive(f flight) {
 	key := fmt.Sprint(f.src, h.InitiatorSPI)
 	m := g.inits[key]
 	if m == nil || m.state == Gone {
-		m = NewResponder(g.env, g.conns, f.dst, f.src)
+		m = NewResponder(&g.env, g.conns, f.dst, f.src)
 		g.machines = append(g.machines, m)
 		g.inits[key] = m
 	}
@@ -516,7 +516,7 @@ func (w *world) certPair(kind string) (l, r *Connection) {
 
 // initiate starts the left connection.
 func (w *world) initiate(e Initiate) *Machine {
-	m := NewInitiator(w.left.env, w.left.conns[0], netip.AddrPortFrom(leftAddr, 500), netip.AddrPortFrom(rightAddr, 500))
+	m := NewInitiator(&w.left.env, w.left.conns[0], netip.AddrPortFrom(leftAddr, 500), netip.AddrPortFrom(rightAddr, 500))
 	w.left.machines = append(w.left.machines, m)
 	w.left.step(m, e)
 	return m

@@ -120,7 +120,7 @@ func TestTransportModeThroughNAT(t *testing.T) {
 			rightSeen = farNATAddr
 		}
 		w.hostPair(natAddr, rightSeen)
-		m := NewInitiator(w.left.env, w.left.conns[0], netip.AddrPortFrom(leftAddr, 500), netip.AddrPortFrom(rightSeen, 500))
+		m := NewInitiator(&w.left.env, w.left.conns[0], netip.AddrPortFrom(leftAddr, 500), netip.AddrPortFrom(rightSeen, 500))
 		w.left.machines = append(w.left.machines, m)
 		w.left.step(m, Initiate{})
 		w.run(20 * time.Second)

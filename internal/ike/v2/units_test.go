@@ -47,7 +47,7 @@ func TestFlowInFront(t *testing.T) {
 // A rekeying has time for its exchange also before the end of the shortest
 // lifetimes, and does not begin at the same moment every time.
 func TestSoftenTime(t *testing.T) {
-	m := &Machine{env: Env{Rand: rand.Reader}}
+	m := &Machine{env: &Env{Rand: rand.Reader}}
 	for _, c := range []struct{ life, earliest, latest time.Duration }{
 		{time.Hour, 48 * time.Minute, 54 * time.Minute},
 		{20 * time.Second, 16 * time.Second, 18 * time.Second},
