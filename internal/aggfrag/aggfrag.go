@@ -17,8 +17,8 @@
 //	| pad block: begins with 0, and goes to the end                 |
 //	+---------------------------------------------------------------+
 //
-// Sub-type 1 has 20 octets of congestion information before the blocks (RFC 9347,
-// Section 6.1.2), which a Receiver passes over.
+// Sub-type 1 has 20 octets of congestion information before the blocks, a Report
+// (RFC 9347, Section 6.1.2).
 package aggfrag
 
 import (
@@ -32,11 +32,12 @@ import (
 // Section 6.1).
 const NextHeader = 144
 
-// HeaderLen is the length of the header that a Packer writes, in octets.
-const HeaderLen = 4
-
-// congestionLen is the length of the header of sub-type 1.
-const congestionLen = 24
+// HeaderLen is the length of the header of sub-type 0, in octets, and ReportLen
+// that of sub-type 1.
+const (
+	HeaderLen = 4
+	ReportLen = 24
+)
 
 // The sub-types (RFC 9347, Section 7.1).
 const (
@@ -64,7 +65,7 @@ func parse(b []byte) (offset int, blocks []byte, err error) {
 	}
 	n := HeaderLen
 	if b[0] == subtypeCongestion {
-		n = congestionLen
+		n = ReportLen
 	}
 	if b[0] > subtypeCongestion || len(b) < n {
 		return 0, nil, errHeader

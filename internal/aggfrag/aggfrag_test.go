@@ -164,6 +164,14 @@ func TestPad(t *testing.T) {
 // python runs the decoder or encoder that was written from the RFC alone.
 func python(t *testing.T, in [][]byte, args ...string) (out [][]byte) {
 	t.Helper()
+	for _, s := range pythonLines(t, in, args...) {
+		out = append(out, unhex(t, s))
+	}
+	return out
+}
+
+func pythonLines(t *testing.T, in [][]byte, args ...string) []string {
+	t.Helper()
 	cmd := exec.Command("/usr/bin/python3", append([]string{"testdata/stream.py"}, args...)...)
 	var lines, errs strings.Builder
 	for _, b := range in {
@@ -174,10 +182,7 @@ func python(t *testing.T, in [][]byte, args ...string) (out [][]byte) {
 	if err != nil {
 		t.Fatalf("python3: %v\n%s", err, errs.String())
 	}
-	for _, s := range strings.Fields(string(got)) {
-		out = append(out, unhex(t, s))
-	}
-	return out
+	return strings.Fields(string(got))
 }
 
 // TestAnotherDecoder has what we pack taken apart by another implementation, and

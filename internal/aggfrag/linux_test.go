@@ -115,7 +115,7 @@ func TestExampleOfTheRFC(t *testing.T) {
 		pace.Put(datagram(4, n, i))
 	}
 	for i, want := range []int{0, 100, 2000, 600} {
-		p, _, _, _ := pace.Fill(make([]byte, 1404), true)
+		p, _, _, _ := pace.Fill(make([]byte, 1404), true, nil)
 		if offset := int(binary.BigEndian.Uint16(p[2:])); offset != want || len(p) != 1404 {
 			t.Errorf("ESP%d: BlockOffset %d of %d octets, want %d", i+1, offset, len(p), want)
 		}

@@ -6,8 +6,8 @@ import (
 )
 
 // Pace makes payloads of one length at a constant rate, whatever there is to carry,
-// so that nobody sees from outside how much it is: constant send rate without
-// congestion control (RFC 9347, Sections 2.4.1 and 1.1). Packets wait in a queue
+// so that nobody sees from outside how much it is: the mode without congestion
+// control (RFC 9347, Section 2.4.1). Packets wait in a queue
 // for payloads; a payload for which nothing waits is all padding.
 //
 // It belongs to one SA and one goroutine at a time.
@@ -60,11 +60,17 @@ func (p *Pace) Put(b []byte) bool {
 	return true
 }
 
+// Interval is how long it is from one payload to the next, of which each makes so
+// many octets outside.
+func (p *Pace) Interval(octets int) time.Duration {
+	return max(time.Duration(uint64(octets)*8*uint64(time.Second)/p.rate), 1)
+}
+
 // Due returns how many payloads are to leave now, of which each makes so many
 // octets outside, and how long it is until the next. The first is due at once. now
 // is by any clock that does not go back.
 func (p *Pace) Due(now time.Duration, octets int) (n int, wait time.Duration) {
-	interval := max(time.Duration(uint64(octets)*8*uint64(time.Second)/p.rate), 1)
+	interval := p.Interval(octets)
 	if !p.begun {
 		p.begun, p.next = true, now
 	}
@@ -77,16 +83,31 @@ func (p *Pace) Due(now time.Duration, octets int) (n int, wait time.Duration) {
 	return n, p.next - now
 }
 
+// Drop empties the queue, and returns how many packets were in it.
+func (p *Pace) Drop() (packets int) {
+	for p.start < len(p.queue) {
+		p.start += lengthLen + int(binary.BigEndian.Uint16(p.queue[p.start:]))
+		packets++
+	}
+	p.queue, p.start, p.rest = p.queue[:0], 0, 0
+	return packets
+}
+
 // Fill makes the next payload in dst, in its full length, and returns how many
 // packets end in it, and how many octets of packets it holds. spread is as for
-// Packer.Add; lost are packets too long for it.
-func (p *Pace) Fill(dst []byte, spread bool) (payload []byte, packets, octets, lost int) {
-	p.packer.Start(dst, p.rest)
+// Packer.Add; lost are packets too long for it. With a report, the payload brings
+// it.
+func (p *Pace) Fill(dst []byte, spread bool, report *Report) (payload []byte, packets, octets, lost int) {
+	if report != nil {
+		p.packer.StartReport(dst, p.rest, report)
+	} else {
+		p.packer.Start(dst, p.rest)
+	}
 	for p.start < len(p.queue) {
 		b := p.queue[p.start+lengthLen:]
 		b = b[:binary.BigEndian.Uint16(p.queue[p.start:])]
 		whole := p.rest == 0
-		if whole && !spread && len(b) > len(dst)-HeaderLen {
+		if whole && !spread && len(b) > len(dst)-p.packer.head {
 			lost++
 			p.start += lengthLen + len(b)
 			continue

@@ -64,7 +64,7 @@ func TestPayloadsAreOfOneLength(t *testing.T) {
 				}
 			}
 			for range 1 + r.IntN(4) {
-				payload, _, octets, gone := p.Fill(dst, spread)
+				payload, _, octets, gone := p.Fill(dst, spread, nil)
 				lost += gone
 				if len(payload) != len(dst) || octets > len(dst)-HeaderLen {
 					t.Fatalf("a payload of %d octets holds %d", len(payload), octets)
@@ -77,7 +77,7 @@ func TestPayloadsAreOfOneLength(t *testing.T) {
 			}
 		}
 		for len(got) < len(sent) && seq < 1_000_000 {
-			payload, _, _, _ := p.Fill(dst, spread)
+			payload, _, _, _ := p.Fill(dst, spread, nil)
 			seq++
 			got = append(got, unpack(&rx, seq, payload)...)
 		}
@@ -91,7 +91,7 @@ func TestPayloadsAreOfOneLength(t *testing.T) {
 			t.Errorf("spread %v: dropped %v", spread, drops)
 		}
 		for p.start < len(p.queue) || p.rest > 0 { // so that no packet is cut off
-			p.Fill(dst, spread)
+			p.Fill(dst, spread, nil)
 		}
 		if !spread {
 			if out := python(t, payloads, "decode"); len(out) == 0 || !subsequence(out, sent) {
@@ -126,7 +126,7 @@ func TestPaceDoesNotAllocate(t *testing.T) {
 		}
 		for range 10 {
 			p.Due(now, 1000)
-			p.Fill(dst, true)
+			p.Fill(dst, true, nil)
 			now += time.Millisecond
 		}
 	}

@@ -6,6 +6,7 @@ package aggfrag
 // The zero value has no payload under way. It belongs to one goroutine.
 type Packer struct {
 	payload []byte
+	head    int // octets of the header
 	used    int
 	packets int
 }
@@ -23,7 +24,14 @@ const (
 // of a packet that earlier payloads hold a part of: rest octets, or 0.
 func (p *Packer) Start(dst []byte, rest int) {
 	putHeader(dst, rest)
-	p.payload, p.used, p.packets = dst, HeaderLen, 0
+	p.payload, p.head, p.used, p.packets = dst, HeaderLen, HeaderLen, 0
+}
+
+// StartReport is Start for a payload that brings a report, and is longer than
+// ReportLen.
+func (p *Packer) StartReport(dst []byte, rest int, report *Report) {
+	report.put(dst, rest)
+	p.payload, p.head, p.used, p.packets = dst, ReportLen, ReportLen, 0
 }
 
 // Open reports whether a payload is under way.
@@ -41,7 +49,7 @@ func (p *Packer) Packets() int { return p.packets }
 func (p *Packer) Add(b []byte, spread bool) (rest []byte) {
 	room := p.Room()
 	if len(b) > room {
-		whole := len(b) <= len(p.payload)-HeaderLen // it fits the next payload
+		whole := len(b) <= len(p.payload)-p.head // it fits the next payload
 		if !spread || room < firstPiece || whole && room < len(p.payload)/split {
 			return b
 		}

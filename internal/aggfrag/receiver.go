@@ -40,6 +40,9 @@ type Receiver struct {
 	drops  [Drops]uint32
 	failed bool // some of drops is not 0
 
+	report   Report // the last
+	reported bool   // it has not been asked for
+
 	// Of the payload under way.
 
 	seq    uint64
@@ -84,6 +87,9 @@ func (r *Receiver) Open(seq uint64, payload []byte) {
 	if err != nil {
 		r.drop(DropMalformed)
 		return
+	}
+	if payload[0] == subtypeCongestion {
+		r.report, r.reported = parseReport(payload), true
 	}
 	r.late = seq+Window <= r.top
 	r.top = max(r.top, seq)
@@ -134,6 +140,14 @@ func (r *Receiver) Next() (pkt []byte, part bool) {
 		return r.complete(r.end(r.seq + 1)), false
 	}
 	return nil, false
+}
+
+// Report returns the report that came since the last call; any is false where none
+// did.
+func (r *Receiver) Report() (report Report, any bool) {
+	report, any = r.report, r.reported
+	r.reported = false
+	return report, any
 }
 
 // Drops returns what was dropped since the last call; any is false where nothing

@@ -178,7 +178,7 @@ func childStatus(child *v2.ChildStatus, in, out *ipsec.SAStatus) control.ChildSA
 	}
 	c := control.ChildSA{
 		In: control.HalfOf(*in), Out: control.HalfOf(*out), Protocol: child.Protocol, Mode: child.Mode,
-		Encap: in.Encap, Aggfrag: in.Aggfrag, Proposal: child.Proposal, ESN: in.ESN,
+		Encap: in.Encap, Aggfrag: in.Aggfrag, Tripped: out.Tripped, Proposal: child.Proposal, ESN: in.ESN,
 		LocalTS: child.LocalTS, RemoteTS: child.RemoteTS, Established: child.Since,
 		RekeyAt: child.RekeyAt, Expires: child.Expires,
 	}

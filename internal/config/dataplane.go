@@ -3,6 +3,7 @@ package config
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"caponier/internal/ipsec"
 )
@@ -62,6 +63,14 @@ var iptfsKeys = []key[ipsec.Pace]{
 		name: "packet-size", kind: "number, 400 to 65535", implied: "what the way takes", effect: EffectRekey,
 		set: func(d *decoder, v *ipsec.Pace, n *node, _ string) { number(d, &v.Size, n, 400, 65535) },
 	},
+	{
+		name: "loss-limit", kind: "percent, 1 to 90", implied: "none", effect: EffectRekey,
+		set: func(d *decoder, v *ipsec.Pace, n *node, _ string) { number(d, &v.LossLimit, n, 1, 90) },
+	},
+	{
+		name: "loss-time", kind: kindDuration, def: "30s", effect: EffectRekey,
+		set: func(d *decoder, v *ipsec.Pace, n *node, _ string) { d.duration(&v.LossTime, n, 5*time.Second) },
+	},
 }
 
 // rate sets *v to a number of bits in a second.
@@ -81,7 +90,11 @@ func (d *decoder) validateAggfrag(c *Connection, t *Tunnel, path string) {
 			d.errorf(d.at(path), "iptfs needs aggfrag: required, which it implies: a peer without it would see the traffic as it is")
 			return
 		}
-		path = strings.TrimSuffix(path, "aggfrag") + "iptfs.rate"
+		section := strings.TrimSuffix(path, "aggfrag") + "iptfs"
+		path = section + ".rate"
+		if t.Pace.LossLimit == 0 && d.set(section+".loss-time") {
+			d.errorf(d.at(section+".loss-time"), "loss-time says how long more than loss-limit may be lost: set that too")
+		}
 	}
 	switch {
 	case t.Aggfrag == ipsec.AggfragOff:

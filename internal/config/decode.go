@@ -299,7 +299,7 @@ func word[T ~uint8](d *decoder, v *T, n *node, list wordList) {
 }
 
 // number sets *v to a decimal number from low to high.
-func number[T ~int | ~uint16 | ~uint32 | ~uint64](d *decoder, v *T, n *node, low, high uint64) {
+func number[T ~int | ~uint8 | ~uint16 | ~uint32 | ~uint64](d *decoder, v *T, n *node, low, high uint64) {
 	text, ok := d.scalar(n)
 	if !ok {
 		return

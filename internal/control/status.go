@@ -143,9 +143,10 @@ type ChildSA struct {
 	Out      Half             `json:"out"`
 	Protocol ipsec.Protocol   `json:"protocol"`
 	Mode     ipsec.Mode       `json:"mode"`
-	Encap    bool             `json:"encap"`    // ESP in UDP
-	Aggfrag  bool             `json:"aggfrag"`  // AGGFRAG mode (RFC 9347)
-	Proposal string           `json:"proposal"` // "aes256gcm16-x25519"
+	Encap    bool             `json:"encap"`             // ESP in UDP
+	Aggfrag  bool             `json:"aggfrag"`           // AGGFRAG mode (RFC 9347)
+	Tripped  bool             `json:"tripped,omitempty"` // sends nothing: too much was lost (iptfs.loss-limit)
+	Proposal string           `json:"proposal"`          // "aes256gcm16-x25519"
 	ESN      bool             `json:"esn"`
 	LocalTS  []ipsec.Selector `json:"local_ts"` // as negotiated
 	RemoteTS []ipsec.Selector `json:"remote_ts"`

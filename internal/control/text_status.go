@@ -226,6 +226,9 @@ func (sa *ChildSA) print(out *printer, t *Tunnel, now time.Time) {
 	if sa.Aggfrag {
 		line += ", AGGFRAG"
 	}
+	if sa.Tripped {
+		line += ", " + out.s.paint(red, "sends nothing: more than iptfs.loss-limit was lost")
+	}
 	if sa.ESN {
 		line += ", ESN"
 	}

@@ -49,7 +49,7 @@ func Codes() []Code {
 		{CodeTS, "the ends do not agree on the prefixes of a tunnel", "make local and remote of one end the mirror image of the other's"},
 		{CodeMode, "one end takes transport mode for a tunnel, the other tunnel mode", "set the same mode at both ends"},
 		{CodeThroughNAT, "a NAT is on the way of a tunnel of AH, which covers the addresses that the NAT changes", "set protocol: esp at both ends"},
-		{CodeAggfrag, "one end requires AGGFRAG mode for a tunnel, and the other does not use it or asks for congestion control in it", "set aggfrag: on at both ends; or off, to do without"},
+		{CodeAggfrag, "one end requires AGGFRAG mode for a tunnel, or reports of losses in it, and the other has none", "set aggfrag: on at both ends, or off, to do without; and iptfs at both where one has a loss-limit"},
 		{CodePSK, "the pre-shared keys of the ends differ, or an identity made the peer take another key", "write the same key at both ends"},
 		{CodeMethod, "the peer authenticates by another method than remote.auth allows", "let both ends agree on cert or psk"},
 		{CodeSignature, "the peer's signature is not by the key of its certificate, or by a method not accepted", "give the peer the key that belongs to its certificate"},

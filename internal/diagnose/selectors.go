@@ -111,6 +111,9 @@ func (x *explainer) aggfrag() {
 	}
 	x.here("set %s to on, which does without it where the peer does not agree, or to off", x.key("tunnels."+child.Name+".aggfrag"))
 	x.peer("let the tunnel use AGGFRAG mode (RFC 9347; strongSwan: mode = iptfs), without congestion control")
+	if child.Pace.LossLimit != 0 {
+		x.here("or leave %s out: the reports that it asks for need a constant rate at the peer, too", x.key("tunnels."+child.Name+".iptfs.loss-limit"))
+	}
 }
 
 // throughNAT explains that AH cannot pass a NAT.

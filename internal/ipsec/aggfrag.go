@@ -3,6 +3,7 @@ package ipsec
 import (
 	"fmt"
 	"strconv"
+	"time"
 )
 
 // Aggfrag says whether a tunnel uses AGGFRAG mode, in which packets share the
@@ -41,13 +42,26 @@ type AggfragSA struct {
 	Whole bool
 	// Pace says at what rate an outbound SA sends.
 	Pace Pace
+	// Reports says that the peer is to be told what is lost of what it sends (RFC
+	// 9347, Section 5.1, the C flag). Only an SA with a Pace does that.
+	Reports bool
+	// Back is the inbound SA of the pair that an outbound SA belongs to.
+	Back SPI
 }
+
+// Listens reports whether an inbound SA is watched for losses or reports of them.
+func (a *AggfragSA) Listens() bool { return a.Reports || a.Pace.LossLimit != 0 }
 
 // Pace is a constant rate to send at, whatever there is to send (RFC 9347, Section
 // 2.4.1). The zero value sends packets when they come.
 type Pace struct {
 	Rate Rate   // of outer packets; 0: none
 	Size uint16 // octets of each outer packet; 0, and too many: what the way takes
+
+	// LossLimit is what part of the packets may be lost, in percent; 0: any. Where
+	// the peer has reported more for LossTime, nothing is sent any more.
+	LossLimit uint8
+	LossTime  time.Duration
 }
 
 // Rate is a rate in kbit/s.

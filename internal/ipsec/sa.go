@@ -122,6 +122,9 @@ type SAStatus struct {
 	SelectorDrops      uint64         `json:"selector_drops"`
 	OutOfLifetimeDrops uint64         `json:"out_of_lifetime_drops"`
 	Sequence           uint64         `json:"sequence"` // last sent, or highest received
+	// Tripped says that an outbound SA of a constant rate sends nothing any more,
+	// for the peer has reported too long that too much was lost.
+	Tripped bool `json:"tripped,omitempty"`
 	// PathMTU is the longest packet that the way to the peer takes, of an outbound
 	// SA, and InnerMTU the longest inner packet that fits, in octets; 0 where that
 	// is not known, InnerMTU also in AGGFRAG mode, where there is no such length.

@@ -151,10 +151,12 @@ type In struct {
 	ah  *ah.Inbound  // nil for ESP
 	// receiver takes packets out of payloads; nil without AGGFRAG mode.
 	receiver *aggfrag.Receiver
-	seq      uint64 // of what Open opened last
-	now      counts
-	moved    netip.AddrPort // where packets came from, if not from the endpoint
-	touched  bool           // in Worker.touched
+	// congestion is nil where neither end asks for it.
+	congestion *congestion
+	seq        uint64 // of what Open opened last
+	now        counts
+	moved      netip.AddrPort // where packets came from, if not from the endpoint
+	touched    bool           // in Worker.touched
 
 	// Written by the owner at the end of a batch.
 
@@ -174,6 +176,9 @@ func newIn(sa *ipsec.SA, now time.Time) (*In, error) {
 	}
 	if sa.Aggfrag.On {
 		in.receiver = new(aggfrag.Receiver)
+		if sa.Aggfrag.Listens() {
+			in.congestion = newCongestion()
+		}
 	}
 	in.init(sa, now)
 	// What opens the packets has keys of its own.
@@ -213,6 +218,9 @@ func (in *In) publish() {
 	in.selector.Store(in.now.selector)
 	in.expiredDrops.Store(in.now.expired)
 	in.top.Store(in.state().Top())
+	if in.congestion != nil {
+		in.congestion.publish()
+	}
 }
 
 func (in *In) status() ipsec.SAStatus {
@@ -290,7 +298,7 @@ func newOut(sa *ipsec.SA, now time.Time, workers int) (*Out, error) {
 		last -= math.MaxUint32
 	}
 	if rate := sa.Aggfrag.Pace.Rate; sa.Aggfrag.On && rate != 0 {
-		out.paced = &paced{pace: aggfrag.NewPace(rate.Bits())}
+		out.paced = newPaced(sa.Aggfrag.Pace)
 	}
 	out.anyPort = anyPort(sa.LocalTS) && anyPort(sa.RemoteTS)
 	out.first = sa.Sequence
@@ -373,6 +381,7 @@ func (o *Out) status() ipsec.SAStatus {
 	sent := s.Sequence - o.first
 	s.Packets = sent - min(o.unsent.Load(), sent)
 	s.Bytes = o.bytes.Load()
+	s.Tripped = o.Tripped()
 	if s.PathMTU = o.mtu(); s.PathMTU != 0 && !o.spreads() {
 		s.InnerMTU = o.Fits()
 	}

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"time"
 
-	"caponier/internal/aggfrag"
 	"caponier/internal/ipsec"
 	"caponier/internal/packet"
 )
@@ -111,7 +110,7 @@ func (o *Out) Fits() int {
 	case o.spreads():
 		return math.MaxUint16
 	case o.sa.Aggfrag.On && n < math.MaxUint16:
-		return n - aggfrag.HeaderLen
+		return n - o.payloadHeader()
 	default:
 		return n
 	}

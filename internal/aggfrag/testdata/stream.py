@@ -1,6 +1,7 @@
 """AGGFRAG payloads by the text of RFC 9347, Sections 2.2 and 6.1, as one stream of octets.
 
 stream.py decode            payloads in hexadecimal, a line each, in order -> the packets
+stream.py report            payloads in hexadecimal, a line each -> the header of sub-type 1, field by field
 stream.py encode SEED       packets in hexadecimal, a line each -> payloads, made with every freedom that a sender has
 """
 import random
@@ -71,8 +72,20 @@ def encode(r, packets):
         yield p
 
 
+def report(p):
+    """Figure 5, bit by bit: Sub-type, Reserved, P, E, BlockOffset, LossEventRate, RTT, Echo Delay, Transmit Delay, TVal, TEcho."""
+    bits = "".join("{:08b}".format(x) for x in p[:24])
+    for n in (8, 6, 1, 1, 16, 32, 22, 21, 21, 32, 32):
+        yield str(int(bits[:n], 2))
+        bits = bits[n:]
+
+
 def main():
     lines = [bytes.fromhex(line) for line in sys.stdin.read().split()]
+    if sys.argv[1] == "report":
+        for p in lines:
+            print(",".join(report(p)))
+        return
     out = decode(lines) if sys.argv[1] == "decode" else encode(random.Random(int(sys.argv[2])), lines)
     for b in out:
         print(b.hex())

@@ -39,7 +39,7 @@ func (l *outbound) share(b []byte, policy *ipsec.Policy, x path) *netio.Packet {
 	room := l.payloadRoom(x.out)
 	spread := !x.out.Aggfrag().Whole
 	if x.out.Paced() {
-		l.offer(b, x.out, spread || aggfrag.HeaderLen+len(b) <= room)
+		l.offer(b, x.out, spread || x.out.FitsPayload(len(b), room))
 		return nil
 	}
 	alone := !spread && aggfrag.HeaderLen+len(b) > room
@@ -167,6 +167,9 @@ const apartMost = 4 * netio.MaxRead
 func (l *inbound) takeApart(w *sad.Worker, in *sad.In, c carried) {
 	r := in.Receiver()
 	r.Open(c.seq, c.inner)
+	if in.Listens() { // of a constant rate, which bounds how often the clock is read
+		in.Heard(c.seq, l.plane.sinceBorn())
+	}
 	l.tally.add(aggfragIn, 1)
 	// Congestion of the outer packets is not of any inner flow; where a DSCP is
 	// believed, it is that of all (RFC 9347, Section 2.2.5).

@@ -30,6 +30,7 @@ const (
 	aggfragIn     // and that came
 	aggfragSpread // packets that were spread over several
 	aggfragIdle   // payloads of a constant rate that held nothing
+	aggfragTrips  // SAs of a constant rate that were switched off
 
 	dropMalformed
 	dropTruncated
@@ -53,6 +54,7 @@ const (
 	dropAggfragLost
 	dropAggfragLimit
 	dropAggfragQueue
+	dropAggfragTripped
 
 	eventsLost
 	readErrors
@@ -81,6 +83,7 @@ var counterNames = [espDrops]string{
 	aggfragIn:            "aggfrag-payloads-received",
 	aggfragSpread:        "aggfrag-spread",
 	aggfragIdle:          "aggfrag-payloads-idle",
+	aggfragTrips:         "aggfrag-breaker-trips",
 	dropMalformed:        "malformed",
 	dropTruncated:        "truncated",
 	dropNoPolicy:         "no-policy",
@@ -103,6 +106,7 @@ var counterNames = [espDrops]string{
 	dropAggfragLost:      "aggfrag-piece-lost",
 	dropAggfragLimit:     "aggfrag-piece-limit",
 	dropAggfragQueue:     "aggfrag-queue-full",
+	dropAggfragTripped:   "aggfrag-breaker-open",
 	eventsLost:           "events-lost",
 	readErrors:           "read-errors",
 	panics:               "worker-panics",

@@ -24,6 +24,7 @@ type fitPlanes struct {
 	plane [2]*Plane
 	inner [2]*netio.Mem // the far ends of the inner devices
 	wire  *netio.Mem    // what plane 0 sends
+	wires [2]*netio.Mem // what each sends
 	icmp  [2]*netio.Mem // by family: what plane 0 tells senders
 	now   time.Time
 }
@@ -58,7 +59,7 @@ func newFitPlanes(t testing.TB, mtu int, change func(sa *ipsec.SA)) *fitPlanes {
 				t.Fatal(err)
 			}
 		}
-		f.plane[side], f.inner[side] = p, far
+		f.plane[side], f.inner[side], f.wires[side] = p, far, wire
 		if side == 0 {
 			f.wire, f.icmp = wire, [2]*netio.Mem{tell4, tell6}
 		}

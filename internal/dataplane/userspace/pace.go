@@ -17,17 +17,41 @@ func (l *outbound) offer(b []byte, out *sad.Out, fits bool) {
 	switch {
 	case !fits:
 		l.tally.add(dropTooBig, 1)
+	case out.Tripped():
+		l.tally.add(dropAggfragTripped, 1)
 	case !out.Offer(b):
 		l.tally.add(dropAggfragQueue, 1)
 	}
 }
+
+// trippedLook is how often an SA is looked at that sends nothing any more.
+const trippedLook = time.Second
+
+// tripped reports whether too much of what out sends has been lost for too long:
+// then nothing is sent any more (RFC 9347, Section 2.4.2.1).
+func (l *outbound) tripped(out *sad.Out, now time.Duration) bool {
+	tripped, first, lost := l.w.Tripped(out, now)
+	if first {
+		sa := out.SA()
+		l.plane.log.Error("a tunnel of a constant rate is switched off, for too many of its packets are lost, or the peer reports nothing",
+			"connection", sa.Connection, "tunnel", sa.Tunnel, "spi", sa.SPI.String(),
+			"loss_limit_percent", sa.Aggfrag.Pace.LossLimit, "loss_time", sa.Aggfrag.Pace.LossTime.String(),
+			"cure", "lower iptfs.rate to what the way carries, then: caponier rekey "+sa.Connection+"/"+sa.Tunnel)
+		l.tally.add(aggfragTrips, 1)
+	}
+	l.tally.add(dropAggfragTripped, uint64(lost))
+	return tripped
+}
+
+// sinceBorn is the clock of what is sent by it.
+func (p *Plane) sinceBorn() time.Duration { return p.opts.Now().Sub(p.born) }
 
 // pacing sends for all SAs of a constant rate, until the plane is closed.
 func (p *Plane) pacing() error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
-		if wait := p.pacer.pace(p.opts.Now().Sub(p.born)); wait > 0 {
+		if wait := p.pacer.pace(p.sinceBorn()); wait > 0 {
 			timer.Reset(max(wait, paceTick))
 		}
 		select {
@@ -59,6 +83,9 @@ func (l *outbound) pace(now time.Duration) (wait time.Duration) {
 
 // paceOne seals what is due of one SA.
 func (l *outbound) paceOne(out *sad.Out, now time.Duration) (wait time.Duration) {
+	if l.tripped(out, now) {
+		return trippedLook
+	}
 	room := l.payloadRoom(out)
 	size := netio.Headroom + room + netio.Tailroom
 	n, wait := out.Due(now, room)
@@ -76,7 +103,7 @@ func (l *outbound) paceOne(out *sad.Out, now time.Duration) (wait time.Duration)
 		s := &l.sharing
 		s.start, s.end = l.used, l.used+size
 		l.used = s.end
-		payload, packets, octets, lost := out.Fill(l.sealed[s.start+netio.Headroom:][:room:room])
+		payload, packets, octets, lost := l.w.Fill(out, l.sealed[s.start+netio.Headroom:][:room:room], now)
 		if lost > 0 {
 			l.tally.add(dropTooBig, uint64(lost))
 		}

@@ -41,6 +41,7 @@ func TestAggfragIsAgreedOn(t *testing.T) {
 						t.Errorf("%s has %d SAs", g.name, len(g.sad))
 					}
 					for _, sa := range g.sad {
+						sa.Aggfrag.Back = 0
 						if sa.Aggfrag != (ipsec.AggfragSA{On: c.on}) {
 							t.Errorf("%s: an SA has %+v", g.name, sa.Aggfrag)
 						}
@@ -107,9 +108,57 @@ func TestPaceIsOfOneEnd(t *testing.T) {
 	}
 }
 
+// TestReportsAreAgreedOn: an end with a limit for losses requires reports, which the
+// peer brings where it sends at a constant rate; otherwise it declines (RFC 9347,
+// Section 5.1).
+func TestReportsAreAgreedOn(t *testing.T) {
+	limited := ipsec.Pace{Rate: 10_000, LossLimit: 10, LossTime: time.Minute}
+	for name, c := range map[string]struct {
+		left, right ipsec.Pace
+		up          bool
+		reports     [2]bool // of left, of right
+	}{
+		"both":              {limited, limited, true, [2]bool{true, true}},
+		"left":              {limited, ipsec.Pace{Rate: 1000}, true, [2]bool{false, true}},
+		"right":             {ipsec.Pace{Rate: 1000}, limited, true, [2]bool{true, false}},
+		"neither":           {ipsec.Pace{Rate: 1000}, ipsec.Pace{Rate: 1000}, true, [2]bool{}},
+		"right has no rate": {limited, ipsec.Pace{}, false, [2]bool{}},
+		"left has no rate":  {ipsec.Pace{}, limited, false, [2]bool{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 1)
+			w.pskPair(func(l, r *Connection) {
+				l.Children[0].Aggfrag, l.Children[0].Pace = ipsec.AggfragRequired, c.left
+				r.Children[0].Aggfrag, r.Children[0].Pace = ipsec.AggfragRequired, c.right
+			})
+			if !c.up {
+				w.initiate(Initiate{})
+				w.run(30 * time.Second)
+				w.check(0)
+				return
+			}
+			w.up(Initiate{})
+			for side, g := range []*gateway{w.left, w.right} {
+				in := map[ipsec.SPI]bool{}
+				for _, sa := range g.sad {
+					in[sa.SPI] = in[sa.SPI] || sa.Direction == ipsec.In
+				}
+				for _, sa := range g.sad {
+					if sa.Aggfrag.Reports != c.reports[side] {
+						t.Errorf("%s: an SA has %+v", g.name, sa.Aggfrag)
+					}
+					if sa.Direction == ipsec.Out && !in[sa.Aggfrag.Back] {
+						t.Errorf("%s: %s is no inbound SA", g.name, sa.Aggfrag.Back)
+					}
+				}
+			}
+		})
+	}
+}
+
 // TestAggfragFlags: the D flag is for what this end sends. Of a peer that requires
-// more, congestion information or what has no name yet, a request is declined, and
-// its response is no agreement (RFC 9347, Section 5.1; RFC 9347, Section 6.1.4).
+// more, congestion information where no constant rate brings it, or what has no
+// name yet, a request is declined, and its response is no agreement (RFC 9347, Section 5.1; RFC 9347, Section 6.1.4).
 func TestAggfragFlags(t *testing.T) {
 	tunnel := Child{Aggfrag: ipsec.AggfragOn}
 	off, on, whole := ipsec.AggfragSA{}, ipsec.AggfragSA{On: true}, ipsec.AggfragSA{On: true, Whole: true}
@@ -140,6 +189,12 @@ func TestAggfragFlags(t *testing.T) {
 		if a, ok := tunnel.AgreedAggfrag(msg); a != c.agreed || ok == c.refused {
 			t.Errorf("%s in a response: %+v, %v", name, a, ok)
 		}
+	}
+	paced := Child{Aggfrag: ipsec.AggfragRequired, Pace: ipsec.Pace{Rate: 1000}}
+	msg := &message.Message{Payloads: []message.Payload{&message.Notify{Kind: message.UseAggfrag, Data: []byte{3}}}}
+	want := ipsec.AggfragSA{On: true, Whole: true, Reports: true, Pace: paced.Pace}
+	if a, ok := paced.AcceptAggfrag(msg); a != want || !ok {
+		t.Errorf("C and D where there is a constant rate: %+v, %v", a, ok)
 	}
 	unasked := &message.Message{Payloads: []message.Payload{&message.Notify{Kind: message.UseAggfrag, Data: []byte{0}}}}
 	if _, ok := new(Child).AgreedAggfrag(unasked); ok {

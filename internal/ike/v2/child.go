@@ -159,6 +159,9 @@ func (m *Machine) keyChild(c *child, shared secret.Key, ni, nr []byte, ours bool
 	in, out := sa, sa
 	in.SPI, in.Direction = c.in, ipsec.In
 	out.SPI, out.Direction = c.out, ipsec.Out
+	if out.Aggfrag.On {
+		out.Aggfrag.Back = c.in
+	}
 	out.EncrKey, out.IntegKey, in.EncrKey, in.IntegKey = k.Ei, k.Ai, k.Er, k.Ar
 	if !ours {
 		out.EncrKey, out.IntegKey, in.EncrKey, in.IntegKey = k.Er, k.Ar, k.Ei, k.Ai

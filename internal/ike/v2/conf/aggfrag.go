@@ -15,10 +15,10 @@ import (
 // 9347, Section 5.1).
 func (c *Child) AcceptAggfrag(msg *message.Message) (ipsec.AggfragSA, bool) {
 	peer, asked := rules.PeerAggfrag(msg)
-	if c.Aggfrag == ipsec.AggfragOff || !asked || beyond(peer) {
+	if c.Aggfrag == ipsec.AggfragOff || !asked || c.lacks(peer) {
 		return ipsec.AggfragSA{}, c.Aggfrag != ipsec.AggfragRequired
 	}
-	return ipsec.AggfragSA{On: true, Whole: peer.Whole, Pace: c.Pace}, true
+	return c.aggfragWith(peer), true
 }
 
 // AgreedAggfrag says what the SA that the response msg is about has of AGGFRAG mode,
@@ -28,16 +28,23 @@ func (c *Child) AgreedAggfrag(msg *message.Message) (ipsec.AggfragSA, bool) {
 	switch {
 	case !took:
 		return ipsec.AggfragSA{}, c.Aggfrag != ipsec.AggfragRequired
-	case c.Aggfrag == ipsec.AggfragOff, beyond(peer):
+	case c.Aggfrag == ipsec.AggfragOff, c.lacks(peer):
 		return ipsec.AggfragSA{}, false
 	default:
-		return ipsec.AggfragSA{On: true, Whole: peer.Whole, Pace: c.Pace}, true
+		return c.aggfragWith(peer), true
 	}
 }
 
-// beyond reports whether the peer requires what this end lacks: congestion
-// information, or what later documents define.
-func beyond(peer rules.Aggfrag) bool { return peer.Congestion || peer.Unknown }
+func (c *Child) aggfragWith(peer rules.Aggfrag) ipsec.AggfragSA {
+	return ipsec.AggfragSA{On: true, Whole: peer.Whole, Pace: c.Pace, Reports: peer.Congestion}
+}
+
+// lacks reports whether the peer requires what this end has not: congestion
+// information, which only payloads of a constant rate bring, or what later
+// documents define.
+func (c *Child) lacks(peer rules.Aggfrag) bool {
+	return peer.Congestion && c.Pace.Rate == 0 || peer.Unknown
+}
 
 // Answers are what a response says beside the SA and its selectors.
 func (c *Child) Answers(a ipsec.AggfragSA) []message.Payload {
@@ -46,7 +53,7 @@ func (c *Child) Answers(a ipsec.AggfragSA) []message.Payload {
 		out = append(out, &message.Notify{Kind: message.UseTransportMode})
 	}
 	if a.On {
-		out = append(out, rules.AggfragNotify())
+		out = append(out, rules.AggfragNotify(c.Pace.LossLimit != 0))
 	}
 	return out
 }

@@ -22,9 +22,13 @@ type Aggfrag struct {
 }
 
 // AggfragNotify is the USE_AGGFRAG notification of an end that puts packets
-// together, and requires nothing.
-func AggfragNotify() *message.Notify {
-	return &message.Notify{Kind: message.UseAggfrag, Data: []byte{0}}
+// together, and may require congestion information.
+func AggfragNotify(congestion bool) *message.Notify {
+	var flags byte
+	if congestion {
+		flags |= aggfragCongestion
+	}
+	return &message.Notify{Kind: message.UseAggfrag, Data: []byte{flags}}
 }
 
 // PeerAggfrag returns what a USE_AGGFRAG notification says, and false without one.
