@@ -22,10 +22,11 @@ type flow struct {
 	seen map[int]int // how often each number has arrived
 }
 
-func (l *link) flow(from int) *flow {
+// flow starts one that sends a packet every so often.
+func (l *link) flow(from int, every time.Duration) *flow {
 	f := &flow{stop: make(chan struct{}), seen: make(map[int]int)}
 	f.done.Go(func() {
-		for t := time.NewTicker(2 * time.Millisecond); ; {
+		for t := time.NewTicker(every); ; {
 			select {
 			case <-f.stop:
 				t.Stop()
@@ -110,7 +111,7 @@ func testMappingsUnderTraffic(t *testing.T, l *link) {
 		}
 		return 2
 	})
-	to, fro := l.flow(0), l.flow(1)
+	to, fro := l.flow(0, 2*time.Millisecond), l.flow(1, 2*time.Millisecond)
 	in := ipsec.SAID{Direction: ipsec.In, Protocol: ipsec.ESP, SPI: spi + 1}
 	out := ipsec.SAID{Direction: ipsec.Out, Protocol: ipsec.ESP, SPI: spi, Peer: addr4[0]}
 	first := 0
@@ -154,4 +155,39 @@ func testMappingsUnderTraffic(t *testing.T, l *link) {
 	l.status(1, out, "one number for each packet", func(s ipsec.SAStatus) bool { return s.Sequence == uint64(sent) && s.Packets == uint64(sent) })
 	sent, _ = to.count()
 	l.status(1, in, "the number of the last packet", func(s ipsec.SAStatus) bool { return s.Sequence == uint64(sent) })
+}
+
+// testMovesOften has control lead an outbound SA from address to address and back
+// while packets leave through it, closer to each other than moves ever are.
+func testMovesOften(t *testing.T, l *link) {
+	l.tunnel(spi, nil)
+	home := netip.AddrPortFrom(addr4[0], port)
+	l.disturb(func(from int, p *netio.Packet) int {
+		if from == 1 {
+			p.Remote = home // all of them are the receiver's
+		}
+		return 1
+	})
+	fro := l.flow(1, 500*time.Microsecond)
+	out := ipsec.SAID{Direction: ipsec.Out, Protocol: ipsec.ESP, SPI: spi, Peer: addr4[0]}
+	const moves = 60
+	for n := range moves {
+		next := home
+		if n%2 == 0 {
+			next = netip.MustParseAddrPort("198.51.100.9:61000")
+		}
+		time.Sleep(10 * time.Millisecond)
+		u := dataplane.AddressUpdate{Local: netip.AddrPortFrom(addr4[1], port), Remote: next, Encap: true}
+		if err := l.gw[1].UpdateSA(out, u); err != nil {
+			t.Fatalf("move %d: %v", n, err)
+		}
+		out.Peer = next.Addr()
+	}
+	fro.end(t, "through the SA that moves", 0, func() int { return l.removed(1) })
+	sent, _ := fro.count()
+	sent -= l.removed(1)
+	l.status(1, out, "one number for each packet", func(s ipsec.SAStatus) bool { return s.Sequence == uint64(sent) && s.Packets == uint64(sent) })
+	if t.Failed() {
+		t.Logf("counters: %v", l.gw[1].Backend.Counters())
+	}
 }

@@ -41,8 +41,8 @@ type Traits struct {
 	// Gap says that an inbound SA takes no packets for the moment in which the
 	// address of its peer changes.
 	Gap bool
-	// Removed are the counters of packets that were about to be sealed by an
-	// outbound SA in the moment in which it was taken out to be moved.
+	// Removed are the counters of packets that had found an outbound SA, or were
+	// looking for it, in the moment in which it was taken out to be moved.
 	Removed []string
 	// Coarse says that lifetimes in time are counted in seconds.
 	Coarse bool

@@ -30,6 +30,7 @@ var trafficTests = map[string]func(*testing.T, *link){
 	"lifetimes by time":                         testTimeLifetime,
 	"a new NAT mapping is told, and can be set": testMapping,
 	"NAT mappings change under traffic":         testMappingsUnderTraffic,
+	"an outbound SA moves often":                testMovesOften,
 	"policies change without disturbance":       testPolicyChange,
 	"policies have an order":                    testPolicyOrder,
 	"SAs come and go under traffic":             testLife,

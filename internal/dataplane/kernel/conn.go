@@ -9,6 +9,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"caponier/internal/dataplane"
 	"caponier/internal/dataplane/kernel/xfrm"
 )
 
@@ -107,8 +108,19 @@ func (c *conn) ask(kind uint16, flags netlink.HeaderFlags, r request, each func(
 	return refused
 }
 
+// addState adds a state. A larval one of its very name, which stands for what a
+// packet once asked for, gives way to it.
 func (c *conn) addState(s *xfrm.State) error {
-	return c.sendState(xfrm.MsgNewSA, netlink.Create|netlink.Excl, s)
+	err := c.sendState(xfrm.MsgNewSA, netlink.Create|netlink.Excl, s)
+	if !errors.Is(err, dataplane.ErrExists) {
+		return err
+	}
+	there, unread := c.state(s.ID)
+	defer there.Wipe()
+	if unread != nil || algorithmsOf(&there) != "" {
+		return err
+	}
+	return c.updateState(s)
 }
 
 func (c *conn) updateState(s *xfrm.State) error { return c.sendState(xfrm.MsgUpdSA, 0, s) }

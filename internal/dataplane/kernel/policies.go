@@ -127,7 +127,9 @@ func (p *Plane) serving(reqID uint32) []*ipsec.SA {
 	slices.SortFunc(entries, func(a, b *entry) int { return cmp.Compare(b.order, a.order) })
 	out := make([]*ipsec.SA, len(entries))
 	for i, e := range entries {
-		out[i] = &e.sa
+		if out[i] = &e.sa; e.next != nil {
+			out[i] = e.next
+		}
 	}
 	return out
 }

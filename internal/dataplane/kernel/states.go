@@ -161,6 +161,8 @@ type entry struct {
 	order uint64 // the later, the higher
 	used  bool   // FirstUse was raised, or is not for this SA
 	soft  bool   // the soft limit was told
+	// What the policies lead to instead, while the SA moves; else nil.
+	next *ipsec.SA
 
 	// The kernel reports each packet from elsewhere: where the last was from.
 	moved netip.AddrPort

@@ -15,7 +15,7 @@ import (
 // changed: it is made anew with the numbers that the old one had in the end. In
 // between, which is for some hundred microseconds, the kernel keeps outbound
 // packets as it does where there is no SA yet, and drops inbound ones. ADR 7 says
-// why XFRM_MSG_MIGRATE is not the way.
+// why it goes in this order, and why XFRM_MSG_MIGRATE is not the way.
 func (p *Plane) UpdateSA(id ipsec.SAID, u dataplane.AddressUpdate) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -51,6 +51,39 @@ func (p *Plane) move(e *entry, u dataplane.AddressUpdate) error {
 		p.rename(e, moved, after.ID)
 		return nil
 	}
+	if err := p.lead(e, &moved); err != nil {
+		return err
+	}
+	err = p.renew(e, &before, &after)
+	e.next = nil
+	if err != nil {
+		return errors.Join(err, p.serve(&e.sa))
+	}
+	p.rename(e, moved, after.ID)
+	if err := p.serve(&moved); err != nil { // they lead to it already
+		p.log.Warn("policies do not name the SA that has moved by its SPI: of several the kernel takes the newest", "spi", moved.SPI, "error", err)
+	}
+	return nil
+}
+
+// lead has the policies of an outbound SA lead to where it moves, while its state
+// still carries what has met them before: a policy that is replaced while packets
+// wait at it loses some. It names no SPI, or the larval state of what waits would
+// have the name that the SA is to have.
+func (p *Plane) lead(e *entry, moved *ipsec.SA) error {
+	next := *moved
+	next.SPI = 0
+	e.next = &next
+	err := p.serve(&next)
+	if err != nil {
+		e.next = nil
+		err = errors.Join(err, p.serve(&e.sa))
+	}
+	return err
+}
+
+// renew replaces a state by one that goes on with its numbers.
+func (p *Plane) renew(e *entry, before, after *xfrm.State) error {
 	last, err := p.req.takeState(e.state, e.seq)
 	if errors.Is(err, errNumbersLost) {
 		p.gone(e)
@@ -59,17 +92,11 @@ func (p *Plane) move(e *entry, u dataplane.AddressUpdate) error {
 		return err
 	}
 	defer last.Wipe()
-	for _, s := range []*xfrm.State{&before, &after} {
+	for _, s := range []*xfrm.State{before, after} {
 		s.Replay, s.Usage, s.KeepUsage = last.Replay, last.Usage, true
 	}
-	if err := p.req.addState(&after); err != nil {
-		return errors.Join(err, p.putBack(e, &before))
-	}
-	was := e.sa
-	p.rename(e, moved, after.ID)
-	if err := p.serve(&moved); err != nil { // by its new address
-		p.rename(e, was, before.ID)
-		return errors.Join(err, p.req.deleteState(after.ID), p.putBack(e, &before))
+	if err := p.req.addState(after); err != nil {
+		return errors.Join(err, p.putBack(e, before))
 	}
 	return nil
 }

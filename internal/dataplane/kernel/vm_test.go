@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"caponier/internal/dataplane"
 	"caponier/internal/ipsec"
 	"caponier/internal/secret"
 )
@@ -75,4 +76,51 @@ func TestNothingIsHalfInstalled(t *testing.T) {
 	if err := p.AddSA(sa); err != nil {
 		t.Error(err)
 	}
+}
+
+// Where an SA moves, what a packet has asked for gives way. Somebody else's state
+// does not: the SA stays where it is.
+func TestMoveMeetsAnotherState(t *testing.T) {
+	ns := newNamespace(t)
+	p := newPlane(t, ns)
+	set(t, p, lan(false))
+	state := func(verb, dst string, args ...string) {
+		t.Helper()
+		ipText(t, ns, slices.Concat([]string{"xfrm", "state", verb, "src", "192.0.2.9", "dst", dst, "proto", "esp"}, args)...)
+	}
+	sa := espSA(ipsec.Out, 0x1000)
+	id := sa.ID()
+	carries := func(peer string, states int) {
+		t.Helper()
+		want := "tmpl src 192.0.2.1 dst " + peer + " proto esp spi 0x00001000 reqid 7 mode tunnel"
+		if all := policiesOf(t, ns); !slices.ContainsFunc(all, func(s string) bool { return strings.Contains(s, want) }) {
+			t.Errorf("policies %q, want one with %q", all, want)
+		}
+		id.Peer = netip.MustParseAddr(peer)
+		if all := p.SAs(); len(all) != 1 || all[0].ID != id {
+			t.Errorf("SAs %+v, want %v", all, id)
+		}
+		if text := ipText(t, ns, "xfrm", "state"); strings.Count(text, "proto esp") != states {
+			t.Errorf("want %d states: %s", states, text)
+		}
+	}
+	to := func(peer string) dataplane.AddressUpdate {
+		return dataplane.AddressUpdate{Local: sa.Local, Remote: netip.AddrPortFrom(netip.MustParseAddr(peer), 4500)}
+	}
+
+	state("allocspi", "192.0.2.3", "mode", "tunnel", "min", "0x1000", "max", "0x1000")
+	if err := p.AddSA(sa); err != nil {
+		t.Fatal(err)
+	}
+	carries("192.0.2.2", 2)
+	if err := p.UpdateSA(id, to("192.0.2.3")); err != nil {
+		t.Fatal(err)
+	}
+	carries("192.0.2.3", 1)
+
+	state("add", "192.0.2.4", "spi", "0x1000", "mode", "tunnel", "aead", "rfc4106(gcm(aes))", "0x"+strings.Repeat("5a", 20), "128")
+	if err := p.UpdateSA(id, to("192.0.2.4")); !errors.Is(err, dataplane.ErrExists) {
+		t.Errorf("got %v", err)
+	}
+	carries("192.0.2.3", 2)
 }
