@@ -20,10 +20,16 @@ type flow struct {
 	mu   sync.Mutex
 	sent int
 	seen map[int]int // how often each number has arrived
+	next int         // the one behind the highest of them
 }
 
-// flow starts one that sends a packet every so often.
-func (l *link) flow(from int, every time.Duration) *flow {
+// ahead is how many packets of a flow may be on the way where a plane keeps those
+// that wait for an SA: fewer than any plane keeps, however long the moment lasts.
+const ahead = 64
+
+// flow starts one that sends a packet every so often, unless limit, where it is not
+// 0, are on the way.
+func (l *link) flow(from int, every time.Duration, limit int) *flow {
 	f := &flow{stop: make(chan struct{}), seen: make(map[int]int)}
 	f.done.Go(func() {
 		for t := time.NewTicker(every); ; {
@@ -35,6 +41,10 @@ func (l *link) flow(from int, every time.Duration) *flow {
 			}
 			f.mu.Lock()
 			n := f.sent
+			if limit != 0 && n-f.next >= limit {
+				f.mu.Unlock()
+				continue
+			}
 			f.sent++
 			f.mu.Unlock()
 			_ = l.gw[from].Inner.Inject(newPacket(from, false, n), netip.AddrPort{}, netip.AddrPort{})
@@ -43,11 +53,35 @@ func (l *link) flow(from int, every time.Duration) *flow {
 	go func() {
 		for b := range l.read[1-from] {
 			f.mu.Lock()
-			f.seen[int(binary.BigEndian.Uint32(b[len(b)-4:]))]++
+			n := int(binary.BigEndian.Uint32(b[len(b)-4:]))
+			f.seen[n]++
+			f.next = max(f.next, n+1)
 			f.mu.Unlock()
 		}
 	}()
 	return f
+}
+
+// numbers are the sequence numbers that have been on the wire, each of which may be
+// there once (RFC 4303, Section 3.3.3).
+type numbers struct {
+	seen  map[uint32]bool
+	again []uint32
+}
+
+func (n *numbers) add(esp []byte) {
+	seq := binary.BigEndian.Uint32(esp[4:])
+	if n.seen[seq] {
+		n.again = append(n.again, seq)
+	}
+	n.seen[seq] = true
+}
+
+func (n *numbers) check(t *testing.T) {
+	t.Helper()
+	if len(n.again) > 0 {
+		t.Errorf("sequence numbers were used twice: %d", n.again)
+	}
 }
 
 func (f *flow) count() (sent, arrived int) {
@@ -100,6 +134,7 @@ func (f *flow) end(t *testing.T, name string, first int, lost func() int) {
 func testMappingsUnderTraffic(t *testing.T, l *link) {
 	l.tunnel(spi, nil)
 	var mu sync.Mutex
+	used := numbers{seen: make(map[uint32]bool)}
 	mapped := netip.AddrPortFrom(addr4[0], port)
 	l.disturb(func(from int, p *netio.Packet) int {
 		mu.Lock()
@@ -107,11 +142,12 @@ func testMappingsUnderTraffic(t *testing.T, l *link) {
 		if from == 0 {
 			p.Local = mapped
 		} else { // the NAT knows its old mappings for a while
+			used.add(p.Data())
 			p.Remote = netip.AddrPortFrom(addr4[0], port)
 		}
 		return 2
 	})
-	to, fro := l.flow(0, 2*time.Millisecond), l.flow(1, 2*time.Millisecond)
+	to, fro := l.flow(0, 2*time.Millisecond, 0), l.flow(1, 2*time.Millisecond, ahead)
 	in := ipsec.SAID{Direction: ipsec.In, Protocol: ipsec.ESP, SPI: spi + 1}
 	out := ipsec.SAID{Direction: ipsec.Out, Protocol: ipsec.ESP, SPI: spi, Peer: addr4[0]}
 	first := 0
@@ -147,8 +183,10 @@ func testMappingsUnderTraffic(t *testing.T, l *link) {
 	}
 	to.end(t, "to the gateway that follows", first, func() int { return 0 })
 	fro.end(t, "from it", 0, func() int { return l.removed(1) })
+	l.disturb(nil)
+	used.check(t)
 	if t.Failed() {
-		t.Logf("counters of the gateway that follows: %v", l.gw[1].Backend.Counters())
+		t.Logf("counters: %v and %v", l.gw[0].Backend.Counters(), l.gw[1].Backend.Counters())
 	}
 	sent, _ := fro.count()
 	sent -= l.removed(1)
@@ -162,13 +200,15 @@ func testMappingsUnderTraffic(t *testing.T, l *link) {
 func testMovesOften(t *testing.T, l *link) {
 	l.tunnel(spi, nil)
 	home := netip.AddrPortFrom(addr4[0], port)
+	used := numbers{seen: make(map[uint32]bool)}
 	l.disturb(func(from int, p *netio.Packet) int {
 		if from == 1 {
+			used.add(p.Data())
 			p.Remote = home // all of them are the receiver's
 		}
 		return 1
 	})
-	fro := l.flow(1, 500*time.Microsecond)
+	fro := l.flow(1, 500*time.Microsecond, ahead)
 	out := ipsec.SAID{Direction: ipsec.Out, Protocol: ipsec.ESP, SPI: spi, Peer: addr4[0]}
 	const moves = 60
 	for n := range moves {
@@ -184,10 +224,12 @@ func testMovesOften(t *testing.T, l *link) {
 		out.Peer = next.Addr()
 	}
 	fro.end(t, "through the SA that moves", 0, func() int { return l.removed(1) })
+	l.disturb(nil)
+	used.check(t)
+	if t.Failed() {
+		t.Logf("counters: %v and %v", l.gw[0].Backend.Counters(), l.gw[1].Backend.Counters())
+	}
 	sent, _ := fro.count()
 	sent -= l.removed(1)
 	l.status(1, out, "one number for each packet", func(s ipsec.SAStatus) bool { return s.Sequence == uint64(sent) && s.Packets == uint64(sent) })
-	if t.Failed() {
-		t.Logf("counters: %v", l.gw[1].Backend.Counters())
-	}
 }
