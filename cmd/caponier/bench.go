@@ -56,7 +56,7 @@ func (c *cli) bench() *cobra.Command {
 	fs.IntSliceVar(&f.mss, "mss", full.MSS, "TCP segment sizes")
 	fs.IntSliceVar(&f.datagrams, "datagrams", full.Datagrams, "octets of data in UDP datagrams")
 	fs.Float64SliceVar(&f.rates, "rates", full.Rates, "offered UDP bandwidths, bit/s")
-	fs.Float64SliceVar(&f.packetRates, "packet-rates", full.PacketRates, "offered packets per second; 0 is as many as one sender makes")
+	fs.Float64SliceVar(&f.packetRates, "packet-rates", full.PacketRates, "offered packets per second; 0 is as many as one sender makes. One more point has as many as pass")
 	fs.IntSliceVar(&f.echoes, "echoes", full.Echoes, "octets of data in pings")
 	fs.Float64Var(&f.load, "load", full.Load, "UDP traffic while pinging under load, bit/s")
 	fs.IntSliceVar(&f.tunnel, "tunnels", full.Tunnels, "numbers of connections to set up at once")

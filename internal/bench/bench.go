@@ -51,7 +51,7 @@ func Full() Options {
 		MSS:         []int{100, 536, 1000, 1300},
 		Datagrams:   []int{64, 256, 512, 1024, 1400, 4000},
 		Rates:       []float64{100e6, 400e6, 1600e6},
-		PacketRates: []float64{50e3, 100e3, 150e3, 200e3, 300e3, 0},
+		PacketRates: []float64{50e3, 100e3, 200e3, 0},
 		Echoes:      []int{32, 64, 128, 256, 512},
 		Load:        100e6,
 		Tunnels:     []int{1000, 10_000},

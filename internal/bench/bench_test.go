@@ -127,7 +127,7 @@ func TestWhoTakesPart(t *testing.T) {
 		tunnels, round int
 		want           string
 	}{
-		{"udp", 1, 0, "caponier caponier:aggfrag caponier:capture=afxdp strongswan plain"},
+		{"udp", 1, 0, "caponier caponier:aggfrag caponier:capture=afxdp caponier:aggfrag+capture=afxdp strongswan plain"},
 		{"tcp", 1, 0, "caponier strongswan plain"},
 		{"tunnels", 1000, 4, "caponier strongswan"},
 		{"tunnels", 10000, 1, "caponier"},

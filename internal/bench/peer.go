@@ -50,7 +50,9 @@ func lineup() []entry {
 		list = append(list, entry{name: name})
 		if name == Caponier {
 			small := []string{"udp", "pps"}
-			list = append(list, entry{Caponier + ":" + Aggfrag, small}, entry{Caponier + ":" + Capture + "afxdp", small})
+			for _, variant := range []string{Aggfrag, Capture + "afxdp", Aggfrag + "+" + Capture + "afxdp"} {
+				list = append(list, entry{Caponier + ":" + variant, small})
+			}
 		}
 	}
 	return list

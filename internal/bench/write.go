@@ -27,7 +27,8 @@ of single rounds. "The highest of these" has of each round the setting that pass
 Section 3.6.3), for each peer its own. CPU is the time of a gateway's process, user and system, for 10^9 octets of goodput; what the kernel does for it in
 interrupt context is not in it. Memory is resident. TCP is made by iperf3, UDP and pings by caponier itself; sizes are octets of
 data, without headers; pings are answered by the kernel of host B. A generator of traffic must cost less than what it measures: frames
-of UDP go to host A's interface past its stack, one datagram each, and host B looks for datagrams a thousand times a second.
+of UDP go to host A's interface past its stack, one datagram each, and host B looks for datagrams a thousand times a second. Where as
+much is sent as passes, there are never more than 384 datagrams on the way, so that no peer is flooded.
 `
 
 // table is a series in cells.

@@ -24,6 +24,7 @@ type receiver struct {
 	received  atomic.Uint64
 	last      atomic.Int64 // when the last was seen, UnixNano
 	stop      atomic.Bool
+	lookAway  time.Duration
 }
 
 const (
@@ -35,7 +36,10 @@ const (
 )
 
 func newReceiver(p Path, l Load, id uint32) (r *receiver, err error) {
-	r = &receiver{fd: -1, id: id, size: l.Size, msgs: newMessages(slots), ctrls: make([][4]uint64, slots)}
+	r = &receiver{fd: -1, id: id, size: l.Size, msgs: newMessages(slots), ctrls: make([][4]uint64, slots), lookAway: lookAway}
+	if l.Window > 0 {
+		r.lookAway = lookAwayLess
+	}
 	mem := make([]byte, slots*slotLen)
 	for i := range slots {
 		r.bufs = append(r.bufs, mem[i*slotLen:][:slotLen:slotLen])
@@ -83,7 +87,7 @@ func (r *receiver) run() error {
 		case errno == unix.EAGAIN && r.stop.Load():
 			return nil
 		case errno == unix.EAGAIN:
-			time.Sleep(lookAway)
+			time.Sleep(r.lookAway)
 			continue
 		case errno != 0:
 			return fmt.Errorf("receiving datagrams: %w", errno)

@@ -97,9 +97,11 @@ func (s *sender) close() {
 	}
 }
 
-// run returns how many datagrams the interface took.
-func (s *sender) run(ctx context.Context, l Load, began time.Time) (sent uint64, err error) {
+// run returns how many datagrams the interface took. received tells how many have
+// arrived.
+func (s *sender) run(ctx context.Context, l Load, began time.Time, received func() uint64) (sent uint64, err error) {
 	perSecond := l.Rate / 8 / float64(l.Size)
+	w := window{size: uint64(l.Window)}
 	for ctx.Err() == nil {
 		elapsed := time.Since(began)
 		if elapsed >= l.Duration {
@@ -113,6 +115,12 @@ func (s *sender) run(ctx context.Context, l Load, began time.Time) (sent uint64,
 				continue
 			}
 			n = int(min(due-sent, batch))
+		}
+		if l.Window > 0 {
+			if n = min(n, w.room(sent, received(), elapsed)); n == 0 {
+				time.Sleep(nap)
+				continue
+			}
 		}
 		taken, err := s.send(sent, n)
 		sent += uint64(taken)
@@ -148,6 +156,31 @@ func (s *sender) send(sent uint64, n int) (int, error) {
 	default:
 		return 0, errno
 	}
+}
+
+// window bounds what is on the way.
+type window struct {
+	size      uint64
+	writtenUp uint64        // what was received when it last changed
+	at        time.Duration // and when that was
+	lost      uint64        // given up
+}
+
+// room is how many datagrams more may be sent at a time.
+func (w *window) room(sent, received uint64, now time.Duration) int {
+	if received != w.writtenUp {
+		w.writtenUp, w.at = received, now
+	}
+	away := int64(sent) - int64(received) - int64(w.lost)
+	if away < 0 { // what was given up has come
+		w.lost -= min(w.lost, uint64(-away))
+		away = 0
+	}
+	if away >= int64(w.size) && now-w.at > lost {
+		w.lost, w.at = sent-min(received, sent), now
+		away = 0
+	}
+	return int(max(int64(w.size)-away, 0))
 }
 
 // mmsghdr is the kernel's struct mmsghdr, which x/sys/unix does not define.

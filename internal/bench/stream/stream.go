@@ -33,6 +33,7 @@ type Path struct {
 type Load struct {
 	Size     int     // octets of data in a datagram
 	Rate     float64 // offered, bit/s of data; 0: as fast as one thread sends
+	Window   int     // datagrams that are on the way at most; 0: however many
 	Duration time.Duration
 	Targets  []netip.Addr // sent to in turn, instead of Path.Dst; the receiver has them all
 }
@@ -66,9 +67,12 @@ const (
 	port  = 5300
 	batch = 64 // datagrams in one system call
 	// nap is how long a sender with nothing due, and a receiver that has seen all,
-	// look away.
-	nap      = 50 * time.Microsecond
-	lookAway = time.Millisecond
+	// look away; the latter less where a window waits for it.
+	nap          = 50 * time.Microsecond
+	lookAway     = time.Millisecond
+	lookAwayLess = 100 * time.Microsecond
+	// lost is when what a full window has on the way will not arrive any more.
+	lost = 10 * time.Millisecond
 )
 
 // streams numbers the streams of this process, so that stragglers of one are
@@ -96,7 +100,7 @@ func Measure(ctx context.Context, p Path, l Load) (Result, error) {
 	done := make(chan error, 1)
 	go func() { done <- r.run() }()
 	began := time.Now()
-	sent, err := s.run(ctx, l, began)
+	sent, err := s.run(ctx, l, began, r.received.Load)
 	r.settle()
 	if err := errors.Join(err, <-done); err != nil {
 		return Result{}, err
