@@ -82,7 +82,7 @@ type format struct {
 	combined  bool
 	ivLen     uint8
 	icvLen    uint8
-	align     uint8 // of the ciphertext
+	align     uint8 // of the ciphertext: a power of two
 	minBatch  uint8 // packets in company that go faster; 0 where none do
 	scratch   extended
 }

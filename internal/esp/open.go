@@ -71,7 +71,7 @@ func (in *Inbound) Open(pkt []byte) (inner []byte, nextHeader uint8, seq uint64,
 // and may be new.
 func (in *Inbound) expect(pkt []byte) (seq uint64, err error) {
 	bodyLen := len(pkt) - in.HeadRoom() - int(in.icvLen)
-	if align := int(in.align); bodyLen < align || bodyLen%align != 0 {
+	if align := int(in.align); bodyLen < align || bodyLen&(align-1) != 0 {
 		return 0, ErrShort
 	}
 	seq, ok := in.window.Expect(binary.BigEndian.Uint32(pkt[4:]), in.esn)

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"caponier/internal/drop"
 	"caponier/internal/esp"
 	"caponier/internal/ipsec"
 	"caponier/internal/packet"
@@ -147,17 +148,20 @@ func (in *In) over() bool {
 
 // opened counts what came of opening one packet, and returns err.
 func (w *Worker) opened(in *In, inner []byte, seq uint64, err error, from netip.AddrPort) error {
-	//nolint:errorlint // the drops of esp are values, never wrapped
-	switch err {
-	case nil, esp.ErrDummy:
-	case esp.ErrReplay:
-		in.now.replay++
-		return err
-	case esp.ErrIntegrity:
-		in.now.integrity++
-		return err
-	default:
-		return err
+	if err != nil {
+		// Compared as a value: comparing errors takes longer than all else here.
+		reason, _ := err.(drop.Reason) //nolint:errorlint // the drops of esp are values, never wrapped
+		switch reason {
+		case drop.Dummy:
+		case drop.Replay:
+			in.now.replay++
+			return err
+		case drop.Integrity:
+			in.now.integrity++
+			return err
+		default:
+			return err
+		}
 	}
 	if in.now.packets == 0 {
 		w.events = append(w.events, ipsec.FirstUse{ID: in.ID(), Connection: in.sa.Connection, Tunnel: in.sa.Tunnel})

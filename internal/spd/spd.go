@@ -144,7 +144,7 @@ func (t *Table) Policies() []ipsec.Policy {
 
 // Bundled reports whether the policies of reqID ask for AH around ESP: packets of
 // its SAs then come through both (RFC 4301, Section 5.2).
-func (t *Table) Bundled(reqID uint32) bool { return t.bundles[reqID] }
+func (t *Table) Bundled(reqID uint32) bool { return len(t.bundles) > 0 && t.bundles[reqID] }
 
 // Lookup returns the policy for a packet in clear: one that leaves the protected
 // side if d is Out, where its source is local, or one that is to be delivered
