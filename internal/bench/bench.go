@@ -48,7 +48,7 @@ func Full() Options {
 	return Options{
 		Rounds: 5, Duration: time.Second, Pings: 10_000, PingInterval: 500 * time.Microsecond,
 		Flows:       []int{1, 4},
-		MSS:         []int{100, 536, 1000, 1300},
+		MSS:         []int{100, 536, 1300},
 		Datagrams:   []int{64, 256, 512, 1024, 1400, 4000},
 		Rates:       []float64{100e6, 400e6, 1600e6},
 		PacketRates: []float64{50e3, 100e3, 200e3, 0},
