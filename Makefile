@@ -54,9 +54,9 @@ test-race: ## unit tests under the race detector
 .PHONY: test-arm64
 test-arm64: ## other processors, emulated: the ciphers and what uses them, and that the program starts
 	GOARCH=arm64 go test -exec "qemu-aarch64-static -cpu max" ./internal/sm ./internal/lanes ./internal/suite/... ./internal/esp ./internal/keystore ./internal/pki
-	GOARCH=arm64 go test -exec "qemu-aarch64-static -cpu cortex-a53" ./internal/sm ./internal/esp
-	GOARCH=ppc64le go test -exec qemu-ppc64le-static ./internal/sm
-	GOARCH=arm go test -exec qemu-arm-static ./internal/sm ./internal/esp
+	GOARCH=arm64 go test -short -exec "qemu-aarch64-static -cpu cortex-a53" ./internal/sm ./internal/esp
+	GOARCH=ppc64le go test -short -exec qemu-ppc64le-static ./internal/sm
+	GOARCH=arm go test -short -exec qemu-arm-static ./internal/sm ./internal/esp
 	GOARCH=arm64 go build -o bin/caponier-arm64 ./cmd/caponier
 	qemu-aarch64-static bin/caponier-arm64 version
 	qemu-aarch64-static bin/caponier-arm64 gm selftest

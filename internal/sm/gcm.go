@@ -55,6 +55,7 @@ func newGCM(e *engine, key []byte) (*GCM, error) {
 	g.key.ecb(h[:], h[:])
 	if e.ghash == 0 {
 		g.hash = newGHASHPortable(&h)
+		g.hash.fast = e != &portableEngine && carryless()
 		return g, nil
 	}
 	c := wideCall{e: h, pow: unsafe.Pointer(&g.pow[powers-1]), dlen: powers}

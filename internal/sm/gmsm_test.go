@@ -101,6 +101,23 @@ func TestHashByGMSM(t *testing.T) {
 	}
 }
 
+func TestProducts(t *testing.T) {
+	if !carryless() {
+		return // never called
+	}
+	r := rand.New(rand.NewPCG(43, 44))
+	for range 1000 {
+		a, b := [3]uint64{r.Uint64(), r.Uint64(), r.Uint64()}, [3]uint64{r.Uint64(), r.Uint64(), r.Uint64() >> r.IntN(64)}
+		var z [6]uint64
+		products(&z, &a, &b)
+		for i := range a {
+			if hi, lo := clmul(a[i], b[i]); z[2*i] != lo || z[2*i+1] != hi {
+				t.Fatalf("%x * %x = %x %x, want %x %x", a[i], b[i], z[2*i+1], z[2*i], hi, lo)
+			}
+		}
+	}
+}
+
 // What gmsm keeps of a key is reached, too.
 func TestWipeReachesKeysOfGMSM(t *testing.T) {
 	for _, e := range gmsmEngines() {

@@ -97,10 +97,13 @@ func planesRound(x0, x1, x2, x3, rk *planes) {
 
 // ghashPortable multiplies in GCM's field without tables (NIST SP 800-38D,
 // Section 6.3).
-type ghashPortable struct{ hi, lo uint64 } // H
+type ghashPortable struct {
+	hi, lo uint64 // H
+	fast   bool   // multiply by instructions
+}
 
 func newGHASHPortable(h *[16]byte) ghashPortable {
-	return ghashPortable{binary.BigEndian.Uint64(h[:]), binary.BigEndian.Uint64(h[8:])}
+	return ghashPortable{hi: binary.BigEndian.Uint64(h[:]), lo: binary.BigEndian.Uint64(h[8:])}
 }
 
 // blocks absorbs p, padded with zeros to whole blocks, into y.
@@ -121,9 +124,16 @@ func (g ghashPortable) blocks(y *[16]byte, p []byte) {
 // mul returns H times (xh, xl). Bit 63 of the high half is x^0. The product of
 // reflected operands is reflected and one bit too far down.
 func (g ghashPortable) mul(xh, xl uint64) (uint64, uint64) {
-	h1, h0 := clmul(g.hi, xh)
-	l1, l0 := clmul(g.lo, xl)
-	m1, m0 := clmul(g.hi^g.lo, xh^xl)
+	var h1, h0, l1, l0, m1, m0 uint64
+	if g.fast {
+		var z [6]uint64
+		products(&z, &[3]uint64{g.hi, g.lo, g.hi ^ g.lo}, &[3]uint64{xh, xl, xh ^ xl})
+		h0, h1, l0, l1, m0, m1 = z[0], z[1], z[2], z[3], z[4], z[5]
+	} else {
+		h1, h0 = clmul(g.hi, xh)
+		l1, l0 = clmul(g.lo, xl)
+		m1, m0 = clmul(g.hi^g.lo, xh^xl)
+	}
 	m1 ^= h1 ^ l1
 	m0 ^= h0 ^ l0
 	// 256 bits z3..z0, shifted up by one
