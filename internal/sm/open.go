@@ -156,10 +156,11 @@ func (l *Lanes) startOpen(i int, jobs []OpenJob, next *int) bool {
 		for w := range 2 {
 			g.carry[w][lane] = binary.BigEndian.Uint32(j.Head[4*w:])
 		}
+		iv := (*[BlockSize]byte)(j.IV)
 		for w := range 4 {
-			g.carry[2+w][lane] = binary.BigEndian.Uint32(j.IV[4*w:])
-			g.pend[lane][groupLanes-4+w] = binary.NativeEndian.Uint32(j.IV[4*w:])
+			g.carry[2+w][lane] = binary.BigEndian.Uint32(iv[4*w:])
 		}
+		*(*[BlockSize]byte)(unsafe.Pointer(&g.pend[lane][groupLanes-4])) = *iv
 		l.pointOpen(i, j, 0)
 		return true
 	}
