@@ -105,7 +105,7 @@ func TestParseFull(t *testing.T) {
 		{"outer", lan.Outer, ipsec.Outer{DF: ipsec.ClearDF, DSCP: ipsec.DSCPBoth, NoECN: true}},
 		{"fit", lan.Fit, ipsec.Fit{MSS: 1200, Fragment: ipsec.FragmentAfter}},
 		{"aggfrag", lan.Aggfrag, ipsec.AggfragRequired},
-		{"iptfs", lan.Pace, ipsec.Pace{Rate: 10_000, Size: 1400, LossLimit: 10, LossTime: time.Minute}},
+		{"iptfs", lan.Pace, ipsec.Pace{Rate: 10_000, Size: 1400, DSCP: 46, LossLimit: 10, LossTime: time.Minute}},
 		{"protocol", lan.Protocol, ipsec.ESP},
 		{"selector", lan.Local[1].String(), "10.9.0.7/32:tcp/80"},
 		{"words", lan.ProposalWords, []string{"aes256gcm16-x25519"}},

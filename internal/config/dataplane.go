@@ -64,6 +64,10 @@ var iptfsKeys = []key[ipsec.Pace]{
 		set: func(d *decoder, v *ipsec.Pace, n *node, _ string) { number(d, &v.Size, n, 400, 65535) },
 	},
 	{
+		name: "dscp", kind: "number, 0 to 63", implied: "0", effect: EffectRekey,
+		set: func(d *decoder, v *ipsec.Pace, n *node, _ string) { number(d, &v.DSCP, n, 0, 63) },
+	},
+	{
 		name: "loss-limit", kind: "percent, 1 to 90", implied: "none", effect: EffectRekey,
 		set: func(d *decoder, v *ipsec.Pace, n *node, _ string) { number(d, &v.LossLimit, n, 1, 90) },
 	},

@@ -57,6 +57,7 @@ func (a *AggfragSA) Listens() bool { return a.Reports || a.Pace.LossLimit != 0 }
 type Pace struct {
 	Rate Rate   // of outer packets; 0: none
 	Size uint16 // octets of each outer packet; 0, and too many: what the way takes
+	DSCP uint8  // of outer packets
 
 	// LossLimit is what part of the packets may be lost, in percent; 0: any. Where
 	// the peer has reported more for LossTime, nothing is sent any more.

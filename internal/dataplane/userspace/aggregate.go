@@ -140,7 +140,7 @@ func (l *outbound) addPayload(payload []byte, packets int) {
 // out.
 func dressShared(p *netio.Packet, out *sad.Out) {
 	o := out.Outer()
-	p.TrafficClass = packet.OuterClass(0, o)
+	p.TrafficClass = packet.OuterClass(0, o) | out.Aggfrag().Pace.DSCP<<2
 	p.DontFragment = o.DF != ipsec.ClearDF
 	if ep := out.Endpoint(); ep.Remote.Addr().Is6() {
 		p.DontFragment = p.DontFragment || ep.MTU != 0

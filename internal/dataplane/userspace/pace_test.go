@@ -69,6 +69,31 @@ func TestConstantRate(t *testing.T) {
 	}
 }
 
+// TestClassOfConstantRate: all packets have the DSCP that is configured, and nothing
+// of what they carry (RFC 9347, Section 2.2.5.3).
+func TestClassOfConstantRate(t *testing.T) {
+	f := newFitPlanes(t, 1500, func(sa *ipsec.SA) {
+		paceSA(sa)
+		sa.Aggfrag.Pace.DSCP = 46
+	})
+	marked := testPacket(60)
+	marked[1] = 10<<2 | 1
+	f.send(plain(marked), plain(testPacket(60)))
+	for ms := range 3 {
+		wire := f.pace(time.Duration(ms) * time.Millisecond)
+		if len(wire) == 0 || wire[0].TrafficClass != 46<<2 {
+			t.Fatalf("after %d ms: traffic class of %d packets is %#x", ms, len(wire), wire[0].TrafficClass)
+		}
+		got := f.arrive(wire)
+		if want := []int{2, 0, 0}[ms]; len(got) != want {
+			t.Errorf("after %d ms: %d packets arrived, want %d", ms, len(got), want)
+		}
+		if len(got) > 0 && got[0][1] != marked[1] {
+			t.Errorf("traffic class %#x arrived, want %#x", got[0][1], marked[1])
+		}
+	}
+}
+
 // TestConstantRateOverflows: what the rate cannot carry is dropped and counted.
 func TestConstantRateOverflows(t *testing.T) {
 	f := newFitPlanes(t, 1500, paceSA)
