@@ -98,7 +98,7 @@ func newPeer(name string, o Options) (peer, error) {
 			kind, captured := strings.CutPrefix(word, Capture)
 			switch {
 			case captured:
-				c.capture = kind
+				c.capture, c.device, _ = strings.Cut(kind, "@")
 			case word == Aggfrag:
 				c.aggfrag = "required"
 			case word != "":

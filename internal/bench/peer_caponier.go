@@ -21,6 +21,7 @@ type caponierPeer struct {
 	esp     string // proposal
 	aggfrag string // words of the configuration
 	capture string
+	device  string // the only interface that is captured; all if empty
 }
 
 func (c caponierPeer) about() PeerInfo {
@@ -30,6 +31,9 @@ func (c caponierPeer) about() PeerInfo {
 	}
 	if c.capture != "tun" {
 		settings += ", capture " + c.capture
+	}
+	if c.device != "" {
+		settings += " on " + c.device
 	}
 	settings += ", otherwise defaults"
 	return PeerInfo{
@@ -51,6 +55,9 @@ var caponierConfig = template.Must(template.New("caponier").Parse(`gateway:
   state: state-{{.Name}}
   control: {{.Name}}.sock
   capture: {{.Capture}}
+{{- if .Device}}
+  interfaces: {{.Device}}
+{{- end}}
   log: { level: warn }
 connections:
 {{- range .Connections}}
@@ -64,8 +71,8 @@ connections:
 `))
 
 type caponierEnd struct {
-	Name, Local, Remote, ESP, Aggfrag, Capture, Start string
-	Connections                                       []benchConnection
+	Name, Local, Remote, ESP, Aggfrag, Capture, Device, Start string
+	Connections                                               []benchConnection
 }
 
 // start brings B up before A, which calls it.
@@ -82,8 +89,8 @@ func (c caponierPeer) startConnections(ctx context.Context, p *pair, conns []ben
 	if err := os.WriteFile(filepath.Join(p.dir, "bench.psk"), []byte(rand.Text()+"\n"), 0o600); err != nil {
 		return err
 	}
-	a := caponierEnd{Name: "gwa", Local: addrOutsideA.String(), Remote: addrOutsideB.String(), ESP: c.esp, Aggfrag: c.aggfrag, Capture: c.capture, Start: start, Connections: conns}
-	b := caponierEnd{Name: "gwb", Local: a.Remote, Remote: a.Local, ESP: c.esp, Aggfrag: c.aggfrag, Capture: c.capture, Start: "none", Connections: mirrored(conns)}
+	a := caponierEnd{Name: "gwa", Local: addrOutsideA.String(), Remote: addrOutsideB.String(), ESP: c.esp, Aggfrag: c.aggfrag, Capture: c.capture, Device: c.device, Start: start, Connections: conns}
+	b := caponierEnd{Name: "gwb", Local: a.Remote, Remote: a.Local, ESP: c.esp, Aggfrag: c.aggfrag, Capture: c.capture, Device: c.device, Start: "none", Connections: mirrored(conns)}
 	for _, end := range []caponierEnd{a, b} {
 		var text bytes.Buffer
 		if err := caponierConfig.Execute(&text, end); err != nil {

@@ -2,6 +2,7 @@ package userspace
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -39,12 +40,15 @@ type lab struct {
 	plane [2]*Plane
 	host  [2]*host.Host
 
-	capture string      // tun if empty
-	tap     capture.Tap // of both gateways
-	tick    time.Duration
-	outer   ipsec.Outer // of the SAs
-	fit     ipsec.Fit
-	share   ipsec.AggfragSA
+	capture string // tun if empty
+	// captured are the interfaces that it takes, lan and wan if none is named.
+	captured []string
+	protocol ipsec.Protocol // of the policies and SAs; ESP if 0
+	tap      capture.Tap    // of both gateways
+	tick     time.Duration
+	outer    ipsec.Outer // of the SAs
+	fit      ipsec.Fit
+	share    ipsec.AggfragSA
 
 	unwatch func() // ends looking at the wire, which costs who sends
 
@@ -180,6 +184,7 @@ func (l *lab) side(side int) []ipsec.Selector {
 func (l *lab) policies(side int) []ipsec.Policy {
 	return []ipsec.Policy{{
 		Name: "lan", Action: ipsec.Protect, ReqID: 1, Local: l.side(side), Remote: l.side(1 - side),
+		Protocol: l.protocol,
 	}}
 }
 
@@ -192,7 +197,7 @@ func (l *lab) start(workers int, without netio.Offload) {
 			if err != nil {
 				return err
 			}
-			if d.Frames, err = openFrames(l.capture, workers, name); err != nil {
+			if d.Frames, err = openFrames(l.capture, l.captured, workers, name); err != nil {
 				return err
 			}
 			steer := func(frame.Steering) error { return nil }
@@ -219,9 +224,12 @@ func (l *lab) start(workers int, without netio.Offload) {
 	}
 }
 
-// openFrames opens a capture of frames on both interfaces of a gateway.
-func openFrames(kind string, queues int, tun string) (*frame.Hub, error) {
-	names := []string{"lan", "wan"}
+// openFrames opens a capture of frames on the interfaces of these names, or on both
+// of a gateway.
+func openFrames(kind string, names []string, queues int, tun string) (*frame.Hub, error) {
+	if len(names) == 0 {
+		names = []string{"lan", "wan"}
+	}
 	var c frame.Capture
 	var err error
 	switch kind {
@@ -277,7 +285,7 @@ func (l *lab) connect(wan string, encap bool, encr ipsec.Transform, keyLen int, 
 			return netip.AddrPortFrom(netip.MustParseAddr(fmt.Sprintf(wan, i+1)), DefaultPort)
 		}
 		err := l.plane[side].AddSA(ipsec.SA{
-			SPI: spi, Protocol: ipsec.ESP, Direction: d, Local: addr(side), Remote: addr(1 - side), Encap: encap,
+			SPI: spi, Protocol: cmp.Or(l.protocol, ipsec.ESP), Direction: d, Local: addr(side), Remote: addr(1 - side), Encap: encap,
 			Encr: encr, EncrKey: secret.Copy(keys[spi][0]), Integ: integ, IntegKey: secret.Copy(keys[spi][1]),
 			ReqID: 1, LocalTS: l.side(side), RemoteTS: l.side(1 - side), Outer: l.outer, Fit: l.fit, Aggfrag: l.share,
 		})
@@ -288,7 +296,7 @@ func (l *lab) connect(wan string, encap bool, encr ipsec.Transform, keyLen int, 
 	var spi [2]ipsec.SPI
 	for i := range spi {
 		var err error
-		if spi[i], err = l.plane[i].AllocateSPI(ipsec.ESP); err != nil {
+		if spi[i], err = l.plane[i].AllocateSPI(cmp.Or(l.protocol, ipsec.ESP)); err != nil {
 			l.t.Fatal(err)
 		}
 		add(i, ipsec.In, spi[i])

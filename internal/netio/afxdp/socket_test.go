@@ -142,6 +142,25 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
+// Packets longer than a page are no frames of one piece: the driver refuses, and the
+// error says what else there is.
+func TestOpenRefusesLongPackets(t *testing.T) {
+	l := newPair(t)
+	for _, ns := range []netns.NS{l.Near, l.Far} {
+		l.Must(ns.IP("link", "set", "eth0", "mtu", "9000"))
+	}
+	err := l.Near.Do(func() error {
+		c, err := Open([]string{"eth0"}, Options{})
+		if err == nil {
+			c.Close()
+		}
+		return err
+	})
+	if want := "or not with this MTU: capture by afpacket"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %q", err, want)
+	}
+}
+
 // An interface that goes away takes nobody along.
 func TestInterfaceGoes(t *testing.T) {
 	l := newPair(t)
