@@ -40,7 +40,8 @@ func (c *cli) bench() *cobra.Command {
 			"Peers:    " + strings.Join(bench.PeerNames(), ", ") + ",\n" +
 			"          caponier:PROPOSAL for another ESP proposal than " + bench.DefaultESP + ",\n" +
 			"          caponier:aggfrag or caponier:PROPOSAL+aggfrag with small packets that share ESP packets\n" +
-			"          caponier:capture=afpacket or caponier:capture=afxdp with frames captured, also behind a plus sign\n" +
+			"          caponier:capture=afpacket or caponier:capture=afxdp with frames captured, also behind a plus sign;\n" +
+			"          with @lan or @wan behind, those of the interface inside or outside alone\n" +
 			"Measures: " + strings.Join(bench.MeasureNames(), ", "),
 		Args: cobra.NoArgs,
 	}
