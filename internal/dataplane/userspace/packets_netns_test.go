@@ -1,6 +1,7 @@
 package userspace
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"net"
@@ -92,14 +93,23 @@ func (l *lab) sender(b *testing.B, to netip.AddrPort, size int) (send func() int
 		_   uint32 // how much was sent
 	}
 	const batch = 64
-	iov := &unix.Iovec{Base: &frame[0]}
-	iov.SetLen(len(frame))
-	msgs := new([batch]mmsghdr)
+	frames, iovs, msgs := make([][]byte, batch), new([batch]unix.Iovec), new([batch]mmsghdr)
 	for i := range msgs {
-		msgs[i].hdr.Iov = iov
+		frames[i] = bytes.Clone(frame)
+		iovs[i].Base = &frames[i][0]
+		iovs[i].SetLen(len(frame))
+		msgs[i].hdr.Iov = &iovs[i]
 		msgs[i].hdr.SetIovlen(1)
 	}
+	id := uint16(0)
 	return func() int {
+		for _, f := range frames { // as connected sockets number them
+			header := f[len(frame)-len(ip):][:packet.IPv4HeaderLen]
+			id++
+			binary.BigEndian.PutUint16(header[4:], id)
+			header[10], header[11] = 0, 0
+			binary.BigEndian.PutUint16(header[10:], packet.Checksum(header))
+		}
 		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(msgs)), batch, 0, 0, 0)
 		if errno != 0 {
 			return 0
