@@ -22,22 +22,29 @@ import (
 // the networks of n. The near one asks for it as start says.
 func pairOf(t *testing.T, n *interop.Network, start string, interfaces bool) (near, far *interop.Caponier) {
 	t.Helper()
+	return pairFor(t, n, start, interfaces, n.B.LAN)
+}
+
+// pairFor is pairOf where the near one asks for all of a network that holds the far
+// one's.
+func pairFor(t *testing.T, n *interop.Network, start string, interfaces bool, all netip.Prefix) (near, far *interop.Caponier) {
+	t.Helper()
 	party := func(s *interop.Site, id string) interop.Party {
 		return interop.Party{Address: []string{s.Outside.String()}, ID: id, Auth: "psk", PSKFile: interop.PSKFile}
 	}
-	config := func(own, other *interop.Site, ownID, otherID, start string, interfaces bool) interop.CaponierConfig {
+	config := func(own, other *interop.Site, remote netip.Prefix, ownID, otherID, start string, interfaces bool) interop.CaponierConfig {
 		return interop.CaponierConfig{
 			PSK: "correct horse battery staple", DataPlane: "kernel", XfrmInterfaces: interfaces,
 			Connections: map[string]interop.Peer{"peer": {
 				Local: party(own, ownID), Remote: party(other, otherID),
 				Tunnels: map[string]interop.Tunnel{"lan": {
-					Local: []string{own.LAN.String()}, Remote: []string{other.LAN.String()}, Start: start,
+					Local: []string{own.LAN.String()}, Remote: []string{remote.String()}, Start: start,
 				}},
 			}},
 		}
 	}
-	far = interop.StartCaponier(t, n.B.Gateway, config(n.B, n.A, "b.example", "a.example", "none", false))
-	near = interop.StartCaponier(t, n.A.Gateway, config(n.A, n.B, "a.example", "b.example", start, interfaces))
+	far = interop.StartCaponier(t, n.B.Gateway, config(n.B, n.A, n.A.LAN, "b.example", "a.example", "none", false))
+	near = interop.StartCaponier(t, n.A.Gateway, config(n.A, n.B, all, "a.example", "b.example", start, interfaces))
 	return near, far
 }
 
@@ -228,5 +235,37 @@ func TestKilledKernelGateway(t *testing.T) {
 	}
 	if states := strings.Count(output(t, n.A.Gateway, "ip", "xfrm", "state"), "proto esp"); states != 2 {
 		t.Errorf("the kernel has %d states", states)
+	}
+}
+
+// TestOutboundRefused has the kernel take the inbound SA of a CHILD SA and not the
+// outbound one: somebody else's policy is where those of the SA go, after the peer
+// has narrowed the tunnel. The CHILD SA goes, at both ends, and comes when the
+// place is free.
+func TestOutboundRefused(t *testing.T) {
+	n := interop.NewNetwork(t)
+	near, _ := pairFor(t, n, "none", false, netip.PrefixFrom(n.B.LAN.Addr(), 16).Masked())
+	policy := func(args ...string) {
+		t.Helper()
+		selector := []string{"ip", "xfrm", "policy", args[0], "src", n.A.LAN.String(), "dst", n.B.LAN.String(), "dir", "out"}
+		output(t, n.A.Gateway, append(selector, args[1:]...)...)
+	}
+	policy("add", "priority", "99999999")
+	if err := near.Connect(t, "peer/lan"); err == nil || !strings.Contains(err.Error(), "install-failed") {
+		t.Errorf("got %v", err)
+	}
+	for name, gateway := range map[string]netns.NS{"near": n.A.Gateway, "far": n.B.Gateway} {
+		interop.Eventually(t, 20*time.Second, "no state in the kernel of the "+name+" end", func() bool {
+			return !strings.Contains(output(t, gateway, "ip", "xfrm", "state"), "proto esp")
+		})
+	}
+	if sas := near.SAs(t); len(sas) != 0 {
+		t.Errorf("SAs are left: %v", sas)
+	}
+	policy("delete")
+	near.MustConnect(t, "peer/lan")
+	interop.Ping(t, n.A.Host, n.B.HostAddr())
+	if sas := near.SAs(t); len(sas) != 2 {
+		t.Errorf("%d SAs, want 2", len(sas))
 	}
 }
