@@ -194,6 +194,13 @@ func matchSet(pattern, set relativeNameSET) bool {
 	return true
 }
 
+// Canonical returns a text that names have in common which are equal. Octets that
+// are no name, and equal none, have it empty.
+func Canonical(der []byte) string {
+	parts, _ := canonical(der)
+	return strings.Join(parts, ",")
+}
+
 // canonical returns one string for each relative name.
 func canonical(der []byte) ([]string, error) {
 	n, err := decode(der)

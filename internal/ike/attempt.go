@@ -73,7 +73,7 @@ func (d *Daemon) failed(s *sa, n v2.Notice) {
 		a.Evidence = *n.Evidence
 	}
 	if a.Connection == nil {
-		a.Candidates = d.candidates(a.Local.Addr(), a.Remote.Addr(), speaksAny)
+		a.Candidates = d.candidates(a.Local.Addr(), a.Remote.Addr(), speaksAny).All()
 	}
 	d.onFailure(a)
 }
@@ -85,7 +85,7 @@ func (d *Daemon) turnedAway(ev v2.Received, code string, err error) {
 	}
 	d.onFailure(Attempt{
 		When: d.now(), Local: ev.Local, Remote: ev.Remote, Code: code, Err: err,
-		Candidates: d.candidates(ev.Local.Addr(), ev.Remote.Addr(), speaksAny),
+		Candidates: d.candidates(ev.Local.Addr(), ev.Remote.Addr(), speaksAny).All(),
 		Evidence:   rules.Evidence{Exchange: message.IKESAInit},
 	})
 }

@@ -17,7 +17,7 @@ func (d *Daemon) show(dir ipsec.Direction, connection string, dg netio.Datagram)
 	names := []string{connection}
 	if connection == "" {
 		names = names[:0]
-		for _, c := range d.candidates(dg.Local.Addr(), dg.Remote.Addr(), speaksAny) {
+		for _, c := range d.candidates(dg.Local.Addr(), dg.Remote.Addr(), speaksAny).All() {
 			names = append(names, c.Name)
 		}
 	}

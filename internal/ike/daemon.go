@@ -25,6 +25,7 @@ import (
 	"caponier/internal/ike/message"
 	"caponier/internal/ike/step"
 	v2 "caponier/internal/ike/v2"
+	"caponier/internal/ike/v2/conf"
 	"caponier/internal/ipsec"
 	"caponier/internal/logging"
 	"caponier/internal/netio"
@@ -348,7 +349,7 @@ func (d *Daemon) dispatch(dg netio.Datagram) {
 // allows the addresses and the limits leave room.
 func (d *Daemon) respond(h message.Header, ev v2.Received) {
 	candidates := d.candidates(ev.Local.Addr(), ev.Remote.Addr(), speaksV2)
-	if len(candidates) == 0 {
+	if len(candidates.All()) == 0 {
 		d.counters.unmatched.Add(1)
 		d.turnedAway(ev, CodeNoConnection, errNoConnection)
 		return
@@ -411,8 +412,8 @@ func (d *Daemon) releaseInitLocked(s *sa) {
 }
 
 // candidates returns the connections that allow these addresses, the one with
-// the most exact remote address first. The list is to be read only.
-func (d *Daemon) candidates(local, remote netip.Addr, want speaks) []*v2.Connection {
+// the most exact remote address first.
+func (d *Daemon) candidates(local, remote netip.Addr, want speaks) *conf.Candidates {
 	d.mu.Lock()
 	y := d.directory
 	d.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	v2 "caponier/internal/ike/v2"
+	"caponier/internal/ike/v2/conf"
 )
 
 // directory finds connections by the addresses of a message, and those of one
@@ -27,7 +28,8 @@ type group struct {
 	local, remote []netip.Prefix
 	gm            bool
 	members       []*v2.Connection
-	places        []int // of the members in the configuration
+	places        []int32          // of the members in the configuration
+	candidates    *conf.Candidates // the members, once all are known
 }
 
 // namesakes are the connections with the same remote addresses.
@@ -76,7 +78,10 @@ func newDirectory(conns []*connection) *directory {
 			groups[string(key)] = g
 			y.enter(g)
 		}
-		g.members, g.places = append(g.members, cfg), append(g.places, place)
+		g.members, g.places = append(g.members, cfg), append(g.places, int32(place))
+	}
+	for _, g := range groups {
+		g.candidates = conf.NewCandidates(g.members)
 	}
 	return y
 }
@@ -108,8 +113,8 @@ func allOf[T any](list []T, is func(T) bool) bool {
 
 // find returns the connections that allow these addresses, those with the most
 // exact remote address first, and among equals in the order of the configuration.
-// The list may be the directory's own.
-func (y *directory) find(local, remote netip.Addr, want speaks) []*v2.Connection {
+// Where several groups of them do, they are put in order for each call.
+func (y *directory) find(local, remote netip.Addr, want speaks) *conf.Candidates {
 	type match struct {
 		g    *group
 		bits int
@@ -128,13 +133,14 @@ func (y *directory) find(local, remote netip.Addr, want speaks) []*v2.Connection
 	}
 	switch len(found) {
 	case 0:
-		return nil
+		return new(conf.Candidates)
 	case 1:
-		return found[0].g.members
+		return found[0].g.candidates
 	}
 	type member struct {
-		cfg         *v2.Connection
-		bits, place int
+		cfg   *v2.Connection
+		bits  int
+		place int32
 	}
 	var all []member
 	for _, m := range found {
@@ -147,7 +153,7 @@ func (y *directory) find(local, remote netip.Addr, want speaks) []*v2.Connection
 	for i, m := range all {
 		out[i] = m.cfg
 	}
-	return out
+	return conf.NewCandidates(out)
 }
 
 // allows reports whether a is in one of the prefixes, and the length of the

@@ -69,7 +69,7 @@ func (d *Daemon) dispatchV1(h message.Header, ev v2.Received) bool {
 		s.shard.post(s, ev)
 		return true
 	}
-	candidates := d.candidates(ev.Local.Addr(), ev.Remote.Addr(), speaksGM)
+	candidates := d.candidates(ev.Local.Addr(), ev.Remote.Addr(), speaksGM).All()
 	switch {
 	case len(candidates) == 0:
 		return false

@@ -50,7 +50,7 @@ func TestCandidates(t *testing.T) {
 		{"2001:db8::1", []string{"here", "any"}},
 	} {
 		var got []string
-		for _, c := range d.candidates(leftAddr, netip.MustParseAddr(x.remote), speaksAny) {
+		for _, c := range d.candidates(leftAddr, netip.MustParseAddr(x.remote), speaksAny).All() {
 			got = append(got, c.Name)
 		}
 		if len(got) != len(x.want) {
@@ -97,7 +97,7 @@ func TestCandidatesAlike(t *testing.T) {
 				}
 			}
 			var got []string
-			for _, c := range d.candidates(leftAddr, a, speaks(want)) {
+			for _, c := range d.candidates(leftAddr, a, speaks(want)).All() {
 				got = append(got, c.Name)
 			}
 			if diff := cmp.Diff(slow, got); diff != "" {

@@ -12,12 +12,11 @@ import (
 type Timer[M any] struct {
 	at    time.Time
 	about any
-	fire  func(M)
-	off   bool
+	fire  func(M) // nil once it has fired, or been stopped
 }
 
 // Running reports whether it has neither fired nor been stopped.
-func (t *Timer[M]) Running() bool { return t != nil && !t.off }
+func (t *Timer[M]) Running() bool { return t != nil && t.fire != nil }
 
 // Set is the timers of a machine. The zero value has none. A machine has few, so
 // that they stand in a list.
@@ -34,7 +33,7 @@ func (s *Set[M]) At(at time.Time, about any, fire func(M)) *Timer[M] {
 // Stop stops a timer, which may be nil or have fired.
 func (s *Set[M]) Stop(t *Timer[M]) {
 	if t.Running() {
-		t.off = true
+		t.fire = nil
 		s.list = slices.DeleteFunc(s.list, func(x *Timer[M]) bool { return x == t })
 	}
 }
@@ -42,7 +41,7 @@ func (s *Set[M]) Stop(t *Timer[M]) {
 // StopAll stops all.
 func (s *Set[M]) StopAll() {
 	for _, t := range s.list {
-		t.off = true
+		t.fire = nil
 	}
 	s.list = nil
 }
@@ -50,7 +49,9 @@ func (s *Set[M]) StopAll() {
 // StopAbout stops those about something, which is not nil.
 func (s *Set[M]) StopAbout(about any) {
 	s.list = slices.DeleteFunc(s.list, func(t *Timer[M]) bool {
-		t.off = t.off || t.about == about
+		if t.about == about {
+			t.fire = nil
+		}
 		return t.about == about
 	})
 }
@@ -89,8 +90,9 @@ func (s *Set[M]) Fire(now time.Time, m M, more func() bool) {
 	slices.SortStableFunc(due, func(a, b *Timer[M]) int { return a.at.Compare(b.at) })
 	for _, t := range due {
 		if t.Running() && more() {
+			fire := t.fire
 			s.Stop(t)
-			t.fire(m)
+			fire(m)
 		}
 	}
 }

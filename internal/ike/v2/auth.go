@@ -278,7 +278,7 @@ func (m *Machine) answerAuth(msg *message.Message) {
 func (m *Machine) chooseConnection(msg *message.Message, asked Identity, method message.AuthMethod) *fault.Fault {
 	tsi, _ := msg.TS(false)
 	tsr, _ := msg.TS(true)
-	c, ok := conf.Choose(m.candidates, conf.Claim{
+	c, ok := m.candidates.Choose(conf.Claim{
 		Peer: m.remoteID, Asked: asked, Method: method, Chosen: m.session.Chosen,
 		TSi: tsi.Selectors, TSr: tsr.Selectors, Local: m.local.Addr(), Remote: m.remote.Addr(), NAT: m.nat,
 	})

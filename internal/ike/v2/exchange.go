@@ -269,7 +269,7 @@ func (m *Machine) seal(h message.Header, payloads []message.Payload) ([][]byte, 
 	if m.fragments {
 		c := m.conn
 		if c == nil {
-			c = m.candidates[0] // a refusal, before one is chosen
+			c = m.candidates.All()[0] // a refusal, before one is chosen
 		}
 		limit = c.FragmentLimit(m.remote.Addr(), m.local.Port() != ikePort)
 	}

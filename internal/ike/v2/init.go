@@ -9,7 +9,6 @@ import (
 
 	"caponier/internal/ike/keys"
 	"caponier/internal/ike/message"
-	"caponier/internal/ike/v2/conf"
 	"caponier/internal/ike/v2/rules"
 	"caponier/internal/ipsec"
 	"caponier/internal/secret"
@@ -272,7 +271,7 @@ func (m *Machine) initRequest(msg *message.Message, r Received) {
 	sa, _ := message.Find[*message.SA](msg)
 	ke, _ := message.Find[*message.KE](msg)
 	nonce, _ := message.Find[*message.Nonce](msg)
-	for _, c := range m.candidates {
+	for _, c := range m.candidates.Proposing() {
 		p, ok := rules.Choose(c.Proposals, sa.Proposals, message.ProtocolIKE)
 		if !ok {
 			continue
@@ -337,8 +336,8 @@ func (m *Machine) acceptInit(msg *message.Message, r Received, c *Connection, p 
 		&message.Nonce{Data: slices.Clone(nr)},
 	}
 	payloads = append(payloads, c.Encapsulation.NATNotifies(m.spiI, m.spiR, r.Local, r.Remote)...)
-	payloads = append(payloads, conf.CertReqs(m.candidates...)...)
-	payloads = append(payloads, rules.HashNotify(slices.ContainsFunc(m.candidates, func(c *Connection) bool { return c.Remote.SM2 })))
+	payloads = append(payloads, m.candidates.CertReqs()...)
+	payloads = append(payloads, rules.HashNotify(m.candidates.SM2()))
 	if _, m.fragments = msg.Notify(message.FragmentationSupported); m.fragments {
 		payloads = append(payloads, &message.Notify{Kind: message.FragmentationSupported})
 	}

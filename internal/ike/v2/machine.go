@@ -23,7 +23,7 @@ type Machine struct {
 	broken    error
 
 	conn       *Connection // nil at a responder until IKE_AUTH has chosen it
-	candidates []*Connection
+	candidates *conf.Candidates
 
 	state         State
 	now           time.Time // of the Step under way
@@ -69,7 +69,7 @@ func NewInitiator(env *Env, c *Connection, local, remote netip.AddrPort) *Machin
 // given to Step as Received. candidates are the connections that allow these
 // addresses, in order of preference; the identities in IKE_AUTH choose among
 // them.
-func NewResponder(env *Env, candidates []*Connection, local, remote netip.AddrPort) *Machine {
+func NewResponder(env *Env, candidates *conf.Candidates, local, remote netip.AddrPort) *Machine {
 	m := &Machine{env: env, candidates: candidates, local: local, remote: remote}
 	m.spiR, m.broken = m.newSPI()
 	return m

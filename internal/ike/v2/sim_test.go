@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"caponier/internal/ike/message"
+	"caponier/internal/ike/v2/conf"
 	"caponier/internal/ipsec"
 	"caponier/internal/suite"
 )
@@ -253,7 +254,7 @@ func (g *gateway) receive(f flight) {
 	key := fmt.Sprint(f.src, h.InitiatorSPI)
 	m := g.inits[key]
 	if m == nil || m.state == Gone {
-		m = NewResponder(&g.env, g.conns, f.dst, f.src)
+		m = NewResponder(&g.env, conf.NewCandidates(g.conns), f.dst, f.src)
 		g.machines = append(g.machines, m)
 		g.inits[key] = m
 	}

@@ -18,7 +18,7 @@ func TestCertReqs(t *testing.T) {
 	if got := CertReqs(trusting(AuthPSK, hash(1)), trusting(AuthCert)); got != nil {
 		t.Errorf("%d requests for nothing", len(got))
 	}
-	got := CertReqs(trusting(AuthCert, hash(1), hash(2)), trusting(AuthPSK, hash(3)), trusting(AuthCert, hash(4)))
+	got := CertReqs(trusting(AuthCert, hash(1), hash(2)), trusting(AuthPSK, hash(3)), trusting(AuthCert, hash(2), hash(4)))
 	if len(got) != 1 {
 		t.Fatalf("%d requests", len(got))
 	}

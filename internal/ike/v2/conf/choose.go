@@ -21,11 +21,8 @@ type Claim struct {
 	NAT         NAT
 }
 
-// Choose finds the connection for a claim: one that names the peer before one
-// with a pattern that it fits, and that before one that takes any; among equals,
-// one with a tunnel for the traffic that the peer asks for, and then the first.
-// What the peer claims is proved afterwards.
-func Choose(candidates []*Connection, x Claim) (*Connection, bool) {
+// choose is Candidates.Choose, and looks at all of them.
+func choose(candidates []*Connection, x Claim) (*Connection, bool) {
 	kind := AuthCert
 	if x.Method == message.AuthSharedKey {
 		kind = AuthPSK

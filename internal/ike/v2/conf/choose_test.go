@@ -1,7 +1,9 @@
 package conf
 
 import (
+	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"caponier/internal/dn"
@@ -73,9 +75,75 @@ func TestChoose(t *testing.T) {
 		if tt.asked != "" {
 			x.Asked = name(tt.asked)
 		}
-		if got, ok := Choose(all, x); got != tt.want || ok != (tt.want != nil) {
+		if got, ok := NewCandidates(all).Choose(x); got != tt.want || ok != (tt.want != nil) {
 			t.Errorf("%s: %v", what, got)
 		}
+	}
+}
+
+// TestChooseAgreesWithLinearSearch compares what candidates choose with what looking
+// at all of them does.
+func TestChooseAgreesWithLinearSearch(t *testing.T) {
+	r := rand.New(rand.NewPCG(11, 12))
+	pick := func(list ...string) string { return list[r.IntN(len(list))] }
+	proposals := []ipsec.Proposal{must(suite.ParseIKE("aes256gcm16-prfsha256-x25519")), must(suite.ParseIKE("aes128-sha256-modp2048"))}
+	fqdn := func(text string) rules.Identity { return rules.Identity{Kind: message.IDFQDN, Data: text} }
+	identity := func() rules.Identity {
+		switch r.IntN(8) {
+		case 0:
+			return rules.Identity{}
+		case 1:
+			return rules.Identity{Kind: message.IDKeyID, Data: pick("a", "A", "b")}
+		case 2:
+			return rules.Identity{Kind: message.IDRFC822, Data: pick("a@x.example", "A@X.example", "*@x.example")}
+		case 3, 4:
+			return name(pick("C=FI, CN=a", "C=fi, CN=A", "C=FI, CN=b", "C=FI, CN=*"))
+		default:
+			return fqdn(pick("k.example", "K.Example", "\u212a.example", "s.example", "\u017f.example", "*.example", "\xff.example", "\xfe.example"))
+		}
+	}
+	chosen := 0
+	for range 3000 {
+		var list []*Connection
+		for range r.IntN(12) {
+			list = append(list, &Connection{
+				Proposals: proposals[r.IntN(2):][:1],
+				Local:     Party{ID: fqdn(pick("gw", "gw2")), Auth: AuthPSK},
+				Remote:    Party{ID: identity(), Auth: AuthKind(r.IntN(2))},
+				Children:  []*Child{{Local: selectors("10.2.0.0/16"), Remote: selectors(pick("10.1.0.0/16", "10.9.0.0/16"))}},
+			})
+		}
+		x := Claim{
+			Peer: identity(), Method: []message.AuthMethod{message.AuthSharedKey, message.AuthDigitalSignature}[r.IntN(2)],
+			Chosen: proposals[r.IntN(2)], TSi: selectors(pick("10.1.0.0/24", "10.9.0.0/24")), TSr: selectors("10.2.0.0/16"),
+			Local: netip.MustParseAddr("192.0.2.1"), Remote: netip.MustParseAddr("192.0.2.2"),
+		}
+		if r.IntN(2) == 0 {
+			x.Asked = fqdn(pick("gw", "GW2"))
+		}
+		want, _ := choose(list, x)
+		got, ok := NewCandidates(list).Choose(x)
+		if got != want || ok != (want != nil) {
+			t.Fatalf("a peer that is %s: %+v, want %+v", x.Peer, got, want)
+		}
+		if ok {
+			chosen++
+		}
+	}
+	if chosen < 500 {
+		t.Errorf("only %d claims had a connection", chosen)
+	}
+}
+
+// TestProposing: whatever a peer proposes, the first connection that accepts it is
+// among those that propose.
+func TestProposing(t *testing.T) {
+	a := []ipsec.Proposal{must(suite.ParseIKE("aes256gcm16-prfsha256-x25519"))}
+	b := []ipsec.Proposal{must(suite.ParseIKE("aes128-sha256-modp2048")), a[0]}
+	list := []*Connection{{Proposals: a}, {Proposals: b}, {Proposals: a}, {Proposals: b[:1]}, {Proposals: b}}
+	got := NewCandidates(list).Proposing()
+	if want := []*Connection{list[0], list[1], list[3]}; !slices.Equal(got, want) {
+		t.Errorf("%d of the connections propose", len(got))
 	}
 }
 

@@ -67,14 +67,18 @@ func (p *Party) CertPayloads() []message.Payload {
 	return out
 }
 
-// CertReqs asks for certificates of the CAs that the connections trust. It is
-// empty where they trust none.
+// CertReqs asks for certificates of the CAs that the connections trust, each once.
+// It is empty where they trust none.
 func CertReqs(connections ...*Connection) []message.Payload {
 	req := &message.CertReq{Encoding: message.CertX509Signature}
+	known := make(map[string]bool)
 	for _, c := range connections {
 		if c.Remote.Auth == AuthCert {
 			for _, hash := range c.Remote.Authorities {
-				req.Data = append(req.Data, hash...)
+				if !known[string(hash)] {
+					known[string(hash)] = true
+					req.Data = append(req.Data, hash...)
+				}
 			}
 		}
 	}

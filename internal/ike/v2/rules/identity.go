@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"caponier/internal/dn"
 	"caponier/internal/ike/message"
@@ -50,6 +51,30 @@ func (id Identity) Equals(o Identity) bool {
 	default:
 		return id.Data == o.Data
 	}
+}
+
+// Canonical returns a text that identities have in common which are equal. Others
+// may have it too.
+func (id Identity) Canonical() string {
+	text := id.Data
+	switch id.Kind {
+	case message.IDDERASN1DN:
+		text = dn.Canonical([]byte(id.Data))
+	case message.IDFQDN, message.IDRFC822:
+		text = strings.Map(leastFold, id.Data)
+	default:
+	}
+	return string(byte(id.Kind)) + text
+}
+
+// leastFold returns the first of the letters that are the same without regard to
+// case.
+func leastFold(r rune) rune {
+	least := r
+	for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
+		least = min(least, f)
+	}
+	return least
 }
 
 // IsPattern reports whether a configured identity stands for many: a
