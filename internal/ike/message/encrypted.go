@@ -3,6 +3,7 @@ package message
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"caponier/internal/suite"
 )
@@ -56,7 +57,10 @@ func sealContent(dst []byte, h Header, e Encrypted, content []byte, p suite.Prot
 	if e.IsFragment() {
 		kind = TypeFragment
 	}
-	out := h.append(dst, kind)
+	pad := padLen(len(content), p.BlockSize())
+	// As long as it will be: answers are kept, of every peer one.
+	out := slices.Grow(dst, HeaderLen+genericLen+fragmentLen+p.IVLen()+len(content)+pad+1+p.ICVLen())
+	out = h.append(out, kind)
 	sk := len(out)
 	out = append(out, byte(e.First), 0, 0, 0)
 	if e.IsFragment() {
@@ -67,7 +71,6 @@ func sealContent(dst []byte, h Header, e Encrypted, content []byte, p suite.Prot
 	out = append(out, make([]byte, p.IVLen())...)
 	plain := len(out)
 	out = append(out, content...)
-	pad := padLen(len(content), p.BlockSize())
 	out = append(out, make([]byte, pad)...)
 	out = append(out, byte(pad))
 	end := len(out)
