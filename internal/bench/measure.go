@@ -199,8 +199,8 @@ func ratePoints(o Options) []point {
 	return list
 }
 
-// onTheWay is how many datagrams there are at a time between hosts that send as
-// much as passes: less than the 500 that a TUN device holds unless told otherwise.
+// onTheWay is how many frames there are at a time between hosts that send as much
+// as passes: less than the 500 that a TUN device holds unless told otherwise.
 const onTheWay = 384
 
 const smallDatagram = 64

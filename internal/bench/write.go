@@ -28,7 +28,7 @@ Section 3.6.3), for each peer its own. CPU is the time of a gateway's process, u
 interrupt context is not in it. Memory is resident. TCP is made by iperf3, UDP and pings by caponier itself; sizes are octets of
 data, without headers; pings are answered by the kernel of host B. A generator of traffic must cost less than what it measures: frames
 of UDP go to host A's interface past its stack, one datagram each, and host B looks for datagrams a thousand times a second. Where as
-much is sent as passes, there are never more than 384 datagrams on the way, so that no peer is flooded.
+much is sent as passes, there are never more than 384 frames on the way, so that no peer is flooded.
 `
 
 // table is a series in cells.

@@ -117,6 +117,9 @@ func (s *sender) run(ctx context.Context, l Load, began time.Time, received func
 			n = int(min(due-sent, batch))
 		}
 		if l.Window > 0 {
+			if s.frames != nil {
+				w.size = uint64(max(l.Window/s.frames.perOne, 1))
+			}
 			if n = min(n, w.room(sent, received(), elapsed)); n == 0 {
 				time.Sleep(nap)
 				continue
@@ -160,7 +163,7 @@ func (s *sender) send(sent uint64, n int) (int, error) {
 
 // window bounds what is on the way.
 type window struct {
-	size      uint64
+	size      uint64        // in datagrams
 	writtenUp uint64        // what was received when it last changed
 	at        time.Duration // and when that was
 	lost      uint64        // given up

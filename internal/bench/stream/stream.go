@@ -33,7 +33,7 @@ type Path struct {
 type Load struct {
 	Size     int     // octets of data in a datagram
 	Rate     float64 // offered, bit/s of data; 0: as fast as one thread sends
-	Window   int     // datagrams that are on the way at most; 0: however many
+	Window   int     // frames that are on the way at most; 0: however many
 	Duration time.Duration
 	Targets  []netip.Addr // sent to in turn, instead of Path.Dst; the receiver has them all
 }
