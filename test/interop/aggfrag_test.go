@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"caponier/internal/ipsec"
+	"caponier/internal/lab/netns"
 )
 
 // TestAggfragBetweenGateways has two caponiers share payloads (RFC 9347), which
@@ -98,6 +99,52 @@ func TestConstantRate(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestCircuitBreaker: where a third of the packets of a constant rate is lost on the
+// way, the sender hears of it and switches the tunnel off, and a rekeying begins
+// anew (RFC 9347, Section 2.4.2.1).
+func TestCircuitBreaker(t *testing.T) {
+	t.Parallel()
+	n := NewNetwork(t)
+	a, _ := startSharing(t, n, Tunnel{IPTFS: &IPTFS{Rate: "1M", PacketSize: 1000, LossLimit: 10, LossTime: "5s"}})
+	tripped := func() bool {
+		for _, sa := range a.Connection(t, connName).Tunnels[0].SAs {
+			if sa.Tripped {
+				return true
+			}
+		}
+		return false
+	}
+	for range 7 {
+		Ping(t, n.A.Host, n.B.HostAddr())
+		time.Sleep(time.Second)
+	}
+	if tripped() {
+		t.Fatal("switched off, and nothing is lost")
+	}
+	nft := func(rules string) {
+		t.Helper()
+		_, err := n.B.Gateway.Run(t.Context(), "nft", rules)
+		must(t, err)
+	}
+	nft("table ip lossy { chain in { type filter hook input priority -300; udp dport 4500 @th,64,32 != 0 numgen random mod 100 < 33 drop; }; }")
+	Eventually(t, time.Minute, "the tunnel is switched off", tripped)
+	nft("delete table ip lossy")
+	if pings(t, n.A.Host, n.B.HostAddr()) {
+		t.Error("a packet crosses a tunnel that is switched off")
+	}
+	a.Rekey(t, target)
+	Eventually(t, 20*time.Second, "packets cross the next SA", func() bool { return pings(t, n.A.Host, n.B.HostAddr()) })
+	if tripped() {
+		t.Error("the next SA is switched off")
+	}
+}
+
+// pings reports whether a packet of ICMP is answered.
+func pings(t *testing.T, from netns.NS, to netip.Addr) bool {
+	t.Helper()
+	return ping(t.Context(), from, to, 1, 56) == nil
 }
 
 // TestAggfragIsDeclined: a peer that does not know AGGFRAG mode gets a tunnel

@@ -69,6 +69,8 @@ type Tunnel struct {
 type IPTFS struct {
 	Rate       string `json:"rate"`
 	PacketSize int    `json:"packet-size,omitempty"`
+	LossLimit  int    `json:"loss-limit,omitempty"`
+	LossTime   string `json:"loss-time,omitempty"`
 }
 
 // write writes the files of c. JSON is YAML too.
