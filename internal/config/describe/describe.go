@@ -200,14 +200,22 @@ func aggfragText(a ipsec.Aggfrag) string {
 }
 
 func paceText(p ipsec.Pace) string {
-	switch {
-	case p.Rate == 0:
+	if p.Rate == 0 {
 		return ""
-	case p.Size == 0:
-		return p.Rate.String() + "bit/s in packets as long as the path takes"
-	default:
-		return p.Rate.String() + "bit/s in packets of " + strconv.Itoa(int(p.Size)) + " octets"
 	}
+	out := p.Rate.String() + "bit/s in packets "
+	if p.Size == 0 {
+		out += "as long as the path takes"
+	} else {
+		out += "of " + strconv.Itoa(int(p.Size)) + " octets"
+	}
+	if p.DSCP != 0 {
+		out += ", DSCP " + strconv.Itoa(int(p.DSCP))
+	}
+	if p.LossLimit == 0 {
+		return out + ", whatever is lost"
+	}
+	return out + fmt.Sprintf(", until more than %d %% are lost for %s", p.LossLimit, config.FormatDuration(p.LossTime))
 }
 
 func limitText(l ipsec.Limit) string {
