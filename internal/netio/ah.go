@@ -19,7 +19,7 @@ import (
 // again from what the kernel tells of it: all but the flow label, and for
 // extension headers their contents, which is all that AH covers.
 func ListenAH(f Family, opts SocketOptions) (*Socket, error) {
-	s, err := listen(f, fmt.Sprintf("ip%d:51", f), bindAddr(f, opts.Address), opts.Mark, false)
+	s, err := listen(f, fmt.Sprintf("ip%d:51", f), bindAddr(f, opts.Address), &opts, false)
 	if err != nil {
 		return nil, fmt.Errorf("open %s protocol 51: %w", f, needs(err, capNetRaw))
 	}

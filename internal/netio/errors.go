@@ -3,7 +3,6 @@ package netio
 import (
 	"errors"
 	"io/fs"
-	"net"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -33,14 +32,6 @@ func needs(err error, capability string) error {
 		return err
 	}
 	return missing{capability, err}
-}
-
-// closed takes the wrapping off net.ErrClosed.
-func closed(err error) error {
-	if errors.Is(err, net.ErrClosed) {
-		return net.ErrClosed
-	}
-	return err
 }
 
 // IsTooLong reports whether a packet was not sent because it is longer than the MTU

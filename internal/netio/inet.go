@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -61,6 +64,9 @@ type SocketOptions struct {
 	Mark uint32
 	// Without are the offloads that are not to be used.
 	Without Offload
+	// Apart keeps the sockets out of Go's poller: reading returns nothing where
+	// nothing is at hand. Wait with a Watch. OpenClear and ListenICMP do without.
+	Apart bool
 	// PastIPsec lets what the socket sends and receives pass the kernel's IPsec
 	// policies, as IKE must.
 	PastIPsec bool
@@ -73,13 +79,16 @@ type SocketOptions struct {
 // are not carried: link-local peers cannot be reached through it.
 type Socket struct {
 	// Constant after opening.
-	conn   net.PacketConn
+	conn   io.Closer
 	raw    syscall.RawConn
 	family Family
+	apart  bool
 	port   uint16 // 0 for raw sockets
 	clear  bool   // packets bring their IP header along
 	whole  bool   // what is read has its IP header
 	trains bool   // a Reader may ask for trains of datagrams
+
+	done atomic.Bool
 
 	// Owned by the goroutine that reads.
 	rd struct {
@@ -88,6 +97,7 @@ type Socket struct {
 		n    int
 		err  error
 		fn   func(fd uintptr) bool
+		ask  func(fd uintptr) // fn, where nothing is waited for
 	}
 
 	wmu sync.Mutex
@@ -117,7 +127,7 @@ func ListenUDP(f Family, port uint16, n int, opts SocketOptions) ([]*Socket, err
 	}
 	for range n {
 		network := fmt.Sprintf("udp%d", f)
-		s, err := listen(f, network, net.JoinHostPort(bindAddr(f, opts.Address), strconv.Itoa(int(port))), opts.Mark, n > 1)
+		s, err := listen(f, network, net.JoinHostPort(bindAddr(f, opts.Address), strconv.Itoa(int(port))), &opts, n > 1)
 		if err != nil {
 			return fail(needs(err, capNetBindService))
 		}
@@ -125,8 +135,7 @@ func ListenUDP(f Family, port uint16, n int, opts SocketOptions) ([]*Socket, err
 		if err := s.setIPsec(opts); err != nil {
 			return fail(err)
 		}
-		port = s.conn.LocalAddr().(*net.UDPAddr).AddrPort().Port()
-		s.port = port
+		port = s.port
 		s.trains = opts.Without&OffloadUDPReceive == 0
 		s.wr.trains = opts.Without&OffloadUDPSend == 0 && s.sendsTrains()
 	}
@@ -141,7 +150,7 @@ func ListenUDP(f Family, port uint16, n int, opts SocketOptions) ([]*Socket, err
 // ListenESP opens a raw socket for IP protocol 50. What it reads and writes
 // starts with the ESP header; the IP header is the kernel's.
 func ListenESP(f Family, opts SocketOptions) (*Socket, error) {
-	s, err := listen(f, fmt.Sprintf("ip%d:50", f), bindAddr(f, opts.Address), opts.Mark, false)
+	s, err := listen(f, fmt.Sprintf("ip%d:50", f), bindAddr(f, opts.Address), &opts, false)
 	if err != nil {
 		return nil, fmt.Errorf("open %s protocol 50: %w", f, needs(err, capNetRaw))
 	}
@@ -156,7 +165,8 @@ func ListenICMP(f Family, opts SocketOptions) (*Socket, error) {
 	if f == IPv6 {
 		network, level, filter = "ip6:58", unix.IPPROTO_ICMPV6, unix.ICMPV6_FILTER
 	}
-	s, err := listen(f, network, bindAddr(f, opts.Address), opts.Mark, false)
+	opts.Apart = false
+	s, err := listen(f, network, bindAddr(f, opts.Address), &opts, false)
 	if err != nil {
 		return nil, fmt.Errorf("open raw %s for ICMP: %w", f, needs(err, capNetRaw))
 	}
@@ -181,7 +191,8 @@ func ListenICMP(f Family, opts SocketOptions) (*Socket, error) {
 // OpenClear opens a raw socket that sends whole IP packets as they are, by the
 // destination in their header. It reads nothing.
 func OpenClear(f Family, opts SocketOptions) (*Socket, error) {
-	s, err := listen(f, fmt.Sprintf("ip%d:%d", f, unix.IPPROTO_RAW), bindAddr(f, netip.Addr{}), opts.Mark, false)
+	opts.Apart = false
+	s, err := listen(f, fmt.Sprintf("ip%d:%d", f, unix.IPPROTO_RAW), bindAddr(f, netip.Addr{}), &opts, false)
 	if err != nil {
 		return nil, fmt.Errorf("open raw %s: %w", f, needs(err, capNetRaw))
 	}
@@ -200,10 +211,10 @@ func bindAddr(f Family, a netip.Addr) string {
 	}
 }
 
-func listen(f Family, network, address string, mark uint32, share bool) (*Socket, error) {
+func listen(f Family, network, address string, opts *SocketOptions, share bool) (*Socket, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var optErr error
-		err := c.Control(func(fd uintptr) { optErr = setOptions(int(fd), f, mark, share) })
+		err := c.Control(func(fd uintptr) { optErr = setOptions(int(fd), f, opts.Mark, share) })
 		return errors.Join(err, optErr)
 	}}
 	conn, err := lc.ListenPacket(context.Background(), network, address)
@@ -220,11 +231,43 @@ func listen(f Family, network, address string, mark uint32, share bool) (*Socket
 		conn.Close()
 		return nil, err
 	}
-	s := &Socket{conn: conn, raw: raw, family: f}
+	s := &Socket{conn: conn, raw: raw, family: f, apart: opts.Apart}
+	if a, ok := conn.LocalAddr().(*net.UDPAddr); ok {
+		s.port = a.AddrPort().Port()
+	}
+	if opts.Apart {
+		if err := s.leavePoller(network); err != nil {
+			return nil, err
+		}
+	}
 	s.rd.vec, s.rd.fn = newVector(), s.recv
+	s.rd.ask = func(fd uintptr) { s.recv(fd) }
 	s.wr.vec, s.wr.fn, s.wr.setFn = newVector(), s.send, s.setDiscovery
 	return s, nil
 }
+
+// leavePoller takes the socket out of Go's poller, which forgets a descriptor when
+// it is closed: another one takes its place.
+func (s *Socket) leavePoller(network string) error {
+	var fd int
+	var dupErr error
+	err := s.raw.Control(func(old uintptr) { fd, dupErr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) })
+	s.conn.Close()
+	if err = errors.Join(err, os.NewSyscallError("fcntl", dupErr)); err != nil {
+		return err
+	}
+	file, err := apartFile(fd, network)
+	if err != nil {
+		unix.Close(fd)
+		return err
+	}
+	s.conn = file
+	s.raw, err = file.SyscallConn()
+	return err
+}
+
+// SyscallConn implements syscall.Conn.
+func (s *Socket) SyscallConn() (syscall.RawConn, error) { return s.raw, nil }
 
 func setOptions(fd int, f Family, mark uint32, share bool) error {
 	level, pktinfo, class := unix.IPPROTO_IP, unix.IP_PKTINFO, unix.IP_RECVTOS
@@ -271,8 +314,15 @@ func (s *Socket) ReadBatch(pkts []Packet) (int, error) {
 	rd := &s.rd
 	rd.want = min(len(pkts), maxBatch)
 	rd.vec.prepareRead(pkts[:rd.want])
-	if err := s.raw.Read(rd.fn); err != nil {
-		return 0, closed(err)
+	rd.n, rd.err = 0, nil
+	var err error
+	if s.apart {
+		err = s.raw.Control(rd.ask)
+	} else {
+		err = s.raw.Read(rd.fn)
+	}
+	if err != nil {
+		return 0, s.failed(err)
 	}
 	if rd.err != nil {
 		return 0, rd.err
@@ -369,7 +419,7 @@ func (s *Socket) fragments(may bool) error {
 	}
 	wr.whole = !may
 	if err := s.raw.Control(wr.setFn); err != nil {
-		return closed(err)
+		return s.failed(err)
 	}
 	return wr.setErr
 }
@@ -424,7 +474,7 @@ func (s *Socket) flush(pkts []Packet, trains bool) (int, error) {
 	wr.from, wr.err = 0, nil
 	wr.to = wr.vec.prepareWrite(pkts, s.port != 0, trains)
 	if err := s.raw.Write(wr.fn); err != nil {
-		return wr.vec.first[wr.from], closed(err)
+		return wr.vec.first[wr.from], s.failed(err)
 	}
 	return wr.vec.first[wr.from], wr.err
 }
@@ -438,13 +488,28 @@ func (s *Socket) send(fd uintptr) bool {
 		case 0:
 			wr.from += n
 		case unix.EAGAIN:
-			return false
+			if !s.apart {
+				return false
+			}
+			if s.done.Load() {
+				wr.err = net.ErrClosed
+				return true
+			}
+			AwaitRoom(fd)
 		default:
 			wr.err = syscallError("sendmmsg", errno)
 			return true
 		}
 	}
 	return true
+}
+
+// failed tells a closed socket from others.
+func (s *Socket) failed(err error) error {
+	if s.done.Load() || errors.Is(err, net.ErrClosed) {
+		return net.ErrClosed
+	}
+	return err
 }
 
 // destination reads the destination address of an IP packet, the zero Addr of
@@ -462,7 +527,8 @@ func destination(b []byte) netip.Addr {
 
 // Close implements Device.
 func (s *Socket) Close() error {
-	if err := s.conn.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+	s.done.Store(true)
+	if err := s.conn.Close(); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrClosed) {
 		return err
 	}
 	return nil

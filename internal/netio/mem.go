@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 )
 
 // Mem is one end of a pair of devices in memory, for tests: what one writes,
@@ -13,6 +14,17 @@ type Mem struct {
 	in, out  *memQueue
 	tcp, udp bool
 }
+
+// SetApart keeps m from waiting when it is read: a Watch does. It is called before
+// anything else is done with m.
+func (m *Mem) SetApart() error {
+	b, err := newBell()
+	m.in.bell = b
+	return err
+}
+
+// SyscallConn implements syscall.Conn, of a device that is apart.
+func (m *Mem) SyscallConn() (syscall.RawConn, error) { return m.in.bell.raw, nil }
 
 // SetJoins makes m a device that takes super-packets, which the other end reads
 // as they are. It is called before anything else is done with m.
@@ -36,6 +48,7 @@ type memQueue struct {
 	n      int
 	lost   uint64
 	closed bool
+	bell   *bell // of a reader that is apart; it rings while there are packets
 }
 
 func newMemQueue(depth, size int) *memQueue {
@@ -49,7 +62,7 @@ func (m *Mem) ReadBatch(pkts []Packet) (int, error) {
 	q := m.in
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for q.n == 0 && !q.closed {
+	for q.n == 0 && !q.closed && q.bell == nil {
 		q.ready.Wait()
 	}
 	if q.closed {
@@ -67,6 +80,9 @@ func (m *Mem) ReadBatch(pkts []Packet) (int, error) {
 		to.TrafficClass, to.DontFragment = from.TrafficClass, from.DontFragment
 	}
 	q.n -= n
+	if q.n == 0 && q.bell != nil {
+		q.bell.silence()
+	}
 	return n, nil
 }
 
@@ -95,6 +111,9 @@ func (m *Mem) WriteBatch(pkts []Packet) (int, error) {
 		q.n++
 	}
 	q.ready.Signal()
+	if q.bell != nil && q.n > 0 {
+		q.bell.ring()
+	}
 	return len(pkts), nil
 }
 
@@ -116,6 +135,9 @@ func (m *Mem) Close() error {
 	for _, q := range []*memQueue{m.in, m.out} {
 		q.mu.Lock()
 		q.closed = true
+		if q.bell != nil {
+			q.bell.Close()
+		}
 		q.ready.Broadcast()
 		q.mu.Unlock()
 	}

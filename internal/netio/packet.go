@@ -98,7 +98,8 @@ type Writer interface {
 type Device interface {
 	// ReadBatch waits for at least one packet, fills as many of pkts as there
 	// are packets at hand, each at Buf[Headroom:], and returns how many. One
-	// goroutine may read at a time. It returns net.ErrClosed after Close.
+	// goroutine may read at a time. It returns net.ErrClosed after Close. A device
+	// that is apart does not wait: where nothing is at hand it returns 0.
 	ReadBatch(pkts []Packet) (int, error)
 	Writer
 	// Close wakes readers and writers. It is idempotent.

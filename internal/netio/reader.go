@@ -1,5 +1,10 @@
 package netio
 
+import (
+	"errors"
+	"syscall"
+)
+
 // MaxRead is how many packets a Reader returns at most.
 const MaxRead = 256
 
@@ -42,6 +47,35 @@ func NewReader(d Device, size int) *Reader {
 	return r
 }
 
+// Small has the Reader return at most n packets at once, as long as no train or
+// super-packet brings more, so that the first need not wait long for the last.
+func (r *Reader) Small(n int) {
+	switch s := r.source.(type) {
+	case *slab:
+		s.pkts = s.pkts[:min(n, len(s.pkts))]
+	case *cutter:
+		s.slots = s.slots[:min(n, len(s.slots))]
+		s.want = len(s.slots)
+	case *plainSource:
+		s.pkts = s.pkts[:min(n, len(s.pkts))]
+	}
+}
+
+// SyscallConn implements syscall.Conn, of devices that are apart.
+func (r *Reader) SyscallConn() (syscall.RawConn, error) {
+	switch s := r.source.(type) {
+	case *slab:
+		return s.tun.SyscallConn()
+	case *cutter:
+		return s.sock.SyscallConn()
+	case *plainSource:
+		if c, ok := s.dev.(syscall.Conn); ok {
+			return c.SyscallConn()
+		}
+	}
+	return nil, errors.ErrUnsupported
+}
+
 // Close gives the memory back, with all packets in it. It leaves the device alone,
 // and nobody may be reading.
 func (r *Reader) Close() {
@@ -49,7 +83,8 @@ func (r *Reader) Close() {
 	r.pages.release()
 }
 
-// Read waits for at least one packet and returns what is at hand. The packets
+// Read waits for at least one packet and returns what is at hand; of a device that
+// is apart it does not wait. The packets
 // are valid until the next Read. Each has Headroom and Tailroom around it, but
 // for those of UDP sockets. It returns net.ErrClosed after the device was
 // closed.
@@ -92,7 +127,7 @@ func (c *cutter) read() ([]Packet, error) {
 		for i := range c.slots[:n] {
 			total += c.slots[i].Len
 		}
-		c.want = max(1, min(readerSlots, hotOctets/max(total/n, 1)))
+		c.want = max(1, min(len(c.slots), hotOctets/max(total/max(n, 1), 1)))
 	}
 	c.pkts = c.pkts[:0]
 	for c.next < c.got {

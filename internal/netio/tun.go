@@ -18,9 +18,10 @@ const tunPath = "/dev/net/tun"
 // TUN is one queue of a TUN device: whole IP packets, no link header.
 type TUN struct {
 	// Constant after opening.
-	file *os.File
-	raw  syscall.RawConn
-	name string
+	file  *os.File
+	raw   syscall.RawConn
+	name  string
+	apart bool
 
 	// Offloads of what is written, which the kernel may turn out not to take.
 	tcp, udp atomic.Bool
@@ -34,6 +35,7 @@ type TUN struct {
 		n    int
 		err  error
 		fn   func(fd uintptr) bool
+		ask  func(fd uintptr) // fn, where nothing is waited for
 	}
 
 	wmu sync.Mutex
@@ -55,6 +57,9 @@ type TUNOptions struct {
 	MTU    int
 	// Without are the offloads that are not to be used.
 	Without Offload
+	// Apart keeps the queues out of Go's poller: reading returns nothing where
+	// nothing is at hand. Wait with a Watch.
+	Apart bool
 }
 
 // OpenTUN makes a TUN device, or opens the one of that name. A name with %d in
@@ -69,7 +74,7 @@ func OpenTUN(name string, o TUNOptions) ([]*TUN, error) {
 		return nil, fmt.Errorf("%s TUN device %s: %w", what, name, err)
 	}
 	for range o.Queues {
-		t, err := openQueue(name)
+		t, err := openQueue(name, o.Apart)
 		if err != nil {
 			return fail("open", err)
 		}
@@ -118,7 +123,7 @@ func setLink(name string, mtu int) error {
 	return nil
 }
 
-func openQueue(name string) (*TUN, error) {
+func openQueue(name string, apart bool) (*TUN, error) {
 	fd, err := unix.Open(tunPath, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -137,12 +142,18 @@ func openQueue(name string) (*TUN, error) {
 		return nil, needs(os.NewSyscallError("ioctl TUNSETIFF", err), capNetAdmin)
 	}
 	// Only now: the poller would see an error on a queue without a device.
-	t := &TUN{file: os.NewFile(uintptr(fd), tunPath), name: req.Name()}
+	file, err := File(fd, tunPath, apart)
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	t := &TUN{file: file, name: req.Name(), apart: apart}
 	if t.raw, err = t.file.SyscallConn(); err != nil {
 		t.file.Close()
 		return nil, err
 	}
 	t.rd.fn, t.wr.fn = t.recv, t.send
+	t.rd.ask = func(fd uintptr) { t.recv(fd) }
 	t.wr.iovs = make([]unix.Iovec, 0, maxVectors)
 	return t, nil
 }
@@ -157,7 +168,12 @@ func (t *TUN) ReadBatch(pkts []Packet) (int, error) { return t.read(pkts, nil) }
 func (t *TUN) read(pkts []Packet, slab []byte) (int, error) {
 	rd := &t.rd
 	rd.pkts, rd.slab, rd.n, rd.err = pkts, slab, 0, nil
-	err := t.raw.Read(rd.fn)
+	var err error
+	if t.apart {
+		err = t.raw.Control(rd.ask)
+	} else {
+		err = t.raw.Read(rd.fn)
+	}
 	rd.pkts, rd.slab = nil, nil
 	if err != nil {
 		return 0, t.failed(err)
@@ -253,7 +269,14 @@ func (t *TUN) send(fd uintptr) bool {
 			wr.n++
 		case unix.EINTR:
 		case unix.EAGAIN:
-			return false
+			if !t.apart {
+				return false
+			}
+			if t.done.Load() {
+				wr.err = net.ErrClosed
+				return true
+			}
+			AwaitRoom(fd)
 		default:
 			wr.err = syscallError("writev", errno)
 			return true
@@ -261,6 +284,9 @@ func (t *TUN) send(fd uintptr) bool {
 	}
 	return true
 }
+
+// SyscallConn implements syscall.Conn.
+func (t *TUN) SyscallConn() (syscall.RawConn, error) { return t.raw, nil }
 
 // failed tells a closed device from others: the error that the poller gives
 // for one has no name outside of the standard library.

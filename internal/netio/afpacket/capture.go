@@ -24,6 +24,9 @@ type Options struct {
 	Interfaces []string
 	// Queues is how many sockets each has.
 	Queues int
+	// Apart keeps the sockets out of Go's poller: reading returns nothing where
+	// nothing is at hand. Wait with a netio.Watch.
+	Apart bool
 }
 
 // Capture implements frame.Capture.
@@ -73,7 +76,7 @@ func Open(o Options) (c *Capture, err error) {
 		}
 	}
 	for _, name := range o.Interfaces {
-		if err := c.open(name, o.Queues); err != nil {
+		if err := c.open(name, o.Queues, o.Apart); err != nil {
 			return c, fmt.Errorf("interface %s: %w", name, err)
 		}
 	}
@@ -92,7 +95,7 @@ func explain(err error) error {
 	}
 }
 
-func (c *Capture) open(name string, queues int) error {
+func (c *Capture) open(name string, queues int, apart bool) error {
 	ifc, err := net.InterfaceByName(name)
 	if err != nil {
 		return err
@@ -102,7 +105,7 @@ func (c *Capture) open(name string, queues int) error {
 	}
 	port := frame.Port{Name: name, Index: ifc.Index}
 	for range queues {
-		s, err := openSocket(ifc.Index, c.filter)
+		s, err := openSocket(ifc.Index, c.filter, apart)
 		if err != nil {
 			return err
 		}

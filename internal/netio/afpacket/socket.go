@@ -38,6 +38,8 @@ type Socket struct {
 	// Constant after opening.
 	file *os.File
 	raw  syscall.RawConn
+	// apart from Go's poller: reading does not wait
+	apart bool
 
 	// Super-packets that the kernel takes, as far as is known.
 	tcp, udp atomic.Bool
@@ -52,6 +54,7 @@ type Socket struct {
 		n      int
 		err    error
 		fn     func(fd uintptr) bool
+		ask    func(fd uintptr) // fn, where nothing is waited for
 	}
 
 	wmu sync.Mutex
@@ -75,7 +78,7 @@ type vector struct {
 
 // openSocket opens a packet socket that hears what the filter keeps of the
 // interface.
-func openSocket(index int, filter *ebpf.Program) (*Socket, error) {
+func openSocket(index int, filter *ebpf.Program, apart bool) (*Socket, error) {
 	// Without a protocol it hears nothing until it is bound.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -85,12 +88,18 @@ func openSocket(index int, filter *ebpf.Program) (*Socket, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	s := &Socket{file: os.NewFile(uintptr(fd), "packet socket")}
+	file, err := netio.File(fd, "packet socket", apart)
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	s := &Socket{file: file, apart: apart}
 	if s.raw, err = s.file.SyscallConn(); err != nil {
 		s.file.Close()
 		return nil, err
 	}
 	s.rd.fn, s.wr.fn = s.recv, s.send
+	s.rd.ask = func(fd uintptr) { s.recv(fd) }
 	s.rd.iovs = make([]unix.Iovec, 2*maxBatch)
 	s.wr.iovs = make([]unix.Iovec, 0, 2*maxBatch+maxPieces)
 	s.tcp.Store(true)
@@ -153,7 +162,13 @@ func (s *Socket) ReadFrames(frames []netio.Packet) (int, error) {
 		h.Iov, h.Flags = &v[0], 0
 		h.SetIovlen(2)
 	}
-	if err := s.raw.Read(rd.fn); err != nil {
+	var err error
+	if s.apart {
+		err = s.raw.Control(rd.ask)
+	} else {
+		err = s.raw.Read(rd.fn)
+	}
+	if err != nil {
 		return 0, s.failed(err)
 	}
 	if rd.err != nil {
@@ -288,7 +303,14 @@ func (s *Socket) send(fd uintptr) bool {
 		case 0:
 			wr.from += n
 		case unix.EAGAIN:
-			return false
+			if !s.apart {
+				return false
+			}
+			if s.done.Load() {
+				wr.err = net.ErrClosed
+				return true
+			}
+			netio.AwaitRoom(fd)
 		default:
 			wr.err = os.NewSyscallError("sendmmsg", errno)
 			return true
@@ -332,6 +354,9 @@ func (s *Socket) statistics() (got, lost uint64) {
 	_ = err // closed: what was read before still counts
 	return s.seen.Load(), s.lost.Load()
 }
+
+// SyscallConn implements syscall.Conn.
+func (s *Socket) SyscallConn() (syscall.RawConn, error) { return s.raw, nil }
 
 // failed tells a closed socket from others.
 func (s *Socket) failed(err error) error {

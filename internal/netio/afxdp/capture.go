@@ -42,6 +42,9 @@ type Options struct {
 	Mode Mode
 	// Copy does without zero copy also where the driver can.
 	Copy bool
+	// Apart keeps the sockets out of Go's poller: reading returns nothing where
+	// nothing is at hand. Wait with a netio.Watch.
+	Apart bool
 	// Spin is how many times a reader looks at an empty ring before it sleeps.
 	Spin int
 	// BusyPoll is for how long it drives the interface itself with each look

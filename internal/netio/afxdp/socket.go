@@ -34,6 +34,7 @@ type Socket struct {
 	maps     [4][]byte // of the rings
 	zeroCopy bool
 	finishes bool // checksums that the sender has left to its interface
+	apart    bool
 	spin     int
 	drives   bool // the interface, while it spins
 
@@ -80,7 +81,7 @@ func openSocket(index, queue, chunk int, o Options) (_ *Socket, err error) {
 		}
 		return nil, needs(os.NewSyscallError("socket", err), "CAP_NET_RAW")
 	}
-	s := &Socket{spin: o.Spin, drives: o.BusyPoll > 0}
+	s := &Socket{apart: o.Apart, spin: o.Spin, drives: o.BusyPoll > 0}
 	defer func() {
 		if err == nil {
 			return
@@ -107,7 +108,9 @@ func openSocket(index, queue, chunk int, o Options) (_ *Socket, err error) {
 	if s.zeroCopy, err = bind(fd, index, queue, o); err != nil {
 		return nil, err
 	}
-	s.file = os.NewFile(uintptr(fd), "AF_XDP")
+	if s.file, err = netio.File(fd, "AF_XDP", o.Apart); err != nil {
+		return nil, err
+	}
 	if s.raw, err = s.file.SyscallConn(); err != nil {
 		return nil, err
 	}
@@ -236,7 +239,7 @@ func (s *Socket) ReadFrames(frames []netio.Packet) (int, error) {
 		}
 		s.receive()
 	}
-	if rd.n == 0 && len(frames) > 0 {
+	if rd.n == 0 && len(frames) > 0 && !s.apart {
 		err := s.raw.Read(rd.fn)
 		if s.done.Load() {
 			rd.frames = nil
@@ -389,6 +392,9 @@ func (s *Socket) push(fd uintptr) {
 		before = left
 	}
 }
+
+// SyscallConn implements syscall.Conn.
+func (s *Socket) SyscallConn() (syscall.RawConn, error) { return s.raw, nil }
 
 // Close implements frame.Socket.
 func (s *Socket) Close() error {

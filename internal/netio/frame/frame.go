@@ -37,7 +37,8 @@ type Socket interface {
 	// ReadFrames waits for at least one frame, fills as many of frames as there
 	// are at hand, each at Buf[netio.Headroom:], and returns how many. One
 	// goroutine may read at a time. It returns net.ErrClosed after Close. Frames
-	// with a Segment other than 0 come only from a Joiner.
+	// with a Segment other than 0 come only from a Joiner. A socket that is apart
+	// (netio.Watch) does not wait: where nothing is at hand it returns 0.
 	ReadFrames(frames []netio.Packet) (int, error)
 	// WriteFrames sends frames in order and returns how many have been sent. Where
 	// it returns an error as well, that is about frames[n]: the caller may leave

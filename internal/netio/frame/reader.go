@@ -2,7 +2,9 @@ package frame
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
+	"syscall"
 
 	"caponier/internal/netio"
 	"caponier/internal/packet"
@@ -49,7 +51,23 @@ func newReader(h *Hub, s Socket) *Reader {
 	return &Reader{hub: h, sock: s, slots: netio.NewBatch(n, size), want: n}
 }
 
-// Read waits for at least one frame and returns what is at hand. It returns
+// SyscallConn implements syscall.Conn, of sockets that are apart.
+func (r *Reader) SyscallConn() (syscall.RawConn, error) {
+	if s, ok := r.sock.(syscall.Conn); ok {
+		return s.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
+}
+
+// Small has the Reader return at most n frames at once, so that the first need not
+// wait long for the last.
+func (r *Reader) Small(n int) {
+	r.slots = r.slots[:min(n, len(r.slots))]
+	r.want = len(r.slots)
+}
+
+// Read waits for at least one frame and returns what is at hand; of a socket that is
+// apart it does not wait. It returns
 // net.ErrClosed after the capture has ended.
 func (r *Reader) Read() (*Batch, error) {
 	n, err := r.sock.ReadFrames(r.slots[:r.want])
