@@ -85,24 +85,32 @@ func (d *Devices) sockets() int {
 // loop works until the capture has ended.
 func (l *framed) loop() error {
 	for {
-		b, err := l.reader.Read()
-		if err != nil {
+		if err := l.once(); err != nil {
 			return err
 		}
-		if len(b.Inner) > 0 {
-			l.out.carry(b.Inner)
-		}
-		inbound := func(in *inbound, pkts []netio.Packet) {
-			for len(pkts) > 0 {
-				n := min(len(pkts), netio.MaxRead)
-				in.carry(pkts[:n])
-				pkts = pkts[n:]
-			}
-		}
-		inbound(l.udp, b.UDP)
-		inbound(l.esp, b.ESP)
-		inbound(l.ah, b.AH)
 	}
+}
+
+// once carries what is read at once.
+func (l *framed) once() error {
+	b, err := l.reader.Read()
+	if err != nil {
+		return err
+	}
+	if len(b.Inner) > 0 {
+		l.out.carry(b.Inner)
+	}
+	inbound := func(in *inbound, pkts []netio.Packet) {
+		for len(pkts) > 0 {
+			n := min(len(pkts), netio.MaxRead)
+			in.carry(pkts[:n])
+			pkts = pkts[n:]
+		}
+	}
+	inbound(l.udp, b.UDP)
+	inbound(l.esp, b.ESP)
+	inbound(l.ah, b.AH)
+	return nil
 }
 
 func (l *framed) addTo(sums map[string]uint64) {

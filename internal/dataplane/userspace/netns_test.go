@@ -46,6 +46,7 @@ type lab struct {
 	protocol ipsec.Protocol // of the policies and SAs; ESP if 0
 	tap      capture.Tap    // of both gateways
 	tick     time.Duration
+	awake    bool        // the workers stay awake
 	outer    ipsec.Outer // of the SAs
 	fit      ipsec.Fit
 	share    ipsec.AggfragSA
@@ -193,11 +194,11 @@ func (l *lab) start(workers int, without netio.Offload) {
 	l.t.Helper()
 	for i := range l.gws {
 		err := l.gws[i].Do(func() error {
-			d, name, err := Open(OpenOptions{Name: "capo0", Workers: workers, Mark: host.Mark, Without: without})
+			d, name, err := Open(OpenOptions{Name: "capo0", Workers: workers, Mark: host.Mark, Without: without, Apart: l.awake})
 			if err != nil {
 				return err
 			}
-			if d.Frames, err = openFrames(l.capture, l.captured, workers, name); err != nil {
+			if d.Frames, err = openFrames(l.capture, l.captured, workers, name, l.awake); err != nil {
 				return err
 			}
 			steer := func(frame.Steering) error { return nil }
@@ -205,7 +206,7 @@ func (l *lab) start(workers int, without netio.Offload) {
 				steer = d.Frames.Steer
 			}
 			if l.plane[i], err = New(Options{
-				Devices: d, Rand: rand.Reader, RouteMTU: l.routeMTU(i), Tap: &l.tap, Tick: l.tick,
+				Devices: d, Rand: rand.Reader, RouteMTU: l.routeMTU(i), Tap: &l.tap, Tick: l.tick, StayAwake: l.awake,
 			}); err != nil {
 				return err
 			}
@@ -226,7 +227,7 @@ func (l *lab) start(workers int, without netio.Offload) {
 
 // openFrames opens a capture of frames on the interfaces of these names, or on both
 // of a gateway.
-func openFrames(kind string, names []string, queues int, tun string) (*frame.Hub, error) {
+func openFrames(kind string, names []string, queues int, tun string, apart bool) (*frame.Hub, error) {
 	if len(names) == 0 {
 		names = []string{"lan", "wan"}
 	}
@@ -236,9 +237,9 @@ func openFrames(kind string, names []string, queues int, tun string) (*frame.Hub
 	case "":
 		return nil, nil
 	case "afpacket":
-		c, err = afpacket.Open(afpacket.Options{Interfaces: names, Queues: queues})
+		c, err = afpacket.Open(afpacket.Options{Interfaces: names, Queues: queues, Apart: apart})
 	case "afxdp":
-		c, err = afxdp.Open(names, afxdp.Options{})
+		c, err = afxdp.Open(names, afxdp.Options{Apart: apart})
 	default:
 		err = fmt.Errorf("no capture %q", kind)
 	}
@@ -382,24 +383,29 @@ func TestTwoGateways(t *testing.T) {
 		without netio.Offload
 		trains  bool // trains of datagrams reach the other gateway whole
 		capture string
+		awake   bool
 	}{
-		{"UDP over IPv4", "192.0.2.%d", true, 1, false, "UDP 4500-4500", 0, false, ""},
-		{"UDP over IPv4, trains", "192.0.2.%d", true, 1, false, "UDP 4500-4500", 0, true, ""},
-		{"UDP over IPv4, no offloads", "192.0.2.%d", true, 1, false, "UDP 4500-4500", netio.NoOffload, true, ""},
-		{"UDP over IPv6, longest headers, two workers", "2001:db8::%d", true, 2, true, "UDP 4500-4500", 0, false, ""},
-		{"protocol 50 over IPv4, two workers", "192.0.2.%d", false, 2, false, "protocol 50", 0, true, ""},
-		{"protocol 50 over IPv6", "2001:db8::%d", false, 1, false, "protocol 50", 0, true, ""},
-		{"packet sockets, UDP over IPv4", "192.0.2.%d", true, 1, false, "UDP 4500-4500", 0, true, "afpacket"},
-		{"packet sockets, UDP over IPv6, two workers", "2001:db8::%d", true, 2, true, "UDP 4500-4500", 0, true, "afpacket"},
-		{"packet sockets, protocol 50 over IPv4, two workers", "192.0.2.%d", false, 2, false, "protocol 50", 0, true, "afpacket"},
-		{"packet sockets, protocol 50 over IPv6", "2001:db8::%d", false, 1, false, "protocol 50", 0, true, "afpacket"},
-		{"AF_XDP, UDP over IPv4", "192.0.2.%d", true, 1, false, "UDP 4500-4500", netio.OffloadUDPSend, true, "afxdp"},
-		{"AF_XDP, protocol 50 over IPv6", "2001:db8::%d", false, 1, false, "protocol 50", 0, true, "afxdp"},
+		{"UDP over IPv4", "192.0.2.%d", true, 1, false, "UDP 4500-4500", 0, false, "", false},
+		{"UDP over IPv4, trains", "192.0.2.%d", true, 1, false, "UDP 4500-4500", 0, true, "", false},
+		{"UDP over IPv4, no offloads", "192.0.2.%d", true, 1, false, "UDP 4500-4500", netio.NoOffload, true, "", false},
+		{"UDP over IPv6, longest headers, two workers", "2001:db8::%d", true, 2, true, "UDP 4500-4500", 0, false, "", false},
+		{"protocol 50 over IPv4, two workers", "192.0.2.%d", false, 2, false, "protocol 50", 0, true, "", false},
+		{"protocol 50 over IPv6", "2001:db8::%d", false, 1, false, "protocol 50", 0, true, "", false},
+		{"packet sockets, UDP over IPv4", "192.0.2.%d", true, 1, false, "UDP 4500-4500", 0, true, "afpacket", false},
+		{"packet sockets, UDP over IPv6, two workers", "2001:db8::%d", true, 2, true, "UDP 4500-4500", 0, true, "afpacket", false},
+		{"packet sockets, protocol 50 over IPv4, two workers", "192.0.2.%d", false, 2, false, "protocol 50", 0, true, "afpacket", false},
+		{"packet sockets, protocol 50 over IPv6", "2001:db8::%d", false, 1, false, "protocol 50", 0, true, "afpacket", false},
+		{"AF_XDP, UDP over IPv4", "192.0.2.%d", true, 1, false, "UDP 4500-4500", netio.OffloadUDPSend, true, "afxdp", false},
+		{"AF_XDP, protocol 50 over IPv6", "2001:db8::%d", false, 1, false, "protocol 50", 0, true, "afxdp", false},
+		{"awake, UDP over IPv4", "192.0.2.%d", true, 1, false, "UDP 4500-4500", 0, true, "", true},
+		{"awake, protocol 50 over IPv6, two workers", "2001:db8::%d", false, 2, true, "protocol 50", 0, true, "", true},
+		{"awake, packet sockets, UDP over IPv4, two workers", "192.0.2.%d", true, 2, false, "UDP 4500-4500", 0, true, "afpacket", true},
+		{"awake, AF_XDP, UDP over IPv4", "192.0.2.%d", true, 1, false, "UDP 4500-4500", netio.OffloadUDPSend, true, "afxdp", true},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			l := newLab(t)
-			l.capture = c.capture
+			l.capture, l.awake = c.capture, c.awake
 			if !c.trains {
 				// The device cuts trains, so that the capture sees what a wire
 				// would carry.

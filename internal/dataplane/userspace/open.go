@@ -35,6 +35,8 @@ type OpenOptions struct {
 	Mark uint32
 	// Without are the offloads that are not to be used.
 	Without netio.Offload
+	// Apart is for a plane that stays awake: see there.
+	Apart bool
 }
 
 // Open opens a TUN device, the UDP sockets and the raw sockets, of both
@@ -56,7 +58,7 @@ func Open(o OpenOptions) (d Devices, name string, err error) {
 			err = fmt.Errorf("user-space data plane: %w", err)
 		}
 	}()
-	queues, err := netio.OpenTUN(o.Name, netio.TUNOptions{Queues: o.Workers, MTU: o.MTU, Without: o.Without})
+	queues, err := netio.OpenTUN(o.Name, netio.TUNOptions{Queues: o.Workers, MTU: o.MTU, Without: o.Without, Apart: o.Apart})
 	if err != nil {
 		return d, "", err
 	}
@@ -79,7 +81,7 @@ func Open(o OpenOptions) (d Devices, name string, err error) {
 }
 
 func (d *Devices) openFamily(f netio.Family, o OpenOptions) error {
-	opts := netio.SocketOptions{Address: o.Address, Mark: o.Mark, Without: o.Without}
+	opts := netio.SocketOptions{Address: o.Address, Mark: o.Mark, Without: o.Without, Apart: o.Apart}
 	socks, err := netio.ListenUDP(f, o.Port, o.Workers, opts)
 	if err != nil {
 		return err

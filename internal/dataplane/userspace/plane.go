@@ -76,8 +76,12 @@ type Options struct {
 	// knows nothing: then packets are taken for short enough until a router says
 	// otherwise.
 	RouteMTU func(local, remote netip.Addr) int
-	Tap      *capture.Tap // shows the packets that pass; nil shows none
-	Logger   *slog.Logger // nil discards
+	// StayAwake has each worker take all of its devices, which are apart from Go's
+	// poller, in one goroutine that sleeps only some time after the last packet
+	// (Linger), and small batches: packets wait less, each costs more.
+	StayAwake bool
+	Tap       *capture.Tap // shows the packets that pass; nil shows none
+	Logger    *slog.Logger // nil discards
 }
 
 // Devices are the ends of a plane.
@@ -163,6 +167,7 @@ type Plane struct {
 	out    []*outbound
 	in     []*inbound
 	framed []*framed
+	awake  []*awake // of workers that stay awake
 	heard  []*listener
 	ike    *netio.IKEPort
 	held   *holdQueue
@@ -212,6 +217,11 @@ func New(opts Options) (*Plane, error) {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	p := assemble(opts)
+	if opts.StayAwake {
+		if err := p.stayAwake(); err != nil {
+			return nil, errors.Join(err, p.Close())
+		}
+	}
 	p.sift()
 	p.start()
 	return p, nil
@@ -277,6 +287,21 @@ func assemble(opts Options) *Plane {
 }
 
 func (p *Plane) start() {
+	for _, a := range p.awake {
+		p.lanes.Go(func() { p.run("awake", a.loop, a.tally) })
+	}
+	if !p.opts.StayAwake {
+		p.startLanes()
+	}
+	for _, l := range p.heard {
+		p.lanes.Go(func() { p.run("path MTU", l.loop, &l.tally) })
+	}
+	p.lanes.Go(p.ticker)
+	p.lanes.Go(func() { p.run("pace", p.pacing, &p.pacer.tally) })
+}
+
+// startLanes gives each lane a goroutine.
+func (p *Plane) startLanes() {
 	for _, l := range p.out {
 		p.lanes.Go(func() { p.run("outbound", l.loop, &l.tally) })
 	}
@@ -286,11 +311,6 @@ func (p *Plane) start() {
 	for _, l := range p.framed {
 		p.lanes.Go(func() { p.run("frames", l.loop, &l.out.tally) })
 	}
-	for _, l := range p.heard {
-		p.lanes.Go(func() { p.run("path MTU", l.loop, &l.tally) })
-	}
-	p.lanes.Go(p.ticker)
-	p.lanes.Go(func() { p.run("pace", p.pacing, &p.pacer.tally) })
 }
 
 // run keeps a lane going until its device is closed.
@@ -488,7 +508,13 @@ func (p *Plane) Close() error {
 		p.closed.Store(true)
 		close(p.stop)
 		err = p.opts.Devices.Close()
+		for _, a := range p.awake {
+			a.watch.Close()
+		}
 		p.lanes.Wait()
+		for _, a := range p.awake {
+			a.end()
+		}
 		for _, l := range p.out {
 			l.reader.Close()
 		}

@@ -36,14 +36,31 @@ func memDevices(workers int) (Devices, *netio.Mem, dataplanetest.Outer) {
 	return d, inner, outer
 }
 
+// setApart takes all devices that are read in one goroutine.
+func setApart(t *testing.T, d *Devices) {
+	t.Helper()
+	all := append(append([]netio.Device{d.ESP4, d.ESP6, d.AH4, d.AH6}, d.Inner...), append(d.UDP4, d.UDP6...)...)
+	for _, x := range all {
+		if err := x.(*netio.Mem).SetApart(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestConformance(t *testing.T) {
 	// With two workers, the first's socket gets every packet, as happens where
 	// the kernel cannot steer: half of them belong to SAs of the other.
-	for _, workers := range []int{1, 2} {
-		t.Run(fmt.Sprintf("workers=%d", workers), func(t *testing.T) {
+	for _, c := range []struct {
+		workers int
+		awake   bool
+	}{{1, false}, {2, false}, {1, true}, {2, true}} {
+		t.Run(fmt.Sprintf("workers=%d,awake=%v", c.workers, c.awake), func(t *testing.T) {
 			dataplanetest.Run(t, func(t *testing.T, _ dataplanetest.Place) *dataplanetest.Instance {
-				d, inner, outer := memDevices(workers)
-				p, err := New(Options{Devices: d, Rand: rand.Reader, Tick: 5 * time.Millisecond})
+				d, inner, outer := memDevices(c.workers)
+				if c.awake {
+					setApart(t, &d)
+				}
+				p, err := New(Options{Devices: d, Rand: rand.Reader, Tick: 5 * time.Millisecond, StayAwake: c.awake})
 				if err != nil {
 					t.Fatal(err)
 				}
