@@ -42,6 +42,7 @@ func (c *cli) bench() *cobra.Command {
 			"          caponier:aggfrag or caponier:PROPOSAL+aggfrag with small packets that share ESP packets\n" +
 			"          caponier:capture=afpacket or caponier:capture=afxdp with frames captured, also behind a plus sign;\n" +
 			"          with @lan or @wan behind, those of the interface inside or outside alone\n" +
+			"          caponier:latency=low with workers that stay awake, also behind a plus sign\n" +
 			"Measures: " + strings.Join(bench.MeasureNames(), ", "),
 		Args: cobra.NoArgs,
 	}

@@ -75,6 +75,7 @@ type app struct {
 	keyring capture.Keyring
 	keeper  *manual.Keeper
 	workers int
+	awake   bool // the workers stay awake for a while after a packet
 	// captured are the interfaces whose frames are.
 	captured []string
 	serving  sync.WaitGroup

@@ -28,7 +28,7 @@ func (a *app) openFrames(device string) (*frame.Hub, error) {
 	if err != nil {
 		return nil, fmt.Errorf("capture frames: device %s: %w", device, err)
 	}
-	capture, err := openCapture(gw.Capture, names, a.workers)
+	capture, err := openCapture(gw.Capture, names, a.workers, a.awake)
 	if err != nil {
 		return nil, err
 	}
@@ -42,15 +42,15 @@ func (a *app) openFrames(device string) (*frame.Hub, error) {
 	return frame.NewHub(capture, ways), nil
 }
 
-func openCapture(kind config.Capture, names []string, workers int) (frame.Capture, error) {
+func openCapture(kind config.Capture, names []string, workers int, apart bool) (frame.Capture, error) {
 	if kind == config.CaptureAFXDP {
-		c, err := afxdp.Open(names, afxdp.Options{})
+		c, err := afxdp.Open(names, afxdp.Options{Apart: apart})
 		if err != nil {
 			return nil, err
 		}
 		return c, nil
 	}
-	c, err := afpacket.Open(afpacket.Options{Interfaces: names, Queues: workers})
+	c, err := afpacket.Open(afpacket.Options{Interfaces: names, Queues: workers, Apart: apart})
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +106,7 @@ func isEthernet(i *net.Interface) bool {
 // driver can do AF_XDP only shows when frames are taken, which is not tried here.
 func checkCapture(gw *config.Gateway) Requirement {
 	r := Requirement{Name: "capture " + gw.Capture.String(), For: "gateway"}
-	c, err := openCapture(gw.Capture, nil, 1)
+	c, err := openCapture(gw.Capture, nil, 1, false)
 	if err == nil {
 		err = c.Close()
 	}

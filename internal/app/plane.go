@@ -28,11 +28,9 @@ func (a *app) openPlane() (device string, err error) {
 		return "", err
 	}
 	a.sockets = append(a.sockets, ikeSocket)
-	if a.workers = a.cfg.Gateway.Workers; a.workers == 0 {
-		a.workers = runtime.GOMAXPROCS(0)
-	}
+	a.staff()
 	devices, device, err := userspace.Open(userspace.OpenOptions{
-		Name: tunName, Workers: a.workers, Port: natPort, Mark: host.Mark,
+		Name: tunName, Workers: a.workers, Port: natPort, Mark: host.Mark, Apart: a.awake,
 	})
 	if err != nil {
 		return "", err
@@ -42,7 +40,7 @@ func (a *app) openPlane() (device string, err error) {
 	}
 	a.frames = devices.Frames
 	plane, err := userspace.New(userspace.Options{
-		Devices: devices, MTU: a.cfg.Gateway.MTU, Rand: rand.Reader, RouteMTU: a.routeMTU,
+		Devices: devices, MTU: a.cfg.Gateway.MTU, Rand: rand.Reader, RouteMTU: a.routeMTU, StayAwake: a.awake,
 		Tap: &a.tap, Logger: a.log.Subsystem("dataplane"),
 	})
 	if err != nil {
@@ -51,6 +49,42 @@ func (a *app) openPlane() (device string, err error) {
 	a.plane = plane
 	a.sockets = append(a.sockets, plane.IKESocket())
 	return device, nil
+}
+
+// staff says how many workers there are and whether they stay awake. One processor
+// is left to all else where they do.
+func (a *app) staff() {
+	a.workers = a.cfg.Gateway.Workers
+	if a.cfg.Gateway.Latency == config.LatencyLow {
+		if err := checkLatency(); err != nil {
+			a.slog.Warn("latency is as with latency: normal", "error", err)
+		} else {
+			a.awake = true
+		}
+	}
+	switch {
+	case a.workers > 0:
+	case a.awake:
+		a.workers = userspace.CanStayAwake()
+	default:
+		a.workers = runtime.GOMAXPROCS(0)
+	}
+}
+
+// checkLatency says why workers cannot stay awake.
+func checkLatency() error {
+	if userspace.CanStayAwake() < 1 {
+		return errors.New("latency: low needs two processors, of which one stays with everything else: this process has one")
+	}
+	return nil
+}
+
+// latency is "low" where workers stay awake.
+func (a *app) latency() string {
+	if a.awake {
+		return config.LatencyLow.String()
+	}
+	return ""
 }
 
 // routeMTU asks the system how long a packet may be on the route to a peer; 0 where

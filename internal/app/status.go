@@ -36,7 +36,7 @@ func (a *app) Status(_ context.Context, name string) (control.Status, error) {
 	s := control.Status{
 		Time: now, Name: gatewayName(cfg), Version: a.opts.Version, PID: os.Getpid(), Started: a.started,
 		Config: a.opts.Config, StateDir: cfg.Gateway.State, DataPlane: cfg.Gateway.DataPlane.String(),
-		Workers: a.workers, Capture: captureOf(&cfg.Gateway), Interfaces: a.captured,
+		Workers: a.workers, Capture: captureOf(&cfg.Gateway), Latency: a.latency(), Interfaces: a.captured,
 		Memory:   control.Memory{Resident: resident(), Heap: mem.HeapAlloc, Goroutines: runtime.NumGoroutine()},
 		Counters: counters, Connections: []control.Connection{},
 	}

@@ -50,6 +50,9 @@ func CheckSystem(cfg *config.Config) (Requirements, error) {
 	if cfg.Gateway.Capture != config.CaptureTUN {
 		out = append(out, checkCapture(&cfg.Gateway))
 	}
+	if cfg.Gateway.Latency == config.LatencyLow {
+		out = append(out, Requirement{Name: "processors for latency: low", err: checkLatency()}.settled())
+	}
 	if cfg.Gateway.DataPlane != config.DataPlaneKernel {
 		return out, nil
 	}

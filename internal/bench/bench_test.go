@@ -56,14 +56,15 @@ func TestSelection(t *testing.T) {
 	if _, err := Run(t.Context(), o, ignore); !errors.Is(err, ErrNothing) {
 		t.Errorf("no setting: %v", err)
 	}
-	for name, want := range map[string][4]string{
-		"caponier": {DefaultESP, "off", "tun", ""}, "caponier:aes256gcm16": {"aes256gcm16", "off", "tun", ""},
-		"caponier:aggfrag": {DefaultESP, "required", "tun", ""}, "caponier:aes256gcm16+aggfrag": {"aes256gcm16", "required", "tun", ""},
-		"caponier:capture=afxdp": {DefaultESP, "off", "afxdp", ""}, "caponier:aes256gcm16+capture=afpacket+aggfrag": {"aes256gcm16", "required", "afpacket", ""},
-		"caponier:capture=afxdp@lan": {DefaultESP, "off", "afxdp", "lan"},
+	for name, want := range map[string][5]string{
+		"caponier": {DefaultESP, "off", "tun", "", "normal"}, "caponier:aes256gcm16": {"aes256gcm16", "off", "tun", "", "normal"},
+		"caponier:aggfrag": {DefaultESP, "required", "tun", "", "normal"}, "caponier:aes256gcm16+aggfrag": {"aes256gcm16", "required", "tun", "", "normal"},
+		"caponier:capture=afxdp": {DefaultESP, "off", "afxdp", "", "normal"}, "caponier:aes256gcm16+capture=afpacket+aggfrag": {"aes256gcm16", "required", "afpacket", "", "normal"},
+		"caponier:capture=afxdp@lan": {DefaultESP, "off", "afxdp", "lan", "normal"},
+		"caponier:latency=low":       {DefaultESP, "off", "tun", "", "low"}, "caponier:latency=low+capture=afxdp": {DefaultESP, "off", "afxdp", "", "low"},
 	} {
 		p, err := newPeer(name, Options{})
-		if c, is := p.(caponierPeer); err != nil || !is || c.esp != want[0] || c.aggfrag != want[1] || c.capture != want[2] || c.device != want[3] || c.name != name {
+		if c, is := p.(caponierPeer); err != nil || !is || c.esp != want[0] || c.aggfrag != want[1] || c.capture != want[2] || c.device != want[3] || c.latency != want[4] || c.name != name {
 			t.Errorf("peer %q: %+v, %v", name, p, err)
 		}
 	}

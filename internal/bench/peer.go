@@ -80,11 +80,12 @@ func DefaultPeerDir() string {
 var ErrUnknownPeer = errors.New("unknown peer")
 
 // Variants of caponier, as "caponier:aggfrag", or several after one another with
-// plus signs between: in one packets share ESP packets, in the other frames are
-// captured as the word behind it says.
+// plus signs between: in one packets share ESP packets, in another frames are
+// captured, or workers wait, as the word behind it says.
 const (
 	Aggfrag = "aggfrag"
 	Capture = "capture="
+	Latency = "latency="
 )
 
 // newPeer makes a peer from its name, for caponier also from
@@ -93,12 +94,15 @@ func newPeer(name string, o Options) (peer, error) {
 	base, variant, isVariant := strings.Cut(name, ":")
 	switch {
 	case base == Caponier && (variant != "" || !isVariant):
-		c := caponierPeer{name: name, program: o.Program, esp: DefaultESP, aggfrag: "off", capture: "tun"}
+		c := caponierPeer{name: name, program: o.Program, esp: DefaultESP, aggfrag: "off", capture: "tun", latency: "normal"}
 		for word := range strings.SplitSeq(variant, "+") {
 			kind, captured := strings.CutPrefix(word, Capture)
+			latency, hurried := strings.CutPrefix(word, Latency)
 			switch {
 			case captured:
 				c.capture, c.device, _ = strings.Cut(kind, "@")
+			case hurried:
+				c.latency = latency
 			case word == Aggfrag:
 				c.aggfrag = "required"
 			case word != "":
@@ -115,7 +119,8 @@ func newPeer(name string, o Options) (peer, error) {
 	case name == Tailscale:
 		return wireGuardPeer{name: name, program: filepath.Join(o.PeerDir, "tailscale-wireguard-go"), what: "tailscale's fork of wireguard-go, the fastest tunnel in Go"}, nil
 	default:
-		return nil, fmt.Errorf("%w %q: it is none of %s, nor %s:PROPOSAL, %s:aggfrag or %s:capture=afxdp", ErrUnknownPeer, name, strings.Join(PeerNames(), ", "), Caponier, Caponier, Caponier)
+		return nil, fmt.Errorf("%w %q: it is none of %s, nor %s:PROPOSAL, %s:aggfrag, %s:capture=afxdp or %s:latency=low", ErrUnknownPeer, name, strings.Join(PeerNames(), ", "),
+			Caponier, Caponier, Caponier, Caponier)
 	}
 }
 

@@ -21,6 +21,7 @@ type caponierPeer struct {
 	esp     string // proposal
 	aggfrag string // words of the configuration
 	capture string
+	latency string
 	device  string // the only interface that is captured; all if empty
 }
 
@@ -34,6 +35,9 @@ func (c caponierPeer) about() PeerInfo {
 	}
 	if c.device != "" {
 		settings += " on " + c.device
+	}
+	if c.latency != "normal" {
+		settings += ", latency " + c.latency
 	}
 	settings += ", otherwise defaults"
 	return PeerInfo{
@@ -58,6 +62,7 @@ var caponierConfig = template.Must(template.New("caponier").Parse(`gateway:
 {{- if .Device}}
   interfaces: {{.Device}}
 {{- end}}
+  latency: {{.Latency}}
   log: { level: warn }
 connections:
 {{- range .Connections}}
@@ -71,8 +76,8 @@ connections:
 `))
 
 type caponierEnd struct {
-	Name, Local, Remote, ESP, Aggfrag, Capture, Device, Start string
-	Connections                                               []benchConnection
+	Name, Local, Remote, ESP, Aggfrag, Capture, Latency, Device, Start string
+	Connections                                                        []benchConnection
 }
 
 // start brings B up before A, which calls it.
@@ -89,8 +94,8 @@ func (c caponierPeer) startConnections(ctx context.Context, p *pair, conns []ben
 	if err := os.WriteFile(filepath.Join(p.dir, "bench.psk"), []byte(rand.Text()+"\n"), 0o600); err != nil {
 		return err
 	}
-	a := caponierEnd{Name: "gwa", Local: addrOutsideA.String(), Remote: addrOutsideB.String(), ESP: c.esp, Aggfrag: c.aggfrag, Capture: c.capture, Device: c.device, Start: start, Connections: conns}
-	b := caponierEnd{Name: "gwb", Local: a.Remote, Remote: a.Local, ESP: c.esp, Aggfrag: c.aggfrag, Capture: c.capture, Device: c.device, Start: "none", Connections: mirrored(conns)}
+	a := caponierEnd{Name: "gwa", Local: addrOutsideA.String(), Remote: addrOutsideB.String(), ESP: c.esp, Aggfrag: c.aggfrag, Capture: c.capture, Latency: c.latency, Device: c.device, Start: start, Connections: conns}
+	b := caponierEnd{Name: "gwb", Local: a.Remote, Remote: a.Local, ESP: c.esp, Aggfrag: c.aggfrag, Capture: c.capture, Latency: c.latency, Device: c.device, Start: "none", Connections: mirrored(conns)}
 	for _, end := range []caponierEnd{a, b} {
 		var text bytes.Buffer
 		if err := caponierConfig.Execute(&text, end); err != nil {

@@ -58,9 +58,11 @@ type Gateway struct {
 	// Interfaces are those whose frames are captured; none: all that have an
 	// address when the gateway starts.
 	Interfaces []string
-	Workers    int // 0: one for each CPU
-	MTU        int // of the inner interface, in octets; 0: from the outer path
-	Shutdown   Shutdown
+	// Workers is 0 for one for each CPU, and with LatencyLow one fewer.
+	Workers  int
+	Latency  Latency
+	MTU      int // of the inner interface, in octets; 0: from the outer path
+	Shutdown Shutdown
 	// CaptureKeys lets "caponier capture --keys" have the keys in use.
 	CaptureKeys CaptureKeys
 	// Numbers are those of algorithms that IANA has not assigned, where they are

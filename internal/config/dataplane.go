@@ -22,7 +22,7 @@ func (d *decoder) validateDataPlane() {
 		}
 		return
 	}
-	for _, k := range []string{"capture", "interfaces", "workers"} {
+	for _, k := range []string{"capture", "interfaces", "workers", "latency"} {
 		if path := "gateway." + k; d.set(path) {
 			d.errorf(d.keys[path], "%s has no meaning with dataplane kernel: the kernel captures and works by itself", k)
 		}

@@ -141,6 +141,11 @@ func init() {
 			get: func(v *Gateway) any { return v.Workers },
 		},
 		{
+			name: "latency", kind: latencyWords.String(), def: "normal", effect: EffectRestart,
+			set: func(d *decoder, v *Gateway, n *node, _ string) { word(d, &v.Latency, n, latencyWords) },
+			get: func(v *Gateway) any { return v.Latency },
+		},
+		{
 			name: "mtu", kind: "number, 576 to 65535", implied: "from the outer path", effect: EffectRestart,
 			set: func(d *decoder, v *Gateway, n *node, _ string) { number(d, &v.MTU, n, 576, 65535) },
 			get: func(v *Gateway) any { return v.MTU },

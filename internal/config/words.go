@@ -30,6 +30,15 @@ const (
 	ShutdownRelease                 // they are routed as if there were no gateway
 )
 
+// Latency says whether workers stay awake for a while after a packet.
+type Latency uint8
+
+// The settings of latency.
+const (
+	LatencyNormal Latency = iota
+	LatencyLow
+)
+
 // CaptureKeys says whether operators may capture packets with the keys.
 type CaptureKeys uint8
 
@@ -128,6 +137,7 @@ type wordList struct {
 var (
 	dataPlaneWords     = wordList{[]string{"userspace", "kernel"}, nil}
 	captureWords       = wordList{[]string{"tun", "afpacket", "afxdp"}, nil}
+	latencyWords       = wordList{[]string{"normal", "low"}, nil}
 	shutdownWords      = wordList{[]string{"block", "release"}, nil}
 	captureKeysWords   = wordList{[]string{"refuse", "allow"}, nil}
 	logFormatWords     = wordList{[]string{"text", "json"}, nil}
@@ -162,6 +172,9 @@ func (d DataPlane) String() string { return dataPlaneWords.word(uint8(d)) }
 
 // String returns the configuration's word.
 func (c Capture) String() string { return captureWords.word(uint8(c)) }
+
+// String returns the configuration's word.
+func (l Latency) String() string { return latencyWords.word(uint8(l)) }
 
 // String returns the configuration's word.
 func (k CaptureKeys) String() string { return captureKeysWords.word(uint8(k)) }

@@ -41,7 +41,9 @@ type Status struct {
 	Capture    string   `json:"capture,omitempty"`
 	Interfaces []string `json:"interfaces,omitempty"`
 	Workers    int      `json:"workers,omitempty"`
-	Memory     Memory   `json:"memory"`
+	// Latency is "low" where workers stay awake for a while after a packet.
+	Latency string `json:"latency,omitempty"`
+	Memory  Memory `json:"memory"`
 	// Counters are the totals of the data plane by stable name.
 	Counters    map[string]uint64 `json:"counters,omitempty"`
 	Connections []Connection      `json:"connections"`

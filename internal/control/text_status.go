@@ -30,6 +30,9 @@ func (st Status) overview(out *printer) {
 	if st.Workers > 0 {
 		head += ", " + count(uint64(st.Workers), "worker")
 	}
+	if st.Latency != "" {
+		head += ", latency " + st.Latency
+	}
 	if len(st.Interfaces) > 0 {
 		head += fmt.Sprintf(", capture %s on %s", st.Capture, clean(strings.Join(st.Interfaces, ", ")))
 	}

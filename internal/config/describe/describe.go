@@ -36,6 +36,7 @@ type GatewayDescription struct {
 	Interfaces []string `json:"interfaces,omitempty"`
 
 	Workers  int    `json:"workers"`
+	Latency  string `json:"latency,omitempty"` // where it is not normal
 	Shutdown string `json:"shutdown"`
 }
 
@@ -89,7 +90,7 @@ func Config(c *config.Config) *Description {
 		Gateway: GatewayDescription{
 			Name: c.Gateway.Name, State: c.Gateway.State, Control: c.Gateway.Control,
 			DataPlane: c.Gateway.DataPlane.String(), Capture: captureOf(&c.Gateway), Interfaces: c.Gateway.Interfaces,
-			Workers: c.Gateway.Workers, Shutdown: c.Gateway.Shutdown.String(),
+			Workers: c.Gateway.Workers, Latency: latencyOf(&c.Gateway), Shutdown: c.Gateway.Shutdown.String(),
 		},
 		Defaults: c.Defaults,
 	}
@@ -252,6 +253,9 @@ func (d *Description) WriteText(w io.Writer) error {
 			plane += " on all Ethernet interfaces with an address"
 		}
 	}
+	if d.Gateway.Latency != "" {
+		plane += ", latency " + d.Gateway.Latency
+	}
 	fmt.Fprintf(&b, "  data plane %s; after a clean stop: %s\n", plane, d.Gateway.Shutdown)
 	for _, c := range d.Connections {
 		fmt.Fprintf(&b, "\nconnection %s (%s)\n", c.Name, c.Protocol)
@@ -294,6 +298,14 @@ func orElse(s, other string) string {
 		return other
 	}
 	return s
+}
+
+// latencyOf names the latency where it is not what it is without a word.
+func latencyOf(g *config.Gateway) string {
+	if g.Latency == config.LatencyNormal {
+		return ""
+	}
+	return g.Latency.String()
 }
 
 // captureOf says how packets get to the data plane, where that can be chosen.
