@@ -45,6 +45,7 @@ lint: ## golangci-lint with .golangci.yml
 test-unit: ## unit tests as built for release, in random order, with the allocation tests
 	go test -shuffle on $$(go list ./... | grep -v caponier/test/)
 	GODEBUG=cpu.avx512f=off go test ./internal/lanes ./internal/suite ./internal/esp # without lanes, as on other processors
+	GODEBUG=cpu.avx512f=off,cpu.avx2=off go test -short ./internal/sm ./internal/esp # without kernels for SM4, as on small ones
 
 .PHONY: test-race
 test-race: ## unit tests under the race detector
