@@ -24,6 +24,16 @@ const (
 // environment does not say otherwise.
 func isFrugal() bool { return os.Getenv("GOGC") == "" }
 
+// reading makes room for the garbage of reading a configuration, as at the start,
+// until done is called.
+func reading() (done func()) {
+	if !isFrugal() {
+		return func() {}
+	}
+	before := debug.SetGCPercent(startPercent)
+	return func() { debug.SetGCPercent(before) }
+}
+
 // cyclesMetric counts the cycles of the collector, but for those that are asked for.
 const cyclesMetric = "/gc/cycles/automatic:gc-cycles"
 

@@ -16,6 +16,7 @@ import (
 func (a *app) Reload(_ context.Context, dryRun bool) (control.ReloadReport, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	defer reading()()
 	cfg, warnings, err := config.Load(a.opts.Config, config.Checks{Now: time.Now()})
 	if err != nil {
 		return control.ReloadReport{}, &control.Error{
@@ -32,6 +33,9 @@ func (a *app) Reload(_ context.Context, dryRun bool) (control.ReloadReport, erro
 	report.DryRun = dryRun
 	if dryRun {
 		return report, nil
+	}
+	if plan.Empty() {
+		cfg = a.cfg // they say the same: one of them is enough
 	}
 	for _, w := range warnings {
 		a.slog.Warn("configuration", "problem", w.Error())
