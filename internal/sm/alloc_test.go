@@ -48,7 +48,7 @@ func TestNoAllocations(t *testing.T) {
 			"GCM batch":   func() { l.SealGCM(gcm) },
 			"HMAC":        func() { mac.Sum(&sum, aad, plain) },
 		} {
-			if n := testing.AllocsPerRun(20, f); n != 0 {
+			if n := testing.AllocsPerRun(20, f); n != 0 && (poolKeeps || e.gmsm == gmsmTables) {
 				t.Errorf("%s: %v allocations", name, n)
 			}
 		}
