@@ -25,18 +25,21 @@ import (
 // gateways, by each way to capture, on both interfaces or inside alone ("@lan"): as
 // fast as one thread sends ("offered=all"), and no further ahead than what has arrived
 // ("offered=carried"). Of the second, the time of the processors is that of one packet
-// on its whole way, hosts and all.
+// on its whole way, hosts and all; without gateways ("forward"), that of the hosts and
+// of the links, and of forwarding twice.
 func BenchmarkPackets(b *testing.B) {
 	for _, offered := range []string{"all", "carried"} {
-		for _, capture := range []string{"", "afpacket", "afpacket@lan", "afxdp", "afxdp@lan"} {
+		for _, capture := range []string{"forward", "", "afpacket", "afpacket@lan", "afxdp", "afxdp@lan"} {
 			b.Run("offered="+offered+"/capture="+cmp.Or(capture, "tun"), func(b *testing.B) {
 				l := newLab(b)
 				kind, device, alone := strings.Cut(capture, "@")
 				if l.capture = kind; alone {
 					l.captured = []string{device}
 				}
-				l.start(1, 0)
-				l.connect("192.0.2.%d", true, gcm128, 20, ipsec.Transform{}, 0)
+				if kind != "forward" {
+					l.start(1, 0)
+					l.connect("192.0.2.%d", true, gcm128, 20, ipsec.Transform{}, 0)
+				}
 				if err := l.ping("10.2.0.2", 64); err != nil {
 					b.Fatal(err)
 				}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"caponier/internal/ipsec"
 	"caponier/internal/netio/frame"
 	"caponier/internal/netio/frame/frametest"
 )
@@ -149,9 +150,14 @@ func TestSteerFollows(t *testing.T) {
 func BenchmarkProgram(b *testing.B) {
 	l := newPair(b)
 	c := l.capture(Options{}, rule)
-	for _, name := range []string{"ESP in UDP", "a protected packet", "nowhere of ours"} {
+	frames := l.Frames()
+	l.Must(c.Admit(frame.SA{Protocol: ipsec.ESP, SPI: 0x100}))
+	l.Must(c.Sift(true))
+	frames["ESP in UDP of an SA"] = l.sealed(ipsec.ESP, 0x100)["ESP in UDP"]
+	frames["ESP in UDP of a stranger"] = l.sealed(ipsec.ESP, 0xdeadbeef)["ESP in UDP"]
+	for _, name := range []string{"ESP in UDP of an SA", "ESP in UDP of a stranger", "a protected packet", "nowhere of ours"} {
 		b.Run(name, func(b *testing.B) {
-			_, each, err := c.ports[0].program.Benchmark(l.Frames()[name], b.N, nil)
+			_, each, err := c.ports[0].program.Benchmark(frames[name], b.N, nil)
 			if err != nil {
 				b.Fatal(err)
 			}
