@@ -54,7 +54,7 @@ test-race: ## unit tests under the race detector
 # The first arm64 has instructions for SM3 and SM4, the second those for AES only.
 .PHONY: test-arm64
 test-arm64: ## other processors, emulated: the ciphers and what uses them, and that the program starts
-	GOARCH=arm64 go test -exec "qemu-aarch64-static -cpu max" ./internal/sm ./internal/lanes ./internal/suite/... ./internal/esp ./internal/keystore ./internal/pki
+	GOARCH=arm64 go test -short -exec "qemu-aarch64-static -cpu max" ./internal/sm ./internal/lanes ./internal/suite/... ./internal/esp ./internal/keystore ./internal/pki
 	GOARCH=arm64 go test -short -exec "qemu-aarch64-static -cpu cortex-a53" ./internal/sm ./internal/esp
 	GOARCH=ppc64le go test -short -exec qemu-ppc64le-static ./internal/sm
 	GOARCH=arm go test -short -exec qemu-arm-static ./internal/sm ./internal/esp
