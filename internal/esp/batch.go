@@ -51,6 +51,7 @@ func (o *Outbound) SealBatch(items []SealItem) {
 
 func (b *batch) seal(o *Outbound, items []SealItem) {
 	m := 0
+	p := o.awake()
 	for i := range items {
 		it := &items[i]
 		var padded int
@@ -60,11 +61,11 @@ func (b *batch) seal(o *Outbound, items []SealItem) {
 		dst := it.Dst[:it.Len]
 		j := &b.jobs[m]
 		j.Src = o.place(dst, it.Inner, padded, it.NextHeader)
-		j.Dst, j.IV = dst[o.HeadRoom():], o.putHeader(dst, it.Seq)
+		j.Dst, j.IV = dst[o.HeadRoom():], o.putHeader(p, dst, it.Seq)
 		j.AAD, j.Tail = o.authenticated(dst, it.Seq, &b.extended[m])
 		m++
 	}
-	o.awake().(suite.Batcher).SealBatch(b.lanes, b.jobs[:m])
+	p.(suite.Batcher).SealBatch(b.lanes, b.jobs[:m])
 	clear(b.jobs[:m])
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"caponier/internal/ipsec"
 	"caponier/internal/replay"
+	"caponier/internal/suite"
 )
 
 // Outbound seals the packets of one outbound SA. It belongs to one goroutine;
@@ -132,17 +133,18 @@ func putTrailer(b []byte, nextHeader uint8) {
 
 // seal writes the ESP packet of the padded plaintext to dst.
 func (o *Outbound) seal(dst, plain []byte, seq uint64) {
-	iv := o.putHeader(dst, seq)
+	p := o.awake()
+	iv := o.putHeader(p, dst, seq)
 	aad, tail := o.authenticated(dst, seq, &o.scratch)
-	o.awake().Seal(dst[o.HeadRoom():], iv, plain, aad, tail)
+	p.Seal(dst[o.HeadRoom():], iv, plain, aad, tail)
 }
 
 // putHeader writes what stands before the ciphertext, and returns the IV.
-func (o *Outbound) putHeader(dst []byte, seq uint64) (iv []byte) {
+func (o *Outbound) putHeader(p suite.Protector, dst []byte, seq uint64) (iv []byte) {
 	binary.BigEndian.PutUint32(dst, uint32(o.spi))
 	binary.BigEndian.PutUint32(dst[4:], uint32(seq))
 	iv = dst[HeaderLen:o.HeadRoom()]
-	o.awake().NextIV(iv, seq)
+	p.NextIV(iv, seq)
 	return iv
 }
 
