@@ -43,7 +43,9 @@ func NewMemPair(depth, size int) (*Mem, *Mem) {
 type memQueue struct {
 	mu     sync.Mutex
 	ready  sync.Cond
-	slots  []Packet
+	slots  []Packet // those that hold no packet have no memory
+	idle   [][]byte // memory of packets that have been read, for the next ones
+	size   int      // of the longest packet that fits, in octets
 	first  int
 	n      int
 	lost   uint64
@@ -52,9 +54,21 @@ type memQueue struct {
 }
 
 func newMemQueue(depth, size int) *memQueue {
-	q := &memQueue{slots: NewBatch(depth, size)}
+	q := &memQueue{slots: make([]Packet, depth), size: size}
 	q.ready.L = &q.mu
 	return q
+}
+
+// memory is that of a packet. A queue has as much as it ever had packets at once,
+// for it may be deep.
+func (q *memQueue) memory() []byte {
+	last := len(q.idle) - 1
+	if last < 0 {
+		return make([]byte, Headroom+q.size+Tailroom)
+	}
+	b := q.idle[last]
+	q.idle = q.idle[:last]
+	return b
 }
 
 // ReadBatch implements Device.
@@ -78,6 +92,7 @@ func (m *Mem) ReadBatch(pkts []Packet) (int, error) {
 		to.Segment = from.Segment
 		to.Local, to.Remote = from.Remote, from.Local
 		to.TrafficClass, to.DontFragment = from.TrafficClass, from.DontFragment
+		q.idle, from.Buf = append(q.idle, from.Buf), nil
 	}
 	q.n -= n
 	if q.n == 0 && q.bell != nil {
@@ -95,11 +110,12 @@ func (m *Mem) WriteBatch(pkts []Packet) (int, error) {
 		return 0, net.ErrClosed
 	}
 	for i := range pkts {
-		if q.n == len(q.slots) || pkts[i].Len+piecesLen(&pkts[i]) > len(q.slots[0].space()) {
+		if q.n == len(q.slots) || pkts[i].Len+piecesLen(&pkts[i]) > q.size {
 			q.lost++
 			continue
 		}
 		to := &q.slots[(q.first+q.n)%len(q.slots)]
+		to.Buf = q.memory()
 		n := copy(to.space(), pkts[i].Data())
 		for _, b := range pkts[i].Pieces {
 			n += copy(to.space()[n:], b)
