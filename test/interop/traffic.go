@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -141,13 +142,28 @@ func StartCapture(t testing.TB, in netns.NS, dev string) *Capture {
 	return c
 }
 
-// Stop ends the capture. Packets that were on the wire when it is called may
-// be missing.
+// Stop ends the capture, which has what was on the wire before.
 func (c *Capture) Stop(t testing.TB) {
 	t.Helper()
+	for calm, end := 0, time.Now().Add(5*time.Second); calm < 2 && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+		if c.sleeps() {
+			calm++
+		} else {
+			calm = 0
+		}
+	}
 	if err := c.stop(); err != nil {
 		t.Fatalf("tcpdump: %v", err)
 	}
+}
+
+// sleeps reports whether tcpdump waits for the next packet: there is none that it
+// has not written.
+func (c *Capture) sleeps() bool {
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.cmd.Process.Pid))
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	return strings.HasPrefix(rest, "S")
 }
 
 func (c *Capture) stop() error {
