@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -45,11 +44,6 @@ type Options struct {
 	// Apart keeps the sockets out of Go's poller: reading returns nothing where
 	// nothing is at hand. Wait with a netio.Watch.
 	Apart bool
-	// Spin is how many times a reader looks at an empty ring before it sleeps.
-	Spin int
-	// BusyPoll is for how long it drives the interface itself with each look
-	// (SO_PREFER_BUSY_POLL), in whole microseconds; 0 leaves that to interrupts.
-	BusyPoll time.Duration
 }
 
 // Capture captures the frames of interfaces. It implements frame.Capture.

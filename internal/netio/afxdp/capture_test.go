@@ -2,7 +2,6 @@ package afxdp
 
 import (
 	"testing"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -15,7 +14,6 @@ import (
 var captures = map[string]frametest.Opener{
 	"native":  opener(Options{Mode: Native}),
 	"generic": opener(Options{Mode: Generic}),
-	"driven":  opener(Options{Spin: 3, BusyPoll: 20 * time.Microsecond}),
 }
 
 func opener(o Options) frametest.Opener {

@@ -35,8 +35,6 @@ type Socket struct {
 	zeroCopy bool
 	finishes bool // checksums that the sender has left to its interface
 	apart    bool
-	spin     int
-	drives   bool // the interface, while it spins
 
 	done    atomic.Bool
 	reading atomic.Int32 // whether there is a reader: notRead, isRead, wasRead
@@ -81,7 +79,7 @@ func openSocket(index, queue, chunk int, o Options) (_ *Socket, err error) {
 		}
 		return nil, needs(os.NewSyscallError("socket", err), "CAP_NET_RAW")
 	}
-	s := &Socket{apart: o.Apart, spin: o.Spin, drives: o.BusyPoll > 0}
+	s := &Socket{apart: o.Apart}
 	defer func() {
 		if err == nil {
 			return
@@ -104,7 +102,7 @@ func openSocket(index, queue, chunk int, o Options) (_ *Socket, err error) {
 		s.wr.free = append(s.wr.free, s.umem.sending(ringSize-1-i))
 	}
 	s.rd.fill.submit()
-	tune(fd, chunk, o)
+	tune(fd, chunk)
 	if s.zeroCopy, err = bind(fd, index, queue, o); err != nil {
 		return nil, err
 	}
@@ -158,7 +156,7 @@ func (s *Socket) mapRings(fd int) error {
 }
 
 // tune sets what may fail without harm.
-func tune(fd, chunk int, o Options) {
+func tune(fd, chunk int) {
 	// What is on its way counts as sent but not taken yet: all chunks may be, each
 	// with the kernel's own description of the frame.
 	octets := 2 * ringSize * chunk
@@ -168,16 +166,7 @@ func tune(fd, chunk int, o Options) {
 	// Linux 6.18: otherwise a call sends 32 frames at most.
 	budget := uint32(ringSize)
 	_ = setsockopt(fd, unix.XDP_MAX_TX_SKB_BUDGET, unsafe.Pointer(&budget), unsafe.Sizeof(budget))
-	if o.BusyPoll > 0 {
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PREFER_BUSY_POLL, 1)
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BUSY_POLL, int(o.BusyPoll.Microseconds()))
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BUSY_POLL_BUDGET, busyBudget)
-	}
 }
-
-// busyBudget is how many frames the driver handles in one busy poll: those of a
-// batch.
-const busyBudget = 64
 
 // The kernel gives a queue free some time after its last socket was closed.
 const (
@@ -233,12 +222,6 @@ func (s *Socket) ReadFrames(frames []netio.Packet) (int, error) {
 	rd := &s.rd
 	rd.frames, rd.n = frames, 0
 	s.receive()
-	for looks := s.spin; looks > 0 && rd.n == 0 && !s.done.Load(); looks-- {
-		if s.drives {
-			_ = s.raw.Control(rd.wakeFn)
-		}
-		s.receive()
-	}
 	if rd.n == 0 && len(frames) > 0 && !s.apart {
 		err := s.raw.Read(rd.fn)
 		if s.done.Load() {
