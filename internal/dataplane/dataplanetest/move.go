@@ -182,16 +182,8 @@ func testMappingsUnderTraffic(t *testing.T, l *link) {
 		}
 	}
 	to.end(t, "to the gateway that follows", first, func() int { return 0 })
-	fro.end(t, "from it", 0, func() int { return l.removed(1) })
-	l.disturb(nil)
-	used.check(t)
-	if t.Failed() {
-		t.Logf("counters: %v and %v", l.gw[0].Backend.Counters(), l.gw[1].Backend.Counters())
-	}
-	sent, _ := fro.count()
-	sent -= l.removed(1)
-	l.status(1, out, "one number for each packet", func(s ipsec.SAStatus) bool { return s.Sequence == uint64(sent) && s.Packets == uint64(sent) })
-	sent, _ = to.count()
+	l.endMoved(fro, "from it", out, &used)
+	sent, _ := to.count()
 	l.status(1, in, "the number of the last packet", func(s ipsec.SAStatus) bool { return s.Sequence == uint64(sent) })
 }
 
@@ -223,13 +215,21 @@ func testMovesOften(t *testing.T, l *link) {
 		}
 		out.Peer = next.Addr()
 	}
-	fro.end(t, "through the SA that moves", 0, func() int { return l.removed(1) })
+	l.endMoved(fro, "through the SA that moves", out, &used)
+}
+
+// endMoved ends a flow through the outbound SA of gateway 1, which has moved: every
+// packet has arrived that no counter has, and each has a number of its own.
+func (l *link) endMoved(f *flow, what string, out ipsec.SAID, used *numbers) {
+	t := l.t
+	t.Helper()
+	f.end(t, what, 0, func() int { return l.removed(1) })
 	l.disturb(nil)
 	used.check(t)
 	if t.Failed() {
 		t.Logf("counters: %v and %v", l.gw[0].Backend.Counters(), l.gw[1].Backend.Counters())
 	}
-	sent, _ := fro.count()
+	sent, _ := f.count()
 	sent -= l.removed(1)
 	l.status(1, out, "one number for each packet", func(s ipsec.SAStatus) bool { return s.Sequence == uint64(sent) && s.Packets == uint64(sent) })
 }
