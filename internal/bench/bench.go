@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -104,6 +105,8 @@ func (o Options) Check() error {
 		return fmt.Errorf("%w: pings hold %d to 65000 octets", ErrOptions, minEcho)
 	case slices.ContainsFunc(o.Flows, func(n int) bool { return n < 1 || n > 128 }):
 		return fmt.Errorf("%w: 1 to 128 flows", ErrOptions)
+	case slices.ContainsFunc(slices.Concat(o.Rates, o.PacketRates), func(x float64) bool { return x < 0 || math.IsNaN(x) }):
+		return fmt.Errorf("%w: rates are not negative", ErrOptions)
 	case slices.ContainsFunc(o.Tunnels, func(n int) bool { return n < 1 || n > maxTunnels }):
 		return fmt.Errorf("%w: 1 to %d tunnels", ErrOptions, maxTunnels)
 	}

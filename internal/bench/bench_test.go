@@ -33,6 +33,8 @@ func TestCheck(t *testing.T) {
 		"tiny segment":     func(o *Options) { o.MSS = []int{87} },
 		"tiny ping":        func(o *Options) { o.Echoes = []int{7} },
 		"no flow":          func(o *Options) { o.Flows = []int{0} },
+		"negative rate":    func(o *Options) { o.Rates = []float64{1e6, -1} },
+		"negative packets": func(o *Options) { o.PacketRates = []float64{-1} },
 		"no tunnel":        func(o *Options) { o.Tunnels = []int{0} },
 		"too many tunnels": func(o *Options) { o.Tunnels = []int{maxTunnels + 1} },
 	} {
